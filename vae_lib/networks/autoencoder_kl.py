@@ -1,0 +1,254 @@
+"""The KL autoencoder of latent diffusion (Rombach et al., 2022), as Stable Diffusion checkpoints carry it.
+
+Parameter names are those of the original checkpoints ("ldm layout"): a state dict loads without renaming.
+The forward pass is the plain one, the reference: ``vae_lib.decode`` runs the same modules in bands.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vae_lib.errors import CheckpointError
+from vae_lib.networks.config import NORM_GROUPS, AutoencoderKLConfig
+
+
+def _norm(channels: int) -> nn.GroupNorm:
+    return nn.GroupNorm(NORM_GROUPS, channels, eps=1e-6)
+
+
+def _conv3x3(in_channels: int, out_channels: int) -> nn.Conv2d:
+    return nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1)
+
+
+class ResnetBlock(nn.Module):
+    """norm, SiLU, conv, twice, plus the input; ``nin_shortcut`` (1x1) if the channels change, else None."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.norm1 = _norm(in_channels)
+        self.conv1 = _conv3x3(in_channels, out_channels)
+        self.norm2 = _norm(out_channels)
+        self.conv2 = _conv3x3(out_channels, out_channels)
+        self.nin_shortcut: nn.Conv2d | None = None
+        if in_channels != out_channels:
+            self.nin_shortcut = nn.Conv2d(in_channels, out_channels, kernel_size=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv1(F.silu(self.norm1(x)))
+        h = self.conv2(F.silu(self.norm2(h)))
+        return cast(Tensor, h + (x if self.nin_shortcut is None else self.nin_shortcut(x)))
+
+
+class AttnBlock(nn.Module):
+    """Single-head self-attention over all pixels; the head is as wide as the layer."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = _norm(channels)
+        self.q = nn.Conv2d(channels, channels, kernel_size=1)
+        self.k = nn.Conv2d(channels, channels, kernel_size=1)
+        self.v = nn.Conv2d(channels, channels, kernel_size=1)
+        self.proj_out = nn.Conv2d(channels, channels, kernel_size=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, channels, height, width = x.shape
+        normed = self.norm(x)
+        # (B, C, H, W) -> (B, 1 head, HW tokens, C)
+        q, k, v = (
+            project(normed).reshape(batch, 1, channels, height * width).transpose(2, 3)
+            for project in (self.q, self.k, self.v)
+        )
+        h = F.scaled_dot_product_attention(q, k, v)
+        h = h.transpose(2, 3).reshape(batch, channels, height, width)
+        return x + cast(Tensor, self.proj_out(h))
+
+
+class MidBlock(nn.Module):
+    """The bottleneck at latent resolution, and the only place with attention."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.block_1 = ResnetBlock(channels, channels)
+        self.attn_1 = AttnBlock(channels)
+        self.block_2 = ResnetBlock(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return cast(Tensor, self.block_2(self.attn_1(self.block_1(x))))
+
+
+class Downsample(nn.Module):
+    """Halve height and width by a strided conv; zeros are added at the bottom and the right only."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, kernel_size=3, stride=2, padding=0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return cast(Tensor, self.conv(F.pad(x, (0, 1, 0, 1))))
+
+
+class Upsample(nn.Module):
+    """Double height and width: each pixel becomes four, then a conv."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = _conv3x3(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return cast(Tensor, self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest")))
+
+
+def _blocks(in_channels: int, out_channels: int, count: int) -> nn.ModuleList:
+    inputs = (in_channels, *[out_channels] * (count - 1))
+    return nn.ModuleList(ResnetBlock(channels, out_channels) for channels in inputs)
+
+
+class DownLevel(nn.Module):
+    """One resolution of the encoder: residual blocks, then ``downsample`` (None in the last level)."""
+
+    def __init__(self, in_channels: int, out_channels: int, num_blocks: int, downsample: bool) -> None:
+        super().__init__()
+        self.block = _blocks(in_channels, out_channels, num_blocks)
+        self.downsample = Downsample(out_channels) if downsample else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.block:
+            x = block(x)
+        return x if self.downsample is None else self.downsample(x)
+
+
+class UpLevel(nn.Module):
+    """One resolution of the decoder: residual blocks, then ``upsample`` (None in level 0, the last to run)."""
+
+    def __init__(self, in_channels: int, out_channels: int, num_blocks: int, upsample: bool) -> None:
+        super().__init__()
+        self.block = _blocks(in_channels, out_channels, num_blocks)
+        self.upsample = Upsample(out_channels) if upsample else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.block:
+            x = block(x)
+        return x if self.upsample is None else self.upsample(x)
+
+
+class Encoder(nn.Module):
+    """Image (B, in_channels, H, W) -> moments (B, 2 * z_channels, H / downscale, W / downscale)."""
+
+    def __init__(self, config: AutoencoderKLConfig) -> None:
+        super().__init__()
+        widths = config.widths
+        last = len(widths) - 1
+        self.conv_in = _conv3x3(config.in_channels, config.ch)
+        self.down = nn.ModuleList(
+            DownLevel(widths[i - 1] if i else config.ch, width, config.num_res_blocks, downsample=i != last)
+            for i, width in enumerate(widths)
+        )
+        self.mid = MidBlock(widths[-1])
+        self.norm_out = _norm(widths[-1])
+        self.conv_out = _conv3x3(widths[-1], config.z_channels * (2 if config.double_z else 1))
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = self.conv_in(image)
+        for level in self.down:
+            x = level(x)
+        x = self.mid(x)
+        return cast(Tensor, self.conv_out(F.silu(self.norm_out(x))))
+
+
+class Decoder(nn.Module):
+    """z (B, z_channels, h, w) -> image (B, out_channels, h * downscale, w * downscale).
+
+    ``up`` is indexed as in the checkpoints, level 0 being the image's resolution: it runs from last to first.
+    """
+
+    def __init__(self, config: AutoencoderKLConfig) -> None:
+        super().__init__()
+        widths = config.widths
+        last = len(widths) - 1
+        self.conv_in = _conv3x3(config.z_channels, widths[-1])
+        self.mid = MidBlock(widths[-1])
+        self.up = nn.ModuleList(
+            UpLevel(widths[min(i + 1, last)], width, config.num_res_blocks + 1, upsample=i != 0)
+            for i, width in enumerate(widths)
+        )
+        self.norm_out = _norm(widths[0])
+        self.conv_out = _conv3x3(widths[0], config.out_channels)
+
+    def forward(self, z: Tensor) -> Tensor:
+        x = self.mid(self.conv_in(z))
+        for level in reversed(self.up):
+            x = level(x)
+        return cast(Tensor, self.conv_out(F.silu(self.norm_out(x))))
+
+
+class AutoencoderKL(nn.Module):
+    """The VAE of Stable Diffusion 1, 2, XL, 3 and FLUX.1. Neither scaling nor shift factor is applied here.
+
+    Built under ``torch.device("meta")`` it costs nothing, and ``load_state_dict(..., assign=True)`` then makes
+    it use the given tensors or Parameters themselves. ``encoder`` or ``decoder`` is None when the weights have
+    none; ``quant_conv`` and ``post_quant_conv`` are None in VAEs without them (SD3, FLUX.1).
+    """
+
+    def __init__(self, config: AutoencoderKLConfig) -> None:
+        super().__init__()
+        self.config = config
+        z, embed = config.z_channels, config.embed_dim
+        self.encoder = Encoder(config) if config.has_encoder else None
+        self.decoder = Decoder(config) if config.has_decoder else None
+        self.quant_conv = nn.Conv2d(2 * z, 2 * embed, kernel_size=1) if config.use_quant_conv else None
+        self.post_quant_conv = nn.Conv2d(embed, z, kernel_size=1) if config.use_post_quant_conv else None
+
+    @property
+    def latent_channels(self) -> int:
+        return self.config.latent_channels
+
+    @property
+    def downscale(self) -> int:
+        """Pixels per latent along each side."""
+        return self.config.downscale
+
+    def encode_moments(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance of the latents, not scaled, of an image (B, 3, H, W) in [-1, 1].
+
+        Both are (B, latent_channels, h, w). The log-variance is clamped to [-30, 20], as it was in training.
+
+        Raises:
+            CheckpointError: when the weights hold no encoder.
+        """
+        if self.encoder is None:
+            raise CheckpointError(
+                "This VAE file holds only a decoder, so it cannot encode; choose a full VAE."
+            )
+        moments = self.encoder(image)
+        if self.quant_conv is not None:
+            moments = self.quant_conv(moments)
+        mean, log_variance = moments.chunk(2, dim=1)
+        return mean, log_variance.clamp(-30.0, 20.0)
+
+    def encode(self, image: Tensor) -> Tensor:
+        """The mean latents (B, latent_channels, h, w), not scaled, of an image (B, 3, H, W) in [-1, 1].
+
+        Raises:
+            CheckpointError: when the weights hold no encoder.
+        """
+        return self.encode_moments(image)[0]
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """The image (B, 3, H, W), in [-1, 1] but not clamped, of unscaled latents (B, latent_channels, h, w).
+
+        Raises:
+            CheckpointError: when the weights hold no decoder.
+        """
+        if self.decoder is None:
+            raise CheckpointError(
+                "This VAE file holds only an encoder, so it cannot decode; choose a full VAE."
+            )
+        z = latents if self.post_quant_conv is None else self.post_quant_conv(latents)
+        return cast(Tensor, self.decoder(z))
+
+    def forward(self, image: Tensor) -> Tensor:
+        """The reconstruction of an image: ``decode(encode(image))``."""
+        return self.decode(self.encode(image))

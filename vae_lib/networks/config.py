@@ -1,0 +1,163 @@
+"""The shape of an AutoencoderKL, read off its weights."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from vae_lib.errors import CheckpointError
+
+NORM_GROUPS = 32
+
+Shapes = Mapping[str, Sequence[int]]
+
+
+@dataclass(frozen=True)
+class AutoencoderKLConfig:
+    """The hyper-parameters of latent diffusion's KL autoencoder (Rombach et al., 2022), by their own names.
+
+    Level ``i`` of the encoder and of the decoder is ``ch * ch_mult[i]`` channels wide; level 0 is the one at
+    image resolution, and each level after it halves the resolution. The multiples are integers in every known
+    VAE; widths that are no multiple of ``ch`` give floats.
+    """
+
+    in_channels: int = 3
+    out_channels: int = 3
+    ch: int = 128
+    ch_mult: tuple[float, ...] = (1, 2, 4, 4)
+    num_res_blocks: int = 2
+    z_channels: int = 4
+    embed_dim: int = 4
+    use_quant_conv: bool = True
+    use_post_quant_conv: bool = True
+    double_z: bool = True
+    has_encoder: bool = True
+    has_decoder: bool = True
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of each level, from image resolution downwards."""
+        return tuple(round(self.ch * multiple) for multiple in self.ch_mult)
+
+    @property
+    def downscale(self) -> int:
+        """Pixels per latent along each side: 8 for every Stable Diffusion VAE."""
+        return int(2 ** (len(self.ch_mult) - 1))
+
+    @property
+    def latent_channels(self) -> int:
+        """Channels of the latents that ``decode`` takes and ``encode`` gives."""
+        return self.embed_dim if self.use_quant_conv or self.use_post_quant_conv else self.z_channels
+
+    @classmethod
+    def from_state_dict(cls, shapes: Shapes) -> AutoencoderKLConfig:
+        """Infer the configuration from ldm-layout ``key -> shape``. Keys outside the VAE are not looked at.
+
+        Files with only an encoder or only a decoder are legal. Without an encoder nothing tells ``ch`` apart
+        from the width of level 0, so ``ch_mult`` starts with 1.
+
+        Raises:
+            CheckpointError: when keys are missing, or the network is not an AutoencoderKL of images.
+        """
+        has_encoder = any(key.startswith("encoder.") for key in shapes)
+        has_decoder = any(key.startswith("decoder.") for key in shapes)
+        if not (has_encoder or has_decoder):
+            raise CheckpointError("There is no VAE in these weights: no 'encoder.' or 'decoder.' keys.")
+        if any(re.match(r"(encoder\.down|decoder\.up)\.\d+\.attn\.", key) for key in shapes):
+            raise CheckpointError(
+                "This autoencoder has attention inside its levels (as kl-f16 and kl-f32 do); "
+                "only the Stable Diffusion family of VAEs is supported."
+            )
+        if any(key.startswith("quantize.") for key in shapes):
+            raise CheckpointError(
+                "This is a VQ autoencoder (with a codebook), not the KL one of Stable Diffusion."
+            )
+
+        in_channels = out_channels = 3
+        ch = embed_dim = None
+        if has_encoder:
+            widths, num_res_blocks = _levels(shapes, "encoder.down")
+            ch, in_channels = _conv(shapes, "encoder.conv_in.weight")
+            moments, _ = _conv(shapes, "encoder.conv_out.weight")
+            if moments % 2:
+                raise CheckpointError("This autoencoder gives no mean and variance per latent: not a KL VAE.")
+            z_channels = moments // 2
+        if has_decoder:
+            encoder_found = (widths, num_res_blocks, z_channels) if has_encoder else None
+            widths, num_blocks = _levels(shapes, "decoder.up")
+            num_res_blocks = num_blocks - 1
+            out_channels, _ = _conv(shapes, "decoder.conv_out.weight")
+            _, z_channels = _conv(shapes, "decoder.conv_in.weight")
+            if encoder_found is not None and encoder_found != (widths, num_res_blocks, z_channels):
+                raise CheckpointError(
+                    "Encoder and decoder do not belong together: (widths, blocks, latent channels) are "
+                    f"{encoder_found} and {(widths, num_res_blocks, z_channels)}."
+                )
+        ch = ch or widths[0]
+        embed_dim = z_channels
+        if "quant_conv.weight" in shapes:
+            embed_dim = _conv(shapes, "quant_conv.weight")[0] // 2
+        if "post_quant_conv.weight" in shapes:
+            embed_dim = _conv(shapes, "post_quant_conv.weight")[1]
+
+        config = cls(
+            in_channels=in_channels,
+            out_channels=out_channels,
+            ch=ch,
+            ch_mult=tuple(width // ch if width % ch == 0 else width / ch for width in widths),
+            num_res_blocks=num_res_blocks,
+            z_channels=z_channels,
+            embed_dim=embed_dim,
+            use_quant_conv="quant_conv.weight" in shapes,
+            use_post_quant_conv="post_quant_conv.weight" in shapes,
+            has_encoder=has_encoder,
+            has_decoder=has_decoder,
+        )
+        config._check()
+        return config
+
+    def _check(self) -> None:
+        if min(self.in_channels, self.out_channels, self.z_channels, self.embed_dim) < 1:
+            raise CheckpointError("This VAE has a layer without channels: the file is damaged.")
+        odd = [width for width in (self.ch, *self.widths) if width % NORM_GROUPS]
+        if odd:
+            raise CheckpointError(
+                f"This VAE has a layer of {odd[0]} channels, which {NORM_GROUPS} norm groups cannot divide."
+            )
+        if self.num_res_blocks < 1:
+            raise CheckpointError("This VAE has a level without residual blocks: keys are missing.")
+
+
+def _conv(shapes: Shapes, key: str) -> tuple[int, int]:
+    """(output channels, input channels) of a 2-D convolution."""
+    if key not in shapes:
+        raise CheckpointError(f"This VAE is incomplete: '{key}' is missing.")
+    shape = tuple(shapes[key])
+    if len(shape) != 4:
+        what = "a video VAE" if len(shape) == 5 else "not an image VAE"
+        raise CheckpointError(f"This is {what}: '{key}' has shape {shape}, not that of a 2-D convolution.")
+    if min(shape) < 1:
+        raise CheckpointError(f"This VAE is damaged: '{key}' has shape {shape}.")
+    return shape[0], shape[1]
+
+
+def _levels(shapes: Shapes, prefix: str) -> tuple[tuple[int, ...], int]:
+    """(width of each level, residual blocks per level) of ``encoder.down`` or ``decoder.up``."""
+    pattern = re.compile(re.escape(prefix) + r"\.(\d{1,3})\.block\.(\d{1,3})\.conv1\.weight")
+    blocks: dict[int, set[int]] = {}
+    for key in shapes:
+        if match := pattern.fullmatch(key):
+            blocks.setdefault(int(match[1]), set()).add(int(match[2]))
+    if not blocks or not _is_range(blocks) or not all(_is_range(found) for found in blocks.values()):
+        raise CheckpointError(f"This VAE is incomplete: blocks of '{prefix}' are missing.")
+    counts = {len(found) for found in blocks.values()}
+    if len(counts) != 1:
+        raise CheckpointError(f"This VAE is incomplete: levels of '{prefix}' have {sorted(counts)} blocks.")
+    widths = tuple(_conv(shapes, f"{prefix}.{level}.block.0.conv1.weight")[0] for level in sorted(blocks))
+    return widths, counts.pop()
+
+
+def _is_range(indices: Iterable[int]) -> bool:
+    found = sorted(indices)
+    return found == list(range(len(found)))

@@ -1,0 +1,130 @@
+"""TAESD, the Tiny AutoEncoder for Stable Diffusion by Ollin Boer Bohan (github.com/madebyollin/taesd).
+
+Parameter names are the indices of the layers in his ``.pth`` files, under ``encoder.`` and ``decoder.``.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from vae_lib.errors import CheckpointError
+
+WIDTH = 64
+
+
+def _conv(in_channels: int, out_channels: int, stride: int = 1, bias: bool = True) -> nn.Conv2d:
+    return nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1, stride=stride, bias=bias)
+
+
+class Clamp(nn.Module):
+    """Soft clamp of the latents to (-3, 3), where those of Stable Diffusion lie."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(x / 3) * 3
+
+
+class Block(nn.Module):
+    """Three convs plus the input, then ReLU."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Sequential(
+            _conv(channels, channels),
+            nn.ReLU(),
+            _conv(channels, channels),
+            nn.ReLU(),
+            _conv(channels, channels),
+        )
+        self.fuse = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return cast(Tensor, self.fuse(self.conv(x) + x))
+
+
+def _encoder(latent_channels: int) -> nn.Sequential:
+    layers: list[nn.Module] = [_conv(3, WIDTH), Block(WIDTH)]
+    for _ in range(3):
+        layers += [_conv(WIDTH, WIDTH, stride=2, bias=False), Block(WIDTH), Block(WIDTH), Block(WIDTH)]
+    return nn.Sequential(*layers, _conv(WIDTH, latent_channels))
+
+
+def _decoder(latent_channels: int) -> nn.Sequential:
+    layers: list[nn.Module] = [Clamp(), _conv(latent_channels, WIDTH), nn.ReLU()]
+    for _ in range(3):
+        layers += [Block(WIDTH), Block(WIDTH), Block(WIDTH)]
+        layers += [nn.Upsample(scale_factor=2), _conv(WIDTH, WIDTH, bias=False)]
+    return nn.Sequential(*layers, Block(WIDTH), _conv(WIDTH, 3))
+
+
+class TAESD(nn.Module):
+    """Encoder and decoder (either may be None) between images and *scaled* latents, 8 x 8 pixels to one.
+
+    The latents are the sampler's own: no scaling and no shift factor is to be applied before or after.
+    """
+
+    downscale = 8
+
+    def __init__(self, latent_channels: int, encoder: bool = True, decoder: bool = True) -> None:
+        super().__init__()
+        self.latent_channels = latent_channels
+        self.encoder = _encoder(latent_channels) if encoder else None
+        self.decoder = _decoder(latent_channels) if decoder else None
+
+    def encode(self, image: Tensor) -> Tensor:
+        """Scaled latents (B, latent_channels, H / 8, W / 8) of an image (B, 3, H, W) in [-1, 1].
+
+        Raises:
+            CheckpointError: when the weights hold no encoder.
+        """
+        if self.encoder is None:
+            raise CheckpointError(
+                "This TAESD file holds only a decoder, so it cannot encode; add its encoder."
+            )
+        return cast(Tensor, self.encoder((image + 1) / 2))
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """The image (B, 3, 8 h, 8 w), in [-1, 1] not clamped, of scaled latents (B, latent_channels, h, w).
+
+        Raises:
+            CheckpointError: when the weights hold no decoder.
+        """
+        if self.decoder is None:
+            raise CheckpointError(
+                "This TAESD file holds only an encoder, so it cannot decode; add its decoder."
+            )
+        return cast(Tensor, self.decoder(latents)) * 2 - 1
+
+    def forward(self, image: Tensor) -> Tensor:
+        """The reconstruction of an image: ``decode(encode(image))``."""
+        return self.decode(self.encode(image))
+
+    @property
+    def decoder_reach(self) -> int:
+        """Latent rows (or columns) beyond a tile, on each side, that can influence its pixels; 0 if no decoder."""
+        return 0 if self.decoder is None else _reach(self.decoder)
+
+    @property
+    def encoder_reach(self) -> int:
+        """Pixel rows (or columns) beyond a tile, on each side, that can influence its latents; 0 if no encoder.
+
+        The tile's edges are multiples of 8 pixels.
+        """
+        return 0 if self.encoder is None else _reach(self.encoder)
+
+
+def _reach(network: nn.Module) -> int:
+    """Rows of input beyond a tile that can reach the tile's output, found by walking the layers backwards.
+
+    A tile's edges are assumed to lie on whole input (decoder) or output (encoder) pixels at every resolution.
+    """
+    reach = 0
+    for layer in reversed(list(network.modules())):  # in order of execution: residual paths reach no further
+        if isinstance(layer, nn.Conv2d):
+            # output row o reads from stride * o - padding on; past the tile's last row it reads no further
+            reach = reach * layer.stride[0] + layer.kernel_size[0] // 2
+        elif isinstance(layer, nn.Upsample):
+            reach = -(-reach // 2)
+    return reach
