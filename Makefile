@@ -1,0 +1,36 @@
+# make demo   encode a photo with the bundled VAE and decode it by every route, under a small memory budget
+# make test   everything that CI checks: ruff, mypy, pytest
+#
+# Both set up .venv first, and again whenever the requirements change. Settings (see tests/setup_env.py):
+#   PYTHON=/path/to/python3.11       the interpreter for .venv
+#   TORCH_SPEC=torch==2.1.2          another PyTorch
+#   PIP_TORCH_ARGS="--index-url https://download.pytorch.org/whl/cpu"
+#                                    on Linux without an NVIDIA card: PyTorch's CPU build, 10x smaller than PyPI's
+
+.PHONY: demo test check setup-demo setup-test clean
+export TORCH_SPEC PIP_TORCH_ARGS
+
+# The WebUI runs on 3.10 and 3.11, so those come first; pyenv's shims may hide the system's, hence the full paths.
+CANDIDATES := python3.11 python3.10 /usr/bin/python3.11 /usr/bin/python3.10 python3.12 python3.13 python3 python
+USABLE := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))
+PYTHON ?= $(shell for p in $(CANDIDATES); do $$p -c '$(USABLE)' >/dev/null 2>&1 && echo $$p && break; done)
+VENV_PYTHON := .venv/bin/python
+
+demo: setup-demo
+	$(VENV_PYTHON) -m vae_lib demo
+
+test: setup-test check
+
+check:
+	$(VENV_PYTHON) -m ruff check .
+	$(VENV_PYTHON) -m ruff format --check .
+	$(VENV_PYTHON) -m mypy
+	$(VENV_PYTHON) -m pytest
+
+setup-demo setup-test: setup-%:
+	@test -n "$(PYTHON)" || { echo "No Python 3.10 or newer with the venv module was found: install Python 3.11 \
+	(on Debian and Ubuntu also python3.11-venv), or run make with PYTHON=/path/to/python3.11." >&2; exit 1; }
+	@$(PYTHON) tests/setup_env.py $*
+
+clean:
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis out

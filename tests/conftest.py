@@ -1,0 +1,28 @@
+"""Settings that every test shares."""
+
+from __future__ import annotations
+
+import os
+
+# Before torch is imported: CI has two cores, and tiny tensors are fastest on one thread each.
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+
+# Decoding on a busy CI core takes as long as it takes; a deadline would only make tests flaky. Derandomised,
+# so that a red run can be repeated; `--hypothesis-profile=explore` looks further afield.
+settings.register_profile(
+    "default", deadline=None, derandomize=True, max_examples=25, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.register_profile("explore", deadline=None, max_examples=500, suppress_health_check=list(HealthCheck))
+settings.load_profile("default")
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    """Random weights and inputs are the same in every run, whatever the order of the tests."""
+    torch.manual_seed(0)
