@@ -93,8 +93,8 @@ def main(arguments: list[str]) -> int:
         return 0
     if purpose == "test" and sys.version_info[:2] not in ((3, 10), (3, 11)):
         print(
-            "The tests run against the WebUI's own versions of gradio and numpy, which need Python 3.10 or 3.11; "
-            f"this is {sys.version.split()[0]}. Install one of those, or name it: "
+            "The tests run against the WebUI's own versions of gradio and numpy, which need Python 3.10 or "
+            f"3.11; this is {sys.version.split()[0]}. Install one of those, or name it: "
             "make test PYTHON=/path/to/python3.11",
             file=sys.stderr,
         )
@@ -103,8 +103,8 @@ def main(arguments: list[str]) -> int:
         set_up(purpose)
     except subprocess.CalledProcessError as error:
         print(
-            f"Setting up .venv failed: {shlex.join(map(str, error.cmd))} ended with {error.returncode}; its own"
-            " message is above. Nothing outside .venv was touched; run make again to retry.",
+            f"Setting up .venv failed: {shlex.join(map(str, error.cmd))} ended with {error.returncode}; its "
+            "own message is above. Nothing outside .venv was touched; run make again to retry.",
             file=sys.stderr,
         )
         return 1
