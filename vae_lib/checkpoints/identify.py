@@ -1,0 +1,326 @@
+"""What a VAE file is, and how sure of that one can be."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+from vae_lib.checkpoints.digest import sha256_of
+from vae_lib.checkpoints.families import FAMILIES, Family
+from vae_lib.checkpoints.foreign import describe_foreign
+from vae_lib.checkpoints.header import Header, TensorInfo
+from vae_lib.checkpoints.layouts import KeyMap, Layout, ldm_shape, map_keys
+from vae_lib.checkpoints.source import PathLike, read_header
+from vae_lib.errors import CheckpointError
+from vae_lib.networks import AutoencoderKLConfig
+
+Kind = Literal["AutoencoderKL", "TAESD", "TAESD encoder", "TAESD decoder"]
+Certainty = Literal["hash", "metadata", "checkpoint", "ambiguous"]
+
+
+class KnownFile(Protocol):
+    """What a catalog has to say of a file; ``family`` is a name in ``FAMILIES``."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def family(self) -> str: ...
+
+
+Lookup = Callable[[str], "KnownFile | None"]
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a VAE file is.
+
+    ``family`` is None when the file leaves it open; ``family_name`` then names the candidates and ``guess`` is the
+    one that the file's name suggests, if any. ``scaling_factor`` and ``shift_factor`` are those of the sampler's
+    latents, None when the family is open; a TAESD takes those latents as they are, so its factors are 1 and 0.
+    ``parameters`` counts the VAE's own numbers, ``file_size`` is in bytes, ``dtype`` is torch's name, several joined
+    by a comma.
+    """
+
+    path: Path
+    layout: Layout
+    kind: Kind
+    latent_channels: int
+    dtype: str
+    parameters: int
+    file_size: int
+    sha256: str | None
+    family: Family | None
+    family_name: str
+    certainty: Certainty
+    explanation: str
+    scaling_factor: float | None
+    shift_factor: float | None
+    guess: Family | None = None
+
+    @property
+    def short_hash(self) -> str | None:
+        """The first ten digits of the SHA-256, the short hash that the WebUI shows."""
+        return None if self.sha256 is None else self.sha256[:10]
+
+    @property
+    def is_taesd(self) -> bool:
+        return self.kind != "AutoencoderKL"
+
+
+def identify(path: PathLike, *, hash_file: bool = True, known: Lookup | None = None) -> Identity:
+    """Say what a VAE file is. Tensors are not read, except of pickles in the old format.
+
+    The family is taken, in this order, from the file's hash in the catalog, the file's metadata, the diffusion model
+    beside the VAE in a whole checkpoint, and the ``config.json`` of diffusers beside the file. Shapes alone cannot
+    tell it: SD1, SD2 and SDXL share them, and so do SD3 and FLUX.1.
+
+    Args:
+        hash_file: compute the SHA-256, which reads the whole file; without it the catalog is not asked.
+        known: catalog lookup by SHA-256; the package's own catalog when None.
+
+    Raises:
+        CheckpointError: when the file cannot be read or holds no VAE.
+    """
+    header = read_header(path)
+    return identify_header(header, find_vae(header), hash_file=hash_file, known=known)
+
+
+def find_vae(header: Header) -> KeyMap:
+    """Where the VAE's tensors are in a file.
+
+    Raises:
+        CheckpointError: when there is none; it says what the file is instead.
+    """
+    found = map_keys(header.tensors)
+    if found is None:
+        raise CheckpointError(f"{header.path.name} is {describe_foreign(header.tensors)}, not a VAE.")
+    return found
+
+
+def vae_shapes(header: Header, found: KeyMap) -> dict[str, tuple[int, ...]]:
+    """Our parameter names -> shapes, as in the ldm layout."""
+    return {key: ldm_shape(key, header.tensors[source].shape) for key, source in found.sources.items()}
+
+
+def taesd_channels(shapes: Mapping[str, tuple[int, ...]], name: str) -> int:
+    """Latent channels of a TAESD.
+
+    Raises:
+        CheckpointError: when the layer that tells is missing or not a convolution.
+    """
+    for key, axis in (("decoder.1.weight", 1), ("encoder.14.weight", 0)):
+        if len(shapes.get(key, ())) == 4:
+            return shapes[key][axis]
+    raise CheckpointError(f"{name} looks like a TAESD, but its first or last layers are missing.")
+
+
+def identify_header(
+    header: Header, found: KeyMap, *, hash_file: bool, known: Lookup | None = None
+) -> Identity:
+    """``identify`` of a header that was read already."""
+    shapes = vae_shapes(header, found)
+    infos = [header.tensors[source] for source in found.sources.values()]
+    kind: Kind = "AutoencoderKL"
+    if found.is_taesd:
+        channels = taesd_channels(shapes, header.path.name)
+        halves = [half for half in ("encoder", "decoder") if any(key.startswith(half) for key in shapes)]
+        kind = "TAESD" if len(halves) == 2 else "TAESD encoder" if halves == ["encoder"] else "TAESD decoder"
+    else:
+        channels = AutoencoderKLConfig.from_state_dict(shapes).latent_channels
+
+    sha256 = None
+    if hash_file:
+        try:
+            sha256 = sha256_of(header.path)
+        except OSError as error:
+            raise CheckpointError(f"{header.path} cannot be read: {error.strerror or error}.") from error
+    family, certainty, explanation = _family(header, channels, sha256, known or _catalog_lookup)
+    candidates = [candidate for candidate in FAMILIES.values() if candidate.latent_channels == channels]
+    if family is not None:
+        family_name = family.name
+        scaling, shift = family.scaling_factor, family.shift_factor
+    else:
+        family_name = _or([candidate.name for candidate in candidates]) or "unknown"
+        scaling = shift = None
+    if found.is_taesd:
+        scaling, shift = 1.0, 0.0
+    return Identity(
+        path=header.path,
+        layout=found.layout,
+        kind=kind,
+        latent_channels=channels,
+        dtype=_dtypes(infos),
+        parameters=sum(math.prod(info.shape) for info in infos),
+        file_size=header.file_size,
+        sha256=sha256,
+        family=family,
+        family_name=family_name,
+        certainty=certainty,
+        explanation=explanation,
+        scaling_factor=scaling,
+        shift_factor=shift,
+        guess=family or _family_in_name(header.path.stem, candidates),
+    )
+
+
+def _dtypes(infos: Iterable[TensorInfo]) -> str:
+    return ", ".join(sorted({info.dtype for info in infos}))
+
+
+def _or(names: list[str]) -> str:
+    return " or ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
+
+
+def _catalog_lookup(sha256: str) -> KnownFile | None:
+    try:
+        from vae_lib.hub.catalog import load_catalog  # late: checkpoints must work without the hub
+    except ImportError:
+        return None
+    return load_catalog().by_sha256(sha256)
+
+
+def _family(
+    header: Header, channels: int, sha256: str | None, known: Lookup
+) -> tuple[Family | None, Certainty, str]:
+    """The family with how it was found; evidence for a family of other latent channels is not believed."""
+    if sha256 is not None and (entry := known(sha256)) is not None:
+        family = FAMILIES.get(entry.family)
+        if family is not None and family.latent_channels == channels:
+            return family, "hash", f"This is {entry.name}: its SHA-256 is in the catalog."
+    found = _family_in_metadata(header.metadata, channels)
+    if found is not None:
+        return found[0], "metadata", f"The file's metadata says so ({found[1]})."
+    family = _family_of_diffusion_model(header.tensors)
+    if family is not None and family.latent_channels == channels:
+        return family, "checkpoint", f"The diffusion model in the same checkpoint is {family.name}."
+    family = _family_in_config(header.path.parent / "config.json", channels)
+    if family is not None:
+        return family, "metadata", "The config.json beside the file says so."
+    names = [candidate.name for candidate in FAMILIES.values() if candidate.latent_channels == channels]
+    if not names:
+        return (
+            None,
+            "ambiguous",
+            f"No known family has {channels} latent channels; give the scaling factor yourself.",
+        )
+    return (
+        None,
+        "ambiguous",
+        f"The VAEs of {_and(names)} cannot be told apart by shape, and nothing else in the file tells.",
+    )
+
+
+def _and(names: list[str]) -> str:
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
+
+
+def _number(text: object) -> float | None:
+    """A finite number, or None."""
+    if isinstance(text, bool) or not isinstance(text, (str, int, float)):
+        return None
+    try:
+        number = float(text)
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _family_from_factors(name: str | None, channels: int, scaling: object, shift: object) -> Family | None:
+    """The family with these factors, or one made up for them when none has them."""
+    scale, offset = _number(scaling), _number(shift)
+    if scale is None or scale <= 0:
+        return None
+    offset = offset or 0.0
+    named = FAMILIES.get(name or "")
+    order = ([named] if named else []) + list(FAMILIES.values())
+    for family in order:
+        same = math.isclose(family.scaling_factor, scale, rel_tol=1e-4) and math.isclose(
+            family.shift_factor, offset, rel_tol=1e-4, abs_tol=1e-6
+        )
+        if same and family.latent_channels == channels:
+            return family
+    return Family(name or "its own", channels, scale, offset)
+
+
+def _family_in_metadata(metadata: Mapping[str, str], channels: int) -> tuple[Family, str] | None:
+    """The family that a safetensors file's metadata tells, and the entry that tells it."""
+    name = metadata.get("vae_guard.family")
+    if "scaling_factor" in metadata:
+        family = _family_from_factors(
+            name, channels, metadata["scaling_factor"], metadata.get("shift_factor")
+        )
+        if family is not None:
+            return family, f"scaling_factor {family.scaling_factor:g}"
+    for key in ("vae_guard.family", "modelspec.architecture", "ss_base_model_version", "modelspec.title"):
+        text = metadata.get(key, "")
+        family = FAMILIES.get(text) or _family_in_text(text)
+        if family is not None and family.latent_channels == channels:
+            return family, f"{key} {text[:60]!r}"
+    return None
+
+
+# modelspec says stable-diffusion-xl-v1-base, kohya's scripts say sdxl_base_v1-0, people say SDXL
+_FAMILY_WORDS = tuple(
+    (FAMILIES[name], re.compile(pattern, re.IGNORECASE))
+    for name, pattern in (
+        ("FLUX.1", r"(?<![a-z])flux[-_. ]?1|(?<![a-z])flux(?![a-z0-9])(?![-_. ]?2)|(?<![a-z])taef1"),
+        ("SD3", r"(stable[-_ ]diffusion|sd|taesd)[-_ ]?v?3(?![0-9])|(?<![a-z])sd3"),
+        ("SDXL", r"sdxl|stable[-_ ]diffusion[-_ ]xl|taesdxl|sd[-_]xl"),
+        ("SD2", r"(?<![a-z])(stable[-_ ]diffusion|sd)[-_ ]?v?2(?![0-9])"),
+        ("SD1", r"(?<![a-z])(stable[-_ ]diffusion|sd)[-_ ]?v?1(?![0-9])"),
+    )
+)
+
+
+def _family_in_text(text: str) -> Family | None:
+    return next((family for family, pattern in _FAMILY_WORDS if pattern.search(text[:200])), None)
+
+
+def _family_in_name(stem: str, candidates: list[Family]) -> Family | None:
+    family = _family_in_text(stem)
+    return family if family in candidates else None
+
+
+def _family_of_diffusion_model(tensors: Mapping[str, TensorInfo]) -> Family | None:
+    """The family of the UNet or transformer in a checkpoint, by its blocks and the width of its text context."""
+    widths = {
+        info.shape[1]
+        for name, info in tensors.items()
+        if name.startswith("model.diffusion_model.")
+        and name.endswith(".attn2.to_k.weight")
+        and len(info.shape) == 2
+    }
+    for width, family in ((768, "SD1"), (1024, "SD2"), (2048, "SDXL"), (1280, "SDXL")):
+        if width in widths:
+            return FAMILIES[family]
+    for name in tensors:
+        if name.startswith("conditioner.embedders."):
+            return FAMILIES["SDXL"]
+        if name.startswith("model.diffusion_model.joint_blocks."):
+            return FAMILIES["SD3"]
+        if name.startswith("model.diffusion_model.double_blocks."):
+            return FAMILIES["FLUX.1"]
+    return None
+
+
+def _family_in_config(path: Path, channels: int) -> Family | None:
+    """The family that the ``config.json`` of a diffusers VAE tells, if it is one and fits."""
+    try:
+        if path.stat().st_size > 1_000_000:
+            return None
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    if not isinstance(config, dict) or config.get("_class_name") not in ("AutoencoderKL", "AutoencoderTiny"):
+        return None
+    if config["_class_name"] == "AutoencoderTiny" or config.get("latent_channels") != channels:
+        return None
+    # diffusers leaves out a scaling_factor that is its default, that of SD1 and SD2
+    scaling = config.get("scaling_factor", 0.18215 if channels == 4 else None)
+    return _family_from_factors(None, channels, scaling, config.get("shift_factor"))

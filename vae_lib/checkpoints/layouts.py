@@ -1,0 +1,156 @@
+"""The key layouts in which VAEs are published, and the way from each to the one that our networks use.
+
+======================  ============================================================================
+``ldm``                 ``decoder.up.0.block.0.conv1.weight``: the original, and our own
+``ldm in a checkpoint``  the same under ``first_stage_model.`` (or ``vae.``), beside UNet and text encoders
+``diffusers``           ``decoder.up_blocks.3.resnets.0.conv1.weight``
+``taesd``               ``3.conv.0.weight``, one file each for encoder and decoder
+``taesd (diffusers)``   ``decoder.layers.2.conv.0.weight``, both in one file
+======================  ============================================================================
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from vae_lib.checkpoints.foreign import describe_foreign
+from vae_lib.errors import CheckpointError
+
+Layout = Literal["ldm", "ldm in a checkpoint", "diffusers", "taesd", "taesd (diffusers)"]
+
+_PREFIXES = ("", "first_stage_model.", "vae.", "model.first_stage_model.", "module.", "autoencoder.")
+_VAE_KEY = re.compile(r"(encoder|decoder|quant_conv|post_quant_conv|quantize)\.")
+_LDM_KEY = re.compile(
+    r"(encoder\.down|decoder\.up)\.\d+\.block\.|(encoder|decoder)\.mid\.(block_[12]|attn_1)\."
+)
+_DIFFUSERS_KEY = re.compile(
+    r"(encoder\.down_blocks|decoder\.up_blocks)\.\d+\.|(encoder|decoder)\.mid_block\."
+)
+_TAESD_LAYER = r"(\d{1,3})(\.(?:weight|bias|conv\.\d+\.(?:weight|bias)))"
+_TAESD_BARE = re.compile(_TAESD_LAYER)
+_TAESD_KEY = re.compile(r"(?:taesd_)?(encoder|decoder)\." + _TAESD_LAYER)
+_TINY_KEY = re.compile(r"(encoder|decoder)\.layers\." + _TAESD_LAYER)
+
+_UP_BLOCK = re.compile(r"decoder\.up_blocks\.(\d{1,3})\.")
+_RENAMES = tuple(
+    (re.compile(pattern), replacement)
+    for pattern, replacement in (
+        (r"^encoder\.down_blocks\.(\d+)\.", r"encoder.down.\1."),
+        (r"\.resnets\.(\d+)\.", r".block.\1."),
+        (r"\.mid_block\.block\.0\.", ".mid.block_1."),
+        (r"\.mid_block\.block\.1\.", ".mid.block_2."),
+        (r"\.mid_block\.attentions\.0\.", ".mid.attn_1."),
+        (r"\.attn_1\.group_norm\.", ".attn_1.norm."),
+        (r"\.attn_1\.(?:to_q|query)\.", ".attn_1.q."),
+        (r"\.attn_1\.(?:to_k|key)\.", ".attn_1.k."),
+        (r"\.attn_1\.(?:to_v|value)\.", ".attn_1.v."),
+        (r"\.attn_1\.(?:to_out\.0|proj_attn)\.", ".attn_1.proj_out."),
+        (r"\.conv_shortcut\.", ".nin_shortcut."),
+        (r"\.downsamplers\.0\.", ".downsample."),
+        (r"\.upsamplers\.0\.", ".upsample."),
+        (r"\.conv_norm_out\.", ".norm_out."),
+    )
+)
+_ATTENTION_WEIGHT = re.compile(r"(encoder|decoder)\.mid\.attn_1\.(q|k|v|proj_out)\.weight")
+
+
+@dataclass(frozen=True)
+class KeyMap:
+    """Where each of our parameters is in a file: ``sources`` maps our name to the file's."""
+
+    layout: Layout
+    sources: Mapping[str, str]
+
+    @property
+    def is_taesd(self) -> bool:
+        return self.layout.startswith("taesd")
+
+
+def layout_of(keys: Iterable[str]) -> Layout | None:
+    """The layout of a state dict, told by its keys; None when there is no VAE in it."""
+    found = map_keys(keys)
+    return None if found is None else found.layout
+
+
+def map_keys(keys: Iterable[str]) -> KeyMap | None:
+    """Find the VAE among ``keys``, whatever its layout; None when there is none.
+
+    Everything else (UNet, text encoders, ``loss.``, ``model_ema.``) is left out.
+    """
+    keys = list(keys)
+    for prefix in _PREFIXES:
+        bare = {key[len(prefix) :]: key for key in keys if key.startswith(prefix)}
+        if any(_LDM_KEY.match(key) for key in bare):
+            sources = {key: source for key, source in bare.items() if _VAE_KEY.match(key)}
+            return KeyMap("ldm" if prefix in ("", "module.") else "ldm in a checkpoint", sources)
+        if any(_DIFFUSERS_KEY.match(key) for key in bare):
+            return KeyMap("diffusers", _from_diffusers({k: s for k, s in bare.items() if _VAE_KEY.match(k)}))
+        if found := _map_taesd(bare):
+            return found
+    return None
+
+
+def convert_to_ldm(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A VAE's state dict in bare ldm keys, from any layout of an AutoencoderKL; tensors are shared, not copied.
+
+    Attention weights stored as linear layers (C, C) become 1x1 convs (C, C, 1, 1). Keys that do not belong to the
+    VAE are dropped.
+
+    Raises:
+        CheckpointError: when there is no AutoencoderKL in it.
+    """
+    found = map_keys(state_dict)
+    if found is None:
+        raise CheckpointError(f"This is {describe_foreign(state_dict)}, not a VAE.")
+    if found.is_taesd:
+        raise CheckpointError("This is a TAESD, the tiny autoencoder, not a full VAE.")
+    return {key: as_ldm(key, state_dict[source]) for key, source in found.sources.items()}
+
+
+def as_ldm(key: str, tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor in the shape that it has in the ldm layout."""
+    return tensor.reshape(ldm_shape(key, tuple(tensor.shape)))
+
+
+def ldm_shape(key: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape that a tensor has in the ldm layout, where attention weights are those of 1x1 convs."""
+    if _ATTENTION_WEIGHT.fullmatch(key) and (len(shape) == 2 or (len(shape) == 3 and shape[2] == 1)):
+        return (*shape[:2], 1, 1)
+    return shape
+
+
+def _from_diffusers(bare: Mapping[str, str]) -> dict[str, str]:
+    last = max((int(match[1]) for key in bare if (match := _UP_BLOCK.match(key))), default=0)
+    sources = {}
+    for key, source in bare.items():
+        # diffusers numbers the decoder's levels in the order in which they run, ldm by resolution
+        renamed = _UP_BLOCK.sub(lambda match: f"decoder.up.{last - int(match[1])}.", key)
+        for pattern, replacement in _RENAMES:
+            renamed = pattern.sub(replacement, renamed)
+        sources[renamed] = source
+    return sources
+
+
+def _map_taesd(bare: Mapping[str, str]) -> KeyMap | None:
+    sources: dict[str, str] = {}
+    for key, source in bare.items():
+        if match := _TAESD_KEY.fullmatch(key):
+            sources[f"{match[1]}.{match[2]}{match[3]}"] = source
+    if sources:
+        return KeyMap("taesd", sources)
+    for key, source in bare.items():
+        if match := _TINY_KEY.fullmatch(key):
+            # diffusers' decoder has its clamp of the latents outside of the list of layers
+            index = int(match[2]) + (1 if match[1] == "decoder" else 0)
+            sources[f"{match[1]}.{index}{match[3]}"] = source
+    if sources:
+        return KeyMap("taesd (diffusers)", sources)
+    if "3.conv.0.weight" in bare and ("0.weight" in bare) != ("1.weight" in bare):
+        half = "encoder" if "0.weight" in bare else "decoder"
+        return KeyMap("taesd", {f"{half}.{k}": s for k, s in bare.items() if _TAESD_BARE.fullmatch(k)})
+    return None
