@@ -1,0 +1,256 @@
+"""What a list of passes will cost: peak memory, arithmetic, traffic. It walks the passes as the engine runs them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+
+from vae_lib.decode.attention import attend_bytes
+from vae_lib.decode.buffers import nbytes
+from vae_lib.decode.convolution import Linear
+from vae_lib.decode.normalization import stretch_rows
+from vae_lib.decode.passes import AttentionPass, Chain, ConvPass, MapSize, Pass, bands
+from vae_lib.decode.program import INPUT, OUTPUT
+
+
+@dataclass
+class Cost:
+    """Cost of decoding or encoding one picture.
+
+    Attributes:
+        peak_bytes: most bytes alive at once on the device; the weights themselves are not counted, the copies that a
+            pass prepares of them are.
+        multiplications: scalar multiplications of convolutions, matrix products and attention.
+        moved_bytes: bytes of activations read and written by everything else.
+        transferred_bytes: bytes copied between host and device.
+        bands: bands processed.
+    """
+
+    peak_bytes: int = 0
+    multiplications: int = 0
+    moved_bytes: int = 0
+    transferred_bytes: int = 0
+    bands: int = 0
+
+
+def walk(passes: list[Pass], source: MapSize) -> Iterator[tuple[Pass, MapSize, MapSize]]:
+    """(pass, size of its source, size of its output) for each pass."""
+    sizes = {INPUT: source}
+    for step in passes:
+        size = sizes[step.source]
+        out = size
+        if isinstance(step, ConvPass):
+            out = Chain(step.stages, size, False).output
+            for name in (step.store, step.side):
+                if name:
+                    sizes[name] = out
+        yield step, size, out
+
+
+def count_bands(passes: list[Pass], source: MapSize) -> int:
+    """How many bands the engine will report for one picture."""
+    total = 0
+    for step, size, out in walk(passes, source):
+        total += -(-out.height // step.rows)
+        if isinstance(step, AttentionPass):
+            total += -(-size.height // step.key_rows)
+    return total
+
+
+@dataclass
+class _Simulation:
+    device: torch.device
+    dtype: torch.dtype
+    on_device: bool  # activations rest on the device
+    wrap: bool
+    resident: bool  # weights are on the device, in dtype
+    maps: dict[str, int] = field(default_factory=dict)  # bytes on the device
+    statistics: dict[str, int] = field(default_factory=dict)  # stretches gathered
+    workspace: dict[str, int] = field(default_factory=dict)  # bytes
+    new_statistics: int = 0
+    weights: int = 0
+    cost: Cost = field(default_factory=Cost)
+
+    def peak(self, transient: int = 0) -> None:
+        live = sum(self.maps.values()) + sum(self.workspace.values()) + self.weights + transient
+        self.cost.peak_bytes = max(self.cost.peak_bytes, live)
+
+    def take(self, name: str, size: int) -> None:
+        self.workspace[name] = max(self.workspace.get(name, 0), size)
+
+    def gather(self, name: str, rows: int, size: MapSize) -> None:
+        """Statistics of a band."""
+        step = stretch_rows(rows, size.width, size.channels, self.device)
+        self.take("deviation", step * size.width * size.channels * 4)
+        parts = -(-rows // step)
+        self.new_statistics += parts
+        self.maps["new statistics"] = self.new_statistics * 2 * size.channels * 4
+        self.cost.moved_bytes += 4 * rows * size.width * size.channels * self.dtype.itemsize
+
+    def gathered(self, name: str) -> None:
+        """The statistics of the pass are complete and replace older ones of the same name."""
+        self.statistics[name], self.new_statistics = self.new_statistics, 0
+        self.maps[f"statistics of {name}"] = self.maps.pop("new statistics")
+
+    def store(self, name: str, size: int) -> None:
+        if name != OUTPUT and self.on_device:
+            self.maps[name] = self.maps.get(name, 0) + size
+        elif name != OUTPUT:
+            self.cost.transferred_bytes += size
+
+    def release(self, name: str, before: int, size: MapSize, rows: int) -> None:
+        """Bands of ``rows`` rows that end above row ``before`` are freed."""
+        if name != INPUT and self.on_device:
+            left = size.height if before < rows else size.height - before // rows * rows
+            row = size.width * size.channels * self.dtype.itemsize
+            self.maps[name] = max(0, 0 if before >= size.height else left) * row
+
+    def conv_pass(self, step: ConvPass, source: MapSize, stored_rows: dict[str, int]) -> None:
+        dtype, size = self.dtype, self.dtype.itemsize
+        wrap = step.wraps(self.wrap)
+        chain = Chain(step.stages, source, wrap)
+        out = chain.output
+        self.workspace.clear()
+        self.weights = 0
+        for stage in step.stages:
+            kept, peak = stage.shape.weight_bytes(dtype, self.resident)
+            self.peak(peak)
+            self.weights += kept
+        for stage in step.stages:
+            if stage.norm is not None:
+                channels = stage.shape.in_channels
+                self.peak((40 * self.statistics[stage.statistics] + 100) * channels)
+                self.weights += 2 * channels * 4
+        linear = step.shortcut.conv if step.shortcut else None
+        if linear is not None:
+            self.weights += Linear.weight_bytes(linear.in_channels, linear.out_channels, dtype, self.resident)
+            self.weights += linear.out_channels * size * (linear.bias is None)
+        halo_bytes = chain.halo * source.width * source.channels * size
+        tail = 0
+        if step.changes_source and wrap:
+            self.weights += halo_bytes  # the copy of the top rows
+
+        for first, last in bands(out.height, step.rows):
+            ranges = chain.computed(first, last)
+            rows = last - first
+            residual = held = 0
+            for index, stage in enumerate(step.stages):
+                made, width = ranges[index][1] - ranges[index][0], chain.sizes[index].width
+                shape = stage.shape
+                window = nbytes(*shape.window(made, width), dtype=dtype)
+                self.take(f"window {index}", window)
+                if step.shortcut is not None and step.shortcut.tap == index:
+                    channels = chain.sizes[index].channels if linear is None else linear.out_channels
+                    residual = rows * width * channels * size
+                    if linear is not None:
+                        self.cost.multiplications += rows * width * linear.in_channels * linear.out_channels
+                        if not self.on_device and index == 0:
+                            self.take("staging", rows * width * linear.in_channels * size)
+                self.peak(held + residual + tail)
+                for name, elements in shape.workspace(made, width).items():
+                    self.take(name, elements * size)
+                held = nbytes(made, chain.sizes[index + 1].width, shape.out_channels, dtype=dtype)
+                self.peak(held + residual + tail + shape.transient_bytes(made, width, dtype))
+                self.cost.multiplications += shape.multiplications(made, width)
+                self.cost.moved_bytes += 4 * window
+                if index == 0 and not self.on_device and step.source != INPUT:
+                    self.cost.transferred_bytes += window
+            if step.changes_source:
+                new = min(halo_bytes, chain.source_row(last) * source.width * source.channels * size)
+                self.peak(held + residual + tail + new)
+                tail = new
+            if step.frees_source:
+                self.release(step.source, chain.source_row(last), source, stored_rows.get(step.source, 1))
+            if step.side:
+                self.store(step.side, residual)
+                residual = 0
+            if step.add_to:
+                if not self.on_device:
+                    self.take("staging", held)
+                    self.cost.transferred_bytes += 2 * held
+                self.cost.moved_bytes += 3 * held
+            if step.statistics:
+                self.gather(step.statistics, rows, out)
+            self.peak(held + residual + tail)
+            if step.store:
+                self.store(step.store, held)
+                held = 0 if step.store != OUTPUT and self.on_device else held
+            self.peak(held + tail)
+            self.cost.bands += 1
+        if step.statistics:
+            self.gathered(step.statistics)
+        for name in (step.store, step.side):
+            if name:
+                stored_rows[name] = step.rows
+
+    def attention_pass(self, step: AttentionPass, source: MapSize) -> None:
+        dtype, size = self.dtype, self.dtype.itemsize
+        height, width, channels = source.height, source.width, source.channels
+        self.workspace.clear()
+        self.weights = 4 * Linear.weight_bytes(channels, channels, dtype, self.resident)
+        self.peak((40 * self.statistics[step.statistics_in] + 100) * channels)
+        self.weights += 2 * channels * 4
+        rows, key_rows = min(step.rows, height), min(step.key_rows, height)
+        one_row = width * channels * size
+        self.take("rows", key_rows * one_row)
+        if self.on_device:
+            self.maps["keys and values"] = 2 * height * one_row
+            self.peak()
+        else:
+            self.peak(key_rows * one_row)
+            self.take("keys", key_rows * one_row)
+            self.take("values", key_rows * one_row)
+            chunks = -(-height // rows)
+            self.cost.transferred_bytes += (2 + 2 * chunks + 4) * height * one_row
+        single = step.key_rows >= height
+        for first, last in bands(height, rows):
+            chunk = (last - first) * one_row
+            self.take("rows", chunk)
+            self.peak(
+                chunk + attend_bytes((last - first) * width, key_rows * width, channels, single, self.device, dtype)
+            )
+            self.peak(2 * chunk)
+            if not self.on_device:
+                self.take("staging", chunk)
+            self.gather(step.statistics_out, last - first, source)
+            self.peak(chunk)
+        self.gathered(step.statistics_out)
+        pixels = height * width
+        self.cost.multiplications += 4 * pixels * channels * channels + 2 * pixels * pixels * channels
+        self.cost.moved_bytes += 6 * pixels * pixels * 4
+        self.cost.bands += -(-height // rows) + -(-height // key_rows)
+        self.maps.pop("keys and values", None)
+
+
+def estimate(
+    passes: list[Pass],
+    source: MapSize,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    offload: bool,
+    wrap: bool,
+    resident: bool,
+    base_bytes: int,
+) -> Cost:
+    """Cost of one picture.
+
+    Args:
+        resident: whether the weights already lie on the device in ``dtype``; else a pass copies its own.
+        base_bytes: bytes alive throughout: the network's input and the finished picture, where on the device.
+    """
+    simulation = _Simulation(device, dtype, not offload, wrap, resident)
+    simulation.maps["base"] = base_bytes
+    stored_rows: dict[str, int] = {}
+    last_use = {name: i for i, step in enumerate(passes) for name in (step.source, getattr(step, "add_to", ""))}
+    for index, (step, size, _) in enumerate(walk(passes, source)):
+        if isinstance(step, ConvPass):
+            simulation.conv_pass(step, size, stored_rows)
+        else:
+            simulation.attention_pass(step, size)
+        for name in [n for n, last in last_use.items() if last == index]:
+            simulation.maps.pop(name, None)
+            simulation.maps.pop(f"statistics of {name}", None)
+    return simulation.cost

@@ -1,0 +1,80 @@
+"""How much memory a piece of work takes at its peak."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten
+
+
+class PeakMemory:
+    """Context manager: ``bytes`` is then the most that was allocated at once, beyond what was there before.
+
+    On CUDA it is the allocator's peak, elsewhere the bytes of the tensors that PyTorch operations created and that were
+    alive together. Tensors over files (a CPU decode's offloaded activations) are not counted.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.bytes = 0
+        self._tracker: _LiveTensors | None = None
+        self._before = 0
+
+    def __enter__(self) -> PeakMemory:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+            torch.cuda.reset_peak_memory_stats(self.device)
+            self._before = torch.cuda.memory_allocated(self.device)
+        else:
+            self._tracker = _LiveTensors(self.device)
+            self._tracker.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        if self._tracker is None:
+            torch.cuda.synchronize(self.device)
+            self.bytes = torch.cuda.max_memory_allocated(self.device) - self._before
+        else:
+            self._tracker.__exit__(*error)
+            self.bytes = self._tracker.peak
+            self._tracker = None
+
+
+class _LiveTensors(TorchDispatchMode):
+    """Counts the storages that operations under it create, until each is freed."""
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__()
+        self.live = self.peak = 0
+        self._device = device
+        self._known: dict[int, Any] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        for tensor in tree_flatten((args, kwargs))[0]:
+            if isinstance(tensor, torch.Tensor):
+                self._see(tensor, count=False)
+        result = func(*args, **(kwargs or {}))
+        count = func is not torch.ops.aten.from_file.default
+        for tensor in tree_flatten(result)[0]:
+            if isinstance(tensor, torch.Tensor):
+                self._see(tensor, count)
+        return result
+
+    def _see(self, tensor: torch.Tensor, count: bool) -> None:
+        if tensor.device.type != self._device.type:
+            return
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key in self._known:
+            return
+        size = storage.nbytes() if count else 0
+        self._known[key] = weakref.finalize(storage, self._freed, key, size)
+        self.live += size
+        self.peak = max(self.peak, self.live)
+
+    def _freed(self, key: int, size: int) -> None:
+        self._known.pop(key, None)
+        self.live -= size

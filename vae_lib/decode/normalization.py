@@ -1,0 +1,66 @@
+"""Group normalisation of a picture that is never seen whole.
+
+Mean and variance are gathered band by band, over every row exactly once: two-pass sums inside a stretch of rows, the
+stretches combined in float64 by the update of Chan, Golub & LeVeque (1979). What results is the variance of the whole
+image, not a mean of the bands' variances, so normalising any band with it gives the full picture's numbers.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from vae_lib.decode.buffers import Workspace
+
+# Elements looked at in one go: about what stays in the cache of a CPU core, and enough to fill a GPU.
+STRETCH = {"cpu": 1 << 19, "default": 1 << 24}
+
+
+def stretch_rows(rows: int, width: int, channels: int, device: torch.device) -> int:
+    """Rows of a band whose statistics are taken at once."""
+    limit = STRETCH.get(device.type, STRETCH["default"])
+    return min(rows, max(1, limit // (width * channels)))
+
+
+class Statistics:
+    """Running mean and variance per channel of one activation."""
+
+    def __init__(self) -> None:
+        self._parts: list[tuple[int, Tensor, Tensor]] = []  # (count, means, sums of squared deviations), float32
+
+    def add(self, band: Tensor, workspace: Workspace) -> None:
+        """Take in rows (rows, width, channels) that no other call has."""
+        rows, width, channels = band.shape
+        step = stretch_rows(rows, width, channels, band.device)
+        for first in range(0, rows, step):
+            part = band[first : first + step]
+            count = part.shape[0] * width
+            mean = part.sum((0, 1), dtype=torch.float32).div_(count)
+            deviation = workspace.take("deviation", tuple(part.shape), torch.float32)
+            torch.sub(part, mean, out=deviation)
+            self._parts.append((count, mean, deviation.square_().sum((0, 1))))
+
+    def affine(self, norm: nn.GroupNorm) -> tuple[Tensor, Tensor]:
+        """(scale, shift), each (channels,) float32: normalising is ``x * scale + shift``."""
+        device = self._parts[0][1].device
+        wide = torch.float64 if device.type != "mps" else torch.float32  # MPS knows no float64
+        counts = torch.tensor([count for count, _, _ in self._parts], dtype=wide, device=device).unsqueeze(1)
+        means = torch.stack([mean for _, mean, _ in self._parts]).to(wide)
+        squares = torch.stack([squares for _, _, squares in self._parts]).to(wide)
+        total = counts.sum()
+
+        mean = (counts * means).sum(0) / total  # per channel
+        square = squares.sum(0) + (counts * (means - mean).square()).sum(0)
+
+        groups = norm.num_groups
+        group_mean = mean.view(groups, -1).mean(1, keepdim=True)
+        between = (mean.view(groups, -1) - group_mean).square().mean(1, keepdim=True)
+        variance = (square.view(groups, -1) / total).mean(1, keepdim=True) + between
+
+        inverse = (variance + norm.eps).rsqrt().expand(groups, mean.numel() // groups).reshape(-1)
+        center = group_mean.expand(groups, mean.numel() // groups).reshape(-1)
+        scale, shift = inverse, -center * inverse
+        if norm.weight is not None:
+            weight, bias = norm.weight.detach().to(device, wide), norm.bias.detach().to(device, wide)
+            scale, shift = scale * weight, shift * weight + bias
+        return scale.float(), shift.float()

@@ -1,0 +1,166 @@
+"""The networks as a list of passes: what is kept, what is computed again, and how many rows at a time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from vae_lib.decode.convolution import best_shape
+from vae_lib.decode.passes import AttentionPass, ConvPass, MapSize, Pass, Shortcut, Stage
+from vae_lib.networks import AttnBlock, Decoder, Encoder, MidBlock, ResnetBlock
+
+INPUT, OUTPUT = "input", "output"
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How a picture is cut into bands. The choice changes memory and time, never the picture.
+
+    Attributes:
+        band_bytes: size to aim at for one band of a layer's activation; a band has at least 2 rows.
+        recompute: resolutions, counted from the picture's own downwards, whose inner activations are computed again
+            when they are needed instead of kept.
+        offload: whether activations rest in host memory between passes.
+        attention_bytes: size to aim at for one block of attention scores.
+    """
+
+    band_bytes: int
+    recompute: int = 0
+    offload: bool = False
+    attention_bytes: int = 32 << 20
+
+    def rows(self, size: MapSize, dtype: torch.dtype) -> int:
+        """Rows per band, an even number (so that bands fall on whole pixels of the smaller resolution)."""
+        row = size.width * size.channels * dtype.itemsize
+        return min(max(2, self.band_bytes // row // 2 * 2), size.height + size.height % 2)
+
+
+class _Builder:
+    """Collects the passes of one network while tracking the current map ``x`` and its size."""
+
+    def __init__(self, source: MapSize, tiling: Tiling, device: torch.device, dtype: torch.dtype) -> None:
+        self.size, self.tiling, self.device, self.dtype = source, tiling, device, dtype
+        self.passes: list[Pass] = []
+        self.x = INPUT
+        self._maps = 0
+
+    def _name(self) -> str:
+        self._maps += 1
+        return f"x{self._maps}"
+
+    def stage(self, conv: nn.Conv2d, size: MapSize, scale: str = "same", norm: nn.GroupNorm | None = None, of: str = "") -> Stage:
+        """A stage whose input has ``size``; ``of`` names the statistics it is normalised with."""
+        pixels = size.height * size.width
+        shape = best_shape(conv.in_channels, conv.out_channels, scale, pixels, self.device, self.dtype)
+        return Stage(conv, shape, norm, of)
+
+    def conv(self, conv: nn.Conv2d, scale: str = "same", norm: nn.GroupNorm | None = None, to: str = "") -> None:
+        """A convolution that replaces ``x``."""
+        stage = self.stage(conv, self.size, scale, norm, self.x)
+        size = self._output(stage, self.size)
+        name = to or self._name()
+        statistics = "" if to == OUTPUT else name
+        rows = self.tiling.rows(size, self.dtype)
+        self.passes.append(
+            ConvPass(self.x, (stage,), rows, store=name, statistics=statistics, frees_source=self.x != INPUT)
+        )
+        self.x, self.size = name, size
+
+    def _output(self, stage: Stage, size: MapSize) -> MapSize:
+        return MapSize(*stage.shape.output_size(size.height, size.width), stage.shape.out_channels)
+
+    def resnet(self, block: ResnetBlock, recompute: bool, upsample: nn.Conv2d | None = None) -> None:
+        """A residual block; with ``upsample`` that convolution comes first and its result is never kept."""
+        head = () if upsample is None else (self.stage(upsample, self.size, "up"),)
+        size = self._output(head[0], self.size) if head else self.size
+        entry, hidden = f"{self.x} upsampled" if head else self.x, f"{self.x} hidden"
+        first = self.stage(block.conv1, size, norm=block.norm1, of=entry)
+        middle = self._output(first, size)
+        second = self.stage(block.conv2, middle, norm=block.norm2, of=hidden)
+        rows = self.tiling.rows(MapSize(size.height, size.width, max(size.channels, middle.channels)), self.dtype)
+        x, shortcut = self.x, block.nin_shortcut
+        if head:
+            self.passes.append(ConvPass(x, head, rows, statistics=entry))
+        if recompute:
+            self.passes.append(ConvPass(x, (*head, first), rows, statistics=hidden))
+            chain = (*head, first, second)
+            if head or shortcut is not None:
+                out = self._name()
+                add = Shortcut(len(head), shortcut)
+                self.passes.append(
+                    ConvPass(x, chain, rows, store=out, statistics=out, shortcut=add, frees_source=True)
+                )
+                self.x = out
+            else:
+                self.passes.append(ConvPass(x, chain, rows, add_to=x, statistics=x))
+        else:
+            kept = self._name()
+            if shortcut is not None:  # the input's rows give way to the hidden rows and the shortcut's
+                self.x = self._name()
+                side = Shortcut(0, shortcut)
+                self.passes.append(
+                    ConvPass(x, (first,), rows, store=kept, statistics=hidden, shortcut=side, side=self.x, frees_source=True)
+                )
+            else:
+                self.passes.append(ConvPass(x, (first,), rows, store=kept, statistics=hidden))
+            self.passes.append(
+                ConvPass(kept, (second,), rows, add_to=self.x, statistics=self.x, frees_source=True)
+            )
+        self.size = middle
+
+    def attention(self, block: AttnBlock) -> None:
+        size = self.size
+        pixels = size.width * size.height
+        budget = self.tiling.attention_bytes // 4
+        row = MapSize(1, size.width, 1)
+        key_rows = size.height
+        if self.tiling.offload or 16 * row.width * pixels > budget:
+            key_rows = min(size.height, max(1, self.tiling.band_bytes // (size.width * size.channels * self.dtype.itemsize)))
+        rows = max(1, min(size.height, budget // (key_rows * size.width * size.width)))
+        rows = min(rows, max(1, self.tiling.rows(size, self.dtype)))
+        self.passes.append(AttentionPass(self.x, block, self.x, self.x, rows, key_rows))
+
+    def mid(self, mid: MidBlock) -> None:
+        self.resnet(mid.block_1, False)
+        self.attention(mid.attn_1)
+        self.resnet(mid.block_2, False)
+
+
+def decoder_passes(
+    decoder: Decoder, latent: MapSize, tiling: Tiling, device: torch.device, dtype: torch.dtype
+) -> list[Pass]:
+    """From the map "input" (h, w, z_channels) to the map "output" (8 h, 8 w, 3)."""
+    build = _Builder(latent, tiling, device, dtype)
+    build.conv(decoder.conv_in)
+    build.mid(decoder.mid)
+    upsample: nn.Conv2d | None = None
+    for level in reversed(range(len(decoder.up))):
+        recompute = level < tiling.recompute
+        for block in decoder.up[level].block:
+            build.resnet(block, recompute, upsample)
+            upsample = None
+        if level > 0:
+            upsample = decoder.up[level].upsample.conv
+            if level - 1 >= tiling.recompute:
+                build.conv(upsample, "up")
+                upsample = None
+    build.conv(decoder.conv_out, norm=decoder.norm_out, to=OUTPUT)
+    return build.passes
+
+
+def encoder_passes(
+    encoder: Encoder, image: MapSize, tiling: Tiling, device: torch.device, dtype: torch.dtype
+) -> list[Pass]:
+    """From the map "input" (H, W, 3) to the map "output" (H / 8, W / 8, 2 * z_channels)."""
+    build = _Builder(image, tiling, device, dtype)
+    build.conv(encoder.conv_in)
+    for index, level in enumerate(encoder.down):
+        for block in level.block:
+            build.resnet(block, index < tiling.recompute)
+        if level.downsample is not None:
+            build.conv(level.downsample.conv, "down")
+    build.mid(encoder.mid)
+    build.conv(encoder.conv_out, norm=encoder.norm_out, to=OUTPUT)
+    return build.passes
