@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Family:
-    """A latent space. The sampler's latents are ``(z - shift_factor) * scaling_factor`` of the VAE's ``z``.
+    """A latent space: the sampler's latents are ``(z - shift_factor) * scaling_factor`` of the VAE's ``z``.
 
-    ``taesd_stem`` names the tiny autoencoder of the same space ("taesd" -> taesd_decoder.pth), None if there is none.
+    ``taesd_stem`` names the tiny autoencoder of the same space ("taesd": taesd_decoder.pth), or is None.
     """
 
     name: str

@@ -25,6 +25,10 @@ _SIGNS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
             "a diffusion model without its VAE",
             r"^(down_blocks|up_blocks|transformer_blocks|single_transformer_)",
         ),
+        (
+            "a video VAE",
+            r"^(vae\.)?(encoder|decoder)\.(middle|upsamples|downsamples|head)\.|per_channel_statistics",
+        ),
         ("a text encoder", r"(^|\.)(text_model|transformer\.resblocks|text_projection|token_embedding)\b"),
         ("a text encoder", r"encoder\.block\.\d+\.layer\.\d+\.|^shared\.weight$"),
         ("an image encoder", r"(^|\.)(vision_model|visual)\."),

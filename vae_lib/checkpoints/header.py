@@ -20,7 +20,7 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class Header:
-    """Names, dtypes and shapes of all tensors in a file, and the text metadata that safetensors files may carry."""
+    """Names, dtypes and shapes of all tensors in a file, and the text metadata that safetensors may carry."""
 
     path: Path
     format: Format

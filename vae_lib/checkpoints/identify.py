@@ -13,10 +13,10 @@ from typing import Literal, Protocol
 from vae_lib.checkpoints.digest import sha256_of
 from vae_lib.checkpoints.families import FAMILIES, Family
 from vae_lib.checkpoints.foreign import describe_foreign
-from vae_lib.checkpoints.header import Header, TensorInfo
+from vae_lib.checkpoints.header import Header, TensorInfo, quote
 from vae_lib.checkpoints.layouts import KeyMap, Layout, ldm_shape, map_keys
 from vae_lib.checkpoints.source import PathLike, read_header
-from vae_lib.errors import CheckpointError
+from vae_lib.errors import CheckpointError, VAEGuardError
 from vae_lib.networks import AutoencoderKLConfig
 
 Kind = Literal["AutoencoderKL", "TAESD", "TAESD encoder", "TAESD decoder"]
@@ -27,7 +27,7 @@ class KnownFile(Protocol):
     """What a catalog has to say of a file; ``family`` is a name in ``FAMILIES``."""
 
     @property
-    def name(self) -> str: ...
+    def title(self) -> str: ...
 
     @property
     def family(self) -> str: ...
@@ -40,11 +40,11 @@ Lookup = Callable[[str], "KnownFile | None"]
 class Identity:
     """What a VAE file is.
 
-    ``family`` is None when the file leaves it open; ``family_name`` then names the candidates and ``guess`` is the
-    one that the file's name suggests, if any. ``scaling_factor`` and ``shift_factor`` are those of the sampler's
-    latents, None when the family is open; a TAESD takes those latents as they are, so its factors are 1 and 0.
-    ``parameters`` counts the VAE's own numbers, ``file_size`` is in bytes, ``dtype`` is torch's name, several joined
-    by a comma.
+    ``family`` is None when the file leaves it open; ``family_name`` then names the candidates, and ``guess``
+    is the one that the file's name suggests, if any. ``scaling_factor`` and ``shift_factor`` are those of
+    the sampler's latents, None when the family is open; a TAESD takes those latents as they are, so its
+    factors are 1 and 0. ``parameters`` counts the VAE's own numbers, ``file_size`` is in bytes, ``dtype`` is
+    torch's name (several are joined by commas).
     """
 
     path: Path
@@ -76,9 +76,9 @@ class Identity:
 def identify(path: PathLike, *, hash_file: bool = True, known: Lookup | None = None) -> Identity:
     """Say what a VAE file is. Tensors are not read, except of pickles in the old format.
 
-    The family is taken, in this order, from the file's hash in the catalog, the file's metadata, the diffusion model
-    beside the VAE in a whole checkpoint, and the ``config.json`` of diffusers beside the file. Shapes alone cannot
-    tell it: SD1, SD2 and SDXL share them, and so do SD3 and FLUX.1.
+    The family is taken, in this order, from the file's hash in the catalog, the file's metadata, the
+    diffusion model beside the VAE in a whole checkpoint, and the ``config.json`` of diffusers beside the
+    file. Shapes alone cannot tell it: SD1, SD2 and SDXL share them, and so do SD3 and FLUX.1.
 
     Args:
         hash_file: compute the SHA-256, which reads the whole file; without it the catalog is not asked.
@@ -108,6 +108,18 @@ def vae_shapes(header: Header, found: KeyMap) -> dict[str, tuple[int, ...]]:
     return {key: ldm_shape(key, header.tensors[source].shape) for key, source in found.sources.items()}
 
 
+def config_of(shapes: Mapping[str, tuple[int, ...]], name: str) -> AutoencoderKLConfig:
+    """The configuration of an AutoencoderKL; ``name`` is the file's, for the sentence when there is none.
+
+    Raises:
+        CheckpointError: as ``AutoencoderKLConfig.from_state_dict``.
+    """
+    try:
+        return AutoencoderKLConfig.from_state_dict(shapes)
+    except CheckpointError as error:
+        raise CheckpointError(f"{name}: {error}") from error
+
+
 def taesd_channels(shapes: Mapping[str, tuple[int, ...]], name: str) -> int:
     """Latent channels of a TAESD.
 
@@ -132,7 +144,7 @@ def identify_header(
         halves = [half for half in ("encoder", "decoder") if any(key.startswith(half) for key in shapes)]
         kind = "TAESD" if len(halves) == 2 else "TAESD encoder" if halves == ["encoder"] else "TAESD decoder"
     else:
-        channels = AutoencoderKLConfig.from_state_dict(shapes).latent_channels
+        channels = config_of(shapes, header.path.name).latent_channels
 
     sha256 = None
     if hash_file:
@@ -142,14 +154,12 @@ def identify_header(
             raise CheckpointError(f"{header.path} cannot be read: {error.strerror or error}.") from error
     family, certainty, explanation = _family(header, channels, sha256, known or _catalog_lookup)
     candidates = [candidate for candidate in FAMILIES.values() if candidate.latent_channels == channels]
+    family_name = _join([candidate.name for candidate in candidates], "or") or "unknown"
+    factors: tuple[float | None, float | None] = (None, None)
     if family is not None:
-        family_name = family.name
-        scaling, shift = family.scaling_factor, family.shift_factor
-    else:
-        family_name = _or([candidate.name for candidate in candidates]) or "unknown"
-        scaling = shift = None
+        family_name, factors = family.name, (family.scaling_factor, family.shift_factor)
     if found.is_taesd:
-        scaling, shift = 1.0, 0.0
+        factors = (1.0, 0.0)
     return Identity(
         path=header.path,
         layout=found.layout,
@@ -163,8 +173,8 @@ def identify_header(
         family_name=family_name,
         certainty=certainty,
         explanation=explanation,
-        scaling_factor=scaling,
-        shift_factor=shift,
+        scaling_factor=factors[0],
+        shift_factor=factors[1],
         guess=family or _family_in_name(header.path.stem, candidates),
     )
 
@@ -173,8 +183,8 @@ def _dtypes(infos: Iterable[TensorInfo]) -> str:
     return ", ".join(sorted({info.dtype for info in infos}))
 
 
-def _or(names: list[str]) -> str:
-    return " or ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
+def _join(names: list[str], word: str) -> str:
+    return f" {word} ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
 
 
 def _catalog_lookup(sha256: str) -> KnownFile | None:
@@ -182,7 +192,10 @@ def _catalog_lookup(sha256: str) -> KnownFile | None:
         from vae_lib.hub.catalog import load_catalog  # late: checkpoints must work without the hub
     except ImportError:
         return None
-    return load_catalog().by_sha256(sha256)
+    try:
+        return load_catalog().by_sha256(sha256)
+    except VAEGuardError:  # no TOML reader, a spoilt catalog: the file can still be used
+        return None
 
 
 def _family(
@@ -192,7 +205,7 @@ def _family(
     if sha256 is not None and (entry := known(sha256)) is not None:
         family = FAMILIES.get(entry.family)
         if family is not None and family.latent_channels == channels:
-            return family, "hash", f"This is {entry.name}: its SHA-256 is in the catalog."
+            return family, "hash", f"This is {entry.title}: its SHA-256 is in the catalog."
     found = _family_in_metadata(header.metadata, channels)
     if found is not None:
         return found[0], "metadata", f"The file's metadata says so ({found[1]})."
@@ -202,22 +215,13 @@ def _family(
     family = _family_in_config(header.path.parent / "config.json", channels)
     if family is not None:
         return family, "metadata", "The config.json beside the file says so."
-    names = [candidate.name for candidate in FAMILIES.values() if candidate.latent_channels == channels]
-    if not names:
-        return (
-            None,
-            "ambiguous",
-            f"No known family has {channels} latent channels; give the scaling factor yourself.",
+    names = [family.name for family in FAMILIES.values() if family.latent_channels == channels]
+    explanation = f"No known family has {channels} latent channels; give the scaling factor yourself."
+    if names:
+        explanation = (
+            f"The VAEs of {_join(names, 'and')} have the same shape, and nothing else in the file tells."
         )
-    return (
-        None,
-        "ambiguous",
-        f"The VAEs of {_and(names)} cannot be told apart by shape, and nothing else in the file tells.",
-    )
-
-
-def _and(names: list[str]) -> str:
-    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
+    return None, "ambiguous", explanation
 
 
 def _number(text: object) -> float | None:
@@ -232,48 +236,47 @@ def _number(text: object) -> float | None:
 
 
 def _family_from_factors(name: str | None, channels: int, scaling: object, shift: object) -> Family | None:
-    """The family with these factors, or one made up for them when none has them."""
-    scale, offset = _number(scaling), _number(shift)
+    """The family of this name and these factors, or one of its own where no known family has them."""
+    scale, offset = _number(scaling), _number(shift) or 0.0
     if scale is None or scale <= 0:
         return None
-    offset = offset or 0.0
-    named = FAMILIES.get(name or "")
-    order = ([named] if named else []) + list(FAMILIES.values())
-    for family in order:
-        same = math.isclose(family.scaling_factor, scale, rel_tol=1e-4) and math.isclose(
-            family.shift_factor, offset, rel_tol=1e-4, abs_tol=1e-6
-        )
-        if same and family.latent_channels == channels:
+    for family in FAMILIES.values():
+        if (
+            family.latent_channels == channels
+            and name in (None, family.name)
+            and math.isclose(family.scaling_factor, scale, rel_tol=1e-4)
+            and math.isclose(family.shift_factor, offset, rel_tol=1e-4, abs_tol=1e-6)
+        ):
             return family
     return Family(name or "its own", channels, scale, offset)
 
 
 def _family_in_metadata(metadata: Mapping[str, str], channels: int) -> tuple[Family, str] | None:
     """The family that a safetensors file's metadata tells, and the entry that tells it."""
-    name = metadata.get("vae_guard.family")
+    own = metadata.get("vae_guard.family")
     if "scaling_factor" in metadata:
-        family = _family_from_factors(
-            name, channels, metadata["scaling_factor"], metadata.get("shift_factor")
-        )
+        family = _family_from_factors(own, channels, metadata["scaling_factor"], metadata.get("shift_factor"))
         if family is not None:
             return family, f"scaling_factor {family.scaling_factor:g}"
     for key in ("vae_guard.family", "modelspec.architecture", "ss_base_model_version", "modelspec.title"):
         text = metadata.get(key, "")
         family = FAMILIES.get(text) or _family_in_text(text)
         if family is not None and family.latent_channels == channels:
-            return family, f"{key} {text[:60]!r}"
+            return family, f"{key} {quote(text)}"
     return None
 
 
-# modelspec says stable-diffusion-xl-v1-base, kohya's scripts say sdxl_base_v1-0, people say SDXL
+# modelspec says stable-diffusion-xl-v1-base, kohya's scripts say sdxl_base_v1-0, people say SDXL.
+# The order matters.
 _FAMILY_WORDS = tuple(
     (FAMILIES[name], re.compile(pattern, re.IGNORECASE))
     for name, pattern in (
-        ("FLUX.1", r"(?<![a-z])flux[-_. ]?1|(?<![a-z])flux(?![a-z0-9])(?![-_. ]?2)|(?<![a-z])taef1"),
-        ("SD3", r"(stable[-_ ]diffusion|sd|taesd)[-_ ]?v?3(?![0-9])|(?<![a-z])sd3"),
-        ("SDXL", r"sdxl|stable[-_ ]diffusion[-_ ]xl|taesdxl|sd[-_]xl"),
-        ("SD2", r"(?<![a-z])(stable[-_ ]diffusion|sd)[-_ ]?v?2(?![0-9])"),
-        ("SD1", r"(?<![a-z])(stable[-_ ]diffusion|sd)[-_ ]?v?1(?![0-9])"),
+        ("FLUX.1", r"(?<![a-z])flux[-_. ]?1|(?<![a-z])flux(?![a-z0-9])(?![-_. ]?2)|taef1"),
+        ("SD3", r"(?<![a-z])(stable[-_ ]diffusion|sd|taesd)[-_ ]?v?3([._-]?5)?(?![0-9])"),
+        ("SDXL", r"sdxl|stable[-_ ]diffusion[-_ ]xl|(?<![a-z])sd[-_]?xl"),
+        ("SD2", r"(?<![a-z])(stable[-_ ]diffusion|sd)[-_ ]?v?2([._-]?[01])?(?![0-9])"),
+        ("SD1", r"(?<![a-z])(stable[-_ ]diffusion|sd)[-_ ]?v?1([._-]?[1-5])?(?![0-9])"),
+        ("SD1", r"ft[-_](mse|ema)|kl[-_]f8|(?<![a-z])taesd(?!xl|3)"),
     )
 )
 
@@ -288,7 +291,7 @@ def _family_in_name(stem: str, candidates: list[Family]) -> Family | None:
 
 
 def _family_of_diffusion_model(tensors: Mapping[str, TensorInfo]) -> Family | None:
-    """The family of the UNet or transformer in a checkpoint, by its blocks and the width of its text context."""
+    """The family of the UNet or transformer in a checkpoint, by its blocks and its text context's width."""
     widths = {
         info.shape[1]
         for name, info in tensors.items()

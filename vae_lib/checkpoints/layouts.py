@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 
@@ -31,10 +31,10 @@ _LDM_KEY = re.compile(
 _DIFFUSERS_KEY = re.compile(
     r"(encoder\.down_blocks|decoder\.up_blocks)\.\d+\.|(encoder|decoder)\.mid_block\."
 )
-_TAESD_LAYER = r"(\d{1,3})(\.(?:weight|bias|conv\.\d+\.(?:weight|bias)))"
-_TAESD_BARE = re.compile(_TAESD_LAYER)
-_TAESD_KEY = re.compile(r"(?:taesd_)?(encoder|decoder)\." + _TAESD_LAYER)
-_TINY_KEY = re.compile(r"(encoder|decoder)\.layers\." + _TAESD_LAYER)
+_TAESD_BARE = re.compile(r"\d{1,3}\..+")
+_TAESD_KEY = re.compile(r"(?:taesd_)?(encoder|decoder)\.(\d{1,3})\.(.+)")
+_TINY_KEY = re.compile(r"(encoder|decoder)\.layers\.(\d{1,3})\.(.+)")
+_TAESD_BLOCK = "3.conv.0.weight"  # there in both halves, with and without diffusers' shift by one
 
 _UP_BLOCK = re.compile(r"decoder\.up_blocks\.(\d{1,3})\.")
 _RENAMES = tuple(
@@ -96,10 +96,10 @@ def map_keys(keys: Iterable[str]) -> KeyMap | None:
 
 
 def convert_to_ldm(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """A VAE's state dict in bare ldm keys, from any layout of an AutoencoderKL; tensors are shared, not copied.
+    """A VAE's state dict in bare ldm keys, from any layout of an AutoencoderKL; tensors are shared.
 
-    Attention weights stored as linear layers (C, C) become 1x1 convs (C, C, 1, 1). Keys that do not belong to the
-    VAE are dropped.
+    Attention weights stored as linear layers (C, C) become 1x1 convs (C, C, 1, 1). Keys that do not belong to
+    the VAE are dropped.
 
     Raises:
         CheckpointError: when there is no AutoencoderKL in it.
@@ -137,20 +137,14 @@ def _from_diffusers(bare: Mapping[str, str]) -> dict[str, str]:
 
 
 def _map_taesd(bare: Mapping[str, str]) -> KeyMap | None:
-    sources: dict[str, str] = {}
-    for key, source in bare.items():
-        if match := _TAESD_KEY.fullmatch(key):
-            sources[f"{match[1]}.{match[2]}{match[3]}"] = source
-    if sources:
-        return KeyMap("taesd", sources)
-    for key, source in bare.items():
-        if match := _TINY_KEY.fullmatch(key):
-            # diffusers' decoder has its clamp of the latents outside of the list of layers
-            index = int(match[2]) + (1 if match[1] == "decoder" else 0)
-            sources[f"{match[1]}.{index}{match[3]}"] = source
-    if sources:
-        return KeyMap("taesd (diffusers)", sources)
-    if "3.conv.0.weight" in bare and ("0.weight" in bare) != ("1.weight" in bare):
+    for layout, pattern in (("taesd", _TAESD_KEY), ("taesd (diffusers)", _TINY_KEY)):
+        matches = [(match, source) for key, source in bare.items() if (match := pattern.fullmatch(key))]
+        if any(f"{match[2]}.{match[3]}" == _TAESD_BLOCK for match, _ in matches):
+            # diffusers' decoder does not count the clamp of the latents as a layer
+            shift = {"decoder": 1 if layout == "taesd (diffusers)" else 0, "encoder": 0}
+            sources = {f"{m[1]}.{int(m[2]) + shift[m[1]]}.{m[3]}": source for m, source in matches}
+            return KeyMap(cast(Layout, layout), sources)
+    if _TAESD_BLOCK in bare and ("0.weight" in bare) != ("1.weight" in bare):
         half = "encoder" if "0.weight" in bare else "decoder"
-        return KeyMap("taesd", {f"{half}.{k}": s for k, s in bare.items() if _TAESD_BARE.fullmatch(k)})
+        return KeyMap("taesd", {f"{half}.{key}": bare[key] for key in bare if _TAESD_BARE.fullmatch(key)})
     return None

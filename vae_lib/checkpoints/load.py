@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import reduce
-from typing import Literal, Union
+from typing import Literal
 
 import torch
 
@@ -13,6 +13,7 @@ from vae_lib.checkpoints.header import Header, quote, quote_some
 from vae_lib.checkpoints.identify import (
     Identity,
     Lookup,
+    config_of,
     find_vae,
     identify_header,
     taesd_channels,
@@ -21,9 +22,9 @@ from vae_lib.checkpoints.identify import (
 from vae_lib.checkpoints.layouts import KeyMap, as_ldm
 from vae_lib.checkpoints.source import PathLike, WeightsFile, open_weights
 from vae_lib.errors import CheckpointError
-from vae_lib.networks import TAESD, AutoencoderKL, AutoencoderKLConfig
+from vae_lib.networks import TAESD, AutoencoderKL
 
-VAE = Union[AutoencoderKL, TAESD]
+VAE = AutoencoderKL | TAESD
 
 HASH_AT_MOST_BYTES = 1 << 30  # whole checkpoints are larger, and no catalog lists them as VAEs
 
@@ -48,8 +49,8 @@ def load_vae(
     """Load the VAE of a file, and nothing else of it.
 
     Args:
-        dtype: float dtype of the weights; by default that of the file (the widest, if it mixes them; fp8 becomes
-            float16 and float64 becomes float32, because convolutions want that).
+        dtype: float dtype of the weights; by default that of the file (the widest, if it mixes them). fp8
+            becomes float16 and float64 becomes float32, because convolutions want that.
         kind: refuse a file of the other kind.
         hash_file: compute the SHA-256 and ask the catalog for it; by default for files of up to 1 GiB.
         known: catalog lookup by SHA-256; the package's own catalog when None.
@@ -85,7 +86,7 @@ def _empty_model(header: Header, found: KeyMap) -> VAE:
             channels = taesd_channels(shapes, header.path.name)
             model = TAESD(channels, encoder="encoder" in halves, decoder="decoder" in halves)
         else:
-            model = AutoencoderKL(AutoencoderKLConfig.from_state_dict(shapes))
+            model = AutoencoderKL(config_of(shapes, header.path.name))
     wanted = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     _check_shapes(header.path.name, shapes, wanted)
     return model
@@ -97,12 +98,10 @@ def _check_shapes(
     if missing := [key for key in wanted if key not in shapes]:
         raise CheckpointError(f"{name} is an incomplete VAE: {quote_some(missing)} missing.")
     if extra := [key for key in shapes if key not in wanted]:
-        raise CheckpointError(
-            f"{name} is a VAE of an unknown kind: nothing in ours is called {quote_some(extra)}."
-        )
+        raise CheckpointError(f"{name} is a VAE of an unknown kind: it has {quote_some(extra)}.")
     if wrong := [key for key in wanted if shapes[key] != wanted[key]]:
         raise CheckpointError(
-            f"{name} is a damaged VAE, or of an unknown kind: {quote(wrong[0])} has shape {shapes[wrong[0]]} where "
+            f"{name} is damaged or of an unknown kind: {quote(wrong[0])} has shape {shapes[wrong[0]]} where "
             f"{wanted[wrong[0]]} is expected ({len(wrong)} such tensors)."
         )
 
@@ -114,8 +113,8 @@ def _natural_dtype(header: Header, found: KeyMap) -> torch.dtype:
         stored = getattr(torch, header.tensors[source].dtype, None)
         if not isinstance(stored, torch.dtype) or not stored.is_floating_point:
             raise CheckpointError(
-                f"{header.path.name} stores its weights as {header.tensors[source].dtype}, which cannot be used; "
-                "choose an fp16, bf16 or fp32 file."
+                f"{header.path.name} stores its weights as {header.tensors[source].dtype}, "
+                "which cannot be used; choose an fp16, bf16 or fp32 file."
             )
         dtypes.append(stored if stored.itemsize > 1 else torch.float16)
     widest = reduce(torch.promote_types, dtypes)
@@ -133,10 +132,10 @@ def _read(
             stored = stored.to(torch.float16)  # few operations know fp8
         if not torch.isfinite(stored).all():
             raise CheckpointError(
-                f"{name} is damaged: {quote(source)} holds NaN or infinite numbers; use another copy of this VAE."
+                f"{name} is damaged: {quote(source)} holds NaN or infinite numbers; use another copy of it."
             )
         tensor = as_ldm(key, stored).to(dtype)
-        if not torch.isfinite(tensor).all():
+        if tensor.dtype != stored.dtype and not torch.isfinite(tensor).all():
             raise CheckpointError(
                 f"{name} has weights too large for {str(dtype).removeprefix('torch.')} ({quote(source)}); "
                 "load it in bfloat16 or float32."

@@ -1,10 +1,10 @@
 """Reading PyTorch's pickled checkpoints (.pt, .pth, .ckpt, .bin) without running anything that they contain.
 
-The gate is ``torch.load(weights_only=True)``, which knows tensors and containers and nothing else. Before it, the
-pickle's opcodes are listed (not executed) to learn which Python objects it names. Two things follow from the list:
-a refusal can say what the file asked for, and the bookkeeping that old PyTorch Lightning checkpoints carry beside
-their weights (callback classes, NumPy scalars) can be read as inert placeholders, whose real classes are never
-imported.
+The gate is ``torch.load(weights_only=True)``, which knows tensors and containers and nothing else. Before
+it, the pickle's opcodes are listed (not executed) to learn which Python objects it names. Two things follow
+from the list: a refusal can say what the file asked for, and the bookkeeping that old PyTorch Lightning
+checkpoints carry beside their weights (callback classes, NumPy scalars) is read as inert placeholders; the
+real classes are never imported.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ import contextlib
 import io
 import pickletools
 import re
+import threading
 import zipfile
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -27,14 +29,17 @@ from vae_lib.errors import CheckpointError
 MAX_PICKLE_BYTES = 100_000_000
 _ZIP_MAGIC = b"PK\x03\x04"
 _LEGACY_PICKLES = 5  # magic number, protocol, system, the object, the storages' keys; raw bytes follow
+_globals_lock = threading.RLock()
 _NESTED = ("state_dict", "model_state_dict", "model", "module")
 
 # Modules with which a pickle can run programs, reach files or the network, or look further objects up.
 _DANGEROUS = frozenset(
-    "os posix nt ntpath posixpath subprocess sys builtins __builtin__ importlib runpy shutil socket pty platform "
-    "commands popen2 pickle _pickle code codeop ctypes webbrowser asyncio multiprocessing threading http urllib "
-    "requests httplib ftplib smtplib tempfile pip pdb bdb timeit cProfile profile trace doctest operator "
-    "_operator functools types marshal inspect site signal glob fileinput linecache pydoc".split()
+    """
+    os posix nt ntpath posixpath subprocess sys builtins __builtin__ importlib runpy shutil socket pty
+    platform commands popen2 pickle _pickle code codeop ctypes webbrowser asyncio multiprocessing threading
+    http urllib requests httplib ftplib smtplib tempfile pip pdb bdb timeit cProfile profile trace doctest
+    operator _operator functools types marshal inspect site signal glob fileinput linecache pydoc
+    """.split()  # noqa: SIM905 - a list of fifty quoted names reads worse
 )
 # Training bookkeeping: never needed to read the weights, so placeholders do.
 _BOOKKEEPING = re.compile(
@@ -43,7 +48,8 @@ _BOOKKEEPING = re.compile(
 )
 # What torch.load(weights_only=True) takes by itself; only used to word a refusal.
 _WEIGHTS = re.compile(
-    r"collections\.OrderedDict|torch\.(\w+|_utils\._rebuild_\w+|nn\.parameter\.Parameter|storage\.\w+|_tensor\.\w+)"
+    r"collections\.OrderedDict"
+    r"|torch\.(\w+|_utils\._rebuild_\w+|nn\.parameter\.Parameter|storage\.\w+|_tensor\.\w+)"
 )
 _BUILTIN_DATA = frozenset(
     f"{module}.{name}"
@@ -58,7 +64,7 @@ def looks_like_pickle(start: bytes) -> bool:
 
 
 class PickleFile:
-    """The tensors of a pickled checkpoint; of a zipped one they are mapped and cost nothing until they are read.
+    """The tensors of a pickled checkpoint; those of a zipped one are mapped and cost nothing until read.
 
     Raises:
         CheckpointError: when the file is damaged, names objects other than weights, or holds no tensors.
@@ -122,8 +128,8 @@ def _damaged(name: str) -> CheckpointError:
 
 def _not_weights(found: str, name: str) -> CheckpointError:
     return CheckpointError(
-        f"{name} contains a Python object that is not weights ({quote(found)}) and cannot be read safely, so it was "
-        "refused; use the .safetensors version of it."
+        f"{name} contains a Python object that is not weights ({quote(found)}) and cannot be "
+        "read safely, so it was refused; use the .safetensors version of it."
     )
 
 
@@ -131,8 +137,9 @@ def _refuse_code(named: set[str], name: str) -> None:
     for found in sorted(named):
         if found.partition(".")[0] in _DANGEROUS and found not in _BUILTIN_DATA:
             raise CheckpointError(
-                f"{name} wants to run code when it is opened ({quote(found)}), so it was refused and nothing was "
-                "run; use the .safetensors version of it, and do not trust where this file came from."
+                f"{name} wants to run code when it is opened ({quote(found)}), so it was refused "
+                "and nothing was run; use the .safetensors version of it, and do not trust "
+                "where this file came from."
             )
 
 
@@ -156,7 +163,7 @@ def _named_in_zip(path: Path) -> set[str]:
 
 def _named_in_legacy(path: Path) -> set[str]:
     named: set[str] = set()
-    with path.open("rb") as file, contextlib.suppress(Exception):  # a damaged stream is told of by torch.load
+    with path.open("rb") as file, contextlib.suppress(Exception):  # torch.load will tell of damage
         for _ in range(_LEGACY_PICKLES):
             _collect_named(file, named)
     return named
@@ -165,7 +172,7 @@ def _named_in_legacy(path: Path) -> set[str]:
 def _collect_named(stream: BinaryIO, named: set[str]) -> None:
     """Add the ``module.name`` of every object that one pickle looks up, by reading its opcodes."""
     pushed: list[str] = []  # strings, in the order of their use: the last two are what STACK_GLOBAL takes
-    memo: dict[int, str] = {}
+    memo: dict[object, str] = {}
     last = ""
     for opcode, argument, _ in pickletools.genops(stream):
         if opcode.name in ("GLOBAL", "INST"):
@@ -186,37 +193,42 @@ def _collect_named(stream: BinaryIO, named: set[str]) -> None:
 
 @contextlib.contextmanager
 def _placeholders(named: set[str]) -> Iterator[None]:
-    """Let ``torch.load`` take inert classes for the bookkeeping in ``named``.
+    """Let ``torch.load`` take inert stand-ins for the bookkeeping in ``named``.
 
-    Where this torch has no way of being told (before 2.5), its table of known names is extended for the while.
+    Before PyTorch 2.5 there is no public way to name them; its table of known objects is extended for the
+    while.
     """
-    classes = [_placeholder(name) for name in sorted(named) if _BOOKKEEPING.fullmatch(name)]
-    if not classes:
+    stand_ins = {name: _placeholder(name) for name in sorted(named) if _BOOKKEEPING.fullmatch(name)}
+    with contextlib.ExitStack() as stack:
+        if stand_ins:
+            stack.enter_context(_globals_lock)  # both ways change a table that all threads share
+            if hasattr(torch.serialization, "safe_globals"):
+                stack.enter_context(torch.serialization.safe_globals(list(stand_ins.values())))
+            else:
+                table = torch._weights_only_unpickler._get_allowed_globals()
+                for name in stand_ins.keys() - table.keys():
+                    table[name] = stand_ins[name]
+                    stack.callback(table.pop, name)
         yield
-    elif hasattr(torch.serialization, "safe_globals"):
-        with torch.serialization.safe_globals(classes):
-            yield
-    else:
-        table = torch._weights_only_unpickler._get_allowed_globals()
-        added = {f"{cls.__module__}.{cls.__name__}": cls for cls in classes}
-        added = {name: cls for name, cls in added.items() if name not in table}
-        table.update(added)
-        try:
-            yield
-        finally:
-            for name in added:
-                del table[name]
 
 
 def _placeholder(name: str) -> type:
+    """A class of this name that takes anything and does nothing.
+
+    Every version of the unpickler fills in (BUILD, SETITEM) only objects of the types that it knows, hence
+    what is made: an empty parameter for NumPy's objects, whose state it then ignores, and a dict for all the
+    others.
+    """
     module, _, short = name.rpartition(".")
-    body = {
-        "__module__": module,
-        "__new__": lambda cls, *_, **__: object.__new__(cls),
-        "__init__": lambda *_, **__: None,
-    }
-    body["__setstate__"] = lambda *_: None
-    return type(short, (), body)
+
+    def make(cls: type, *_: object) -> object:
+        if module.startswith("numpy"):
+            empty = torch.nn.Parameter(torch.empty(0), requires_grad=False)
+            vars(empty)["__setstate__"] = lambda state: None
+            return empty
+        return OrderedDict()
+
+    return type(short, (), {"__module__": module, "__new__": make})
 
 
 def _tensors(loaded: Any, name: str) -> dict[str, torch.Tensor]:

@@ -1,15 +1,16 @@
 """Reading the safetensors format (github.com/huggingface/safetensors) with nothing taken on trust.
 
-A file is eight bytes of little-endian header length, a JSON header ``name -> {dtype, shape, data_offsets}`` and the
-tensors' bytes. The header is checked in full before any tensor is read, so a truncated or hostile file ends in one
-sentence, and no size it names is ever allocated before it is known to lie inside the file. Tensors are read, not
-mapped: the file may be replaced or removed afterwards.
+A file is eight bytes of little-endian header length, a JSON header ``name -> {dtype, shape, data_offsets}``
+and the tensors' bytes. The header is checked in full before any tensor is read, so a truncated or hostile
+file ends in one sentence, and no size it names is allocated before it is known to lie inside the file.
+Tensors are read, not mapped: the file may be replaced or removed afterwards.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -20,6 +21,8 @@ from vae_lib.checkpoints.header import Header, TensorInfo, quote
 from vae_lib.errors import CheckpointError
 
 MAX_HEADER_BYTES = 100_000_000  # the limit of the reference implementation
+
+MAX_RANK = 16  # no weights come near; it bounds the work that a hostile shape can ask for
 
 # name in the file -> (name in torch, bits per element)
 _DTYPES: dict[str, tuple[str, int]] = {
@@ -55,7 +58,7 @@ class SafetensorsFile:
     def __init__(self, path: Path) -> None:
         self._file: BinaryIO = path.open("rb")
         try:
-            size = path.stat().st_size
+            size = os.fstat(self._file.fileno()).st_size
             entries, metadata, self._data_start = _read_header(self._file, path.name, size)
             self._offsets = {name: (begin, end) for name, (_, begin, end) in entries.items()}
             tensors = {name: info for name, (info, _, _) in entries.items()}
@@ -82,7 +85,8 @@ class SafetensorsFile:
         dtype = getattr(torch, info.dtype, None)
         if not isinstance(dtype, torch.dtype):
             raise CheckpointError(
-                f"{self.header.path.name} stores {quote(name)} as {info.dtype}, which this version of PyTorch "
+                f"{self.header.path.name} stores {quote(name)} as {info.dtype}, which this "
+                "version of PyTorch "
                 "cannot read; use an fp16, bf16 or fp32 file."
             )
         begin, end = self._offsets[name]
@@ -141,13 +145,14 @@ def _read_header(
         )
     if expected < data_size:
         raise CheckpointError(
-            f"{name} is damaged: {data_size - expected} bytes follow its last tensor; download or copy it again."
+            f"{name} is damaged: {data_size - expected} bytes follow its last tensor; download "
+            "or copy it again."
         )
     return entries, metadata, 8 + length
 
 
 def _entry(name: str, key: str, entry: Any) -> tuple[TensorInfo, int, int]:
-    """Check one tensor's entry on its own: types, signs, and that dtype and shape give its number of bytes."""
+    """Check one tensor's entry on its own: types, signs, and the number of bytes that its shape takes."""
     try:
         stored, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
         numbers = [*shape, begin, end]
@@ -155,11 +160,12 @@ def _entry(name: str, key: str, entry: Any) -> tuple[TensorInfo, int, int]:
         stored, shape, begin, end, numbers = None, (), 0, 0, [-1]
     if (
         not isinstance(stored, str)
-        or any(type(number) is not int or number < 0 for number in numbers)
+        or len(numbers) > MAX_RANK + 2
+        or any(type(number) is not int or not 0 <= number < 1 << 63 for number in numbers)
         or end < begin
     ):
         raise CheckpointError(f"{name} has a damaged header: its entry {quote(key)} makes no sense.")
-    dtype, bits = _DTYPES.get(stored, (stored, None))
+    dtype, bits = _DTYPES.get(stored, (stored[:32], None))
     # a dtype of a later version of the format may belong to a part that we never read
     if bits is not None and math.prod(shape) * bits != (end - begin) * 8:
         raise CheckpointError(

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Union
 
 from vae_lib.checkpoints.header import Header
 from vae_lib.checkpoints.pickle_file import PickleFile, looks_like_pickle
 from vae_lib.checkpoints.safetensors_file import SafetensorsFile, looks_like_safetensors
 from vae_lib.errors import CheckpointError
 
-WeightsFile = Union[SafetensorsFile, PickleFile]
-PathLike = Union[str, "os.PathLike[str]"]
+WeightsFile = SafetensorsFile | PickleFile
+PathLike = str | os.PathLike[str]
 
 _AGAIN = "download it again"
 
@@ -50,7 +49,8 @@ def open_weights(path: PathLike) -> WeightsFile:
 def read_header(path: PathLike) -> Header:
     """Names, dtypes, shapes and metadata of a weights file.
 
-    Of a safetensors file only the header is read; a zipped pickle is mapped; an old pickle has to be read whole.
+    Of a safetensors file only the header is read; a zipped pickle is mapped; an old pickle has to be read
+    whole.
 
     Raises:
         CheckpointError: as ``open_weights``.
@@ -77,7 +77,10 @@ def _is_not_weights(start: bytes) -> str | None:
 
 
 def _folder(path: Path) -> str:
-    names = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.fp16.safetensors")
+    names: tuple[str, ...] = (
+        "diffusion_pytorch_model.safetensors",
+        "diffusion_pytorch_model.fp16.safetensors",
+    )
     names += tuple(f"vae/{name}" for name in names)
     inside = next((name for name in names if (path / name).is_file()), None)
     return f"{path} is a folder, not a file; choose {inside or 'the weights file'} in it."

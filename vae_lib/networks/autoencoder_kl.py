@@ -121,7 +121,7 @@ class DownLevel(nn.Module):
 
 
 class UpLevel(nn.Module):
-    """One resolution of the decoder: residual blocks, then ``upsample`` (None in level 0, the last to run)."""
+    """One resolution of the decoder: residual blocks, then ``upsample`` (None in level 0, the last)."""
 
     def __init__(self, in_channels: int, out_channels: int, num_blocks: int, upsample: bool) -> None:
         super().__init__()
@@ -185,11 +185,11 @@ class Decoder(nn.Module):
 
 
 class AutoencoderKL(nn.Module):
-    """The VAE of Stable Diffusion 1, 2, XL, 3 and FLUX.1. Neither scaling nor shift factor is applied here.
+    """The VAE of Stable Diffusion 1, 2, XL, 3 and FLUX.1. No scaling and no shift factor is applied here.
 
-    Built under ``torch.device("meta")`` it costs nothing, and ``load_state_dict(..., assign=True)`` then makes
-    it use the given tensors or Parameters themselves. ``encoder`` or ``decoder`` is None when the weights have
-    none; ``quant_conv`` and ``post_quant_conv`` are None in VAEs without them (SD3, FLUX.1).
+    Built under ``torch.device("meta")`` it costs nothing, and ``load_state_dict(..., assign=True)`` then
+    makes it use the given tensors or Parameters themselves. ``encoder`` or ``decoder`` is None when the
+    weights have none; ``quant_conv`` and ``post_quant_conv`` are None in VAEs without them (SD3, FLUX.1).
     """
 
     def __init__(self, config: AutoencoderKLConfig) -> None:

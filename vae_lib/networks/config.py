@@ -64,6 +64,8 @@ class AutoencoderKLConfig:
         has_decoder = any(key.startswith("decoder.") for key in shapes)
         if not (has_encoder or has_decoder):
             raise CheckpointError("There is no VAE in these weights: no 'encoder.' or 'decoder.' keys.")
+        if any(len(shape) == 5 for key, shape in shapes.items() if key.startswith(("encoder.", "decoder."))):
+            raise CheckpointError("This is a video VAE: its convolutions have three dimensions.")
         if any(re.match(r"(encoder\.down|decoder\.up)\.\d+\.attn\.", key) for key in shapes):
             raise CheckpointError(
                 "This autoencoder has attention inside its levels (as kl-f16 and kl-f32 do); "
@@ -135,8 +137,7 @@ def _conv(shapes: Shapes, key: str) -> tuple[int, int]:
         raise CheckpointError(f"This VAE is incomplete: '{key}' is missing.")
     shape = tuple(shapes[key])
     if len(shape) != 4:
-        what = "a video VAE" if len(shape) == 5 else "not an image VAE"
-        raise CheckpointError(f"This is {what}: '{key}' has shape {shape}, not that of a 2-D convolution.")
+        raise CheckpointError(f"This is not an image VAE: '{key}' has shape {shape}, not that of a 2-D conv.")
     if min(shape) < 1:
         raise CheckpointError(f"This VAE is damaged: '{key}' has shape {shape}.")
     return shape[0], shape[1]

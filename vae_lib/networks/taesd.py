@@ -103,12 +103,12 @@ class TAESD(nn.Module):
 
     @property
     def decoder_reach(self) -> int:
-        """Latent rows (or columns) beyond a tile, on each side, that can influence its pixels; 0 if no decoder."""
+        """Latent rows (or columns) beyond a tile, on each side, that can influence its pixels."""
         return 0 if self.decoder is None else _reach(self.decoder)
 
     @property
     def encoder_reach(self) -> int:
-        """Pixel rows (or columns) beyond a tile, on each side, that can influence its latents; 0 if no encoder.
+        """Pixel rows (or columns) beyond a tile, on each side, that can influence its latents.
 
         The tile's edges are multiples of 8 pixels.
         """

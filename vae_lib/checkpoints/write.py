@@ -1,0 +1,83 @@
+"""Writing files so that a failure leaves what was there before, and nothing half-written beside it."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+
+from vae_lib.checkpoints.source import PathLike
+from vae_lib.errors import InputError
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def write_atomically(path: PathLike, writer: Callable[[Path], object]) -> None:
+    """Let ``writer`` write a file beside ``path``, under a hidden name with the same suffix, then rename it.
+
+    A file that is there already stays whole until the new one replaces it; when anything fails, or the user
+    interrupts, the new one is removed. A symbolic link is followed, so that its target is what gets replaced.
+
+    Raises:
+        InputError: when the disk is full or the folder cannot be written to. Other errors of ``writer`` pass.
+    """
+    target = Path(os.path.realpath(path))
+    if target.is_dir():
+        raise InputError(f"{path} is a folder; give the name of a file to write.")
+    if target.exists() and not target.is_file():
+        raise InputError(f"{path} is not an ordinary file, so it cannot be replaced; give another name.")
+    if not target.parent.is_dir():
+        raise InputError(f"There is no folder {target.parent} to write {target.name} to; make it first.")
+    aside = target.with_name(f".{target.stem[:80]}.{secrets.token_hex(6)}{target.suffix}")
+    try:
+        writer(aside)
+        with aside.open("rb+") as file:
+            os.fsync(file.fileno())  # a rename may reach the disk before the data does
+        os.replace(aside, target)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            aside.unlink()
+        if isinstance(error, (OSError, SafetensorError)) and (reason := _reason(error)):
+            raise InputError(f"{path} was not written: {reason}.") from error
+        raise
+
+
+def save_safetensors(
+    tensors: Mapping[str, torch.Tensor], path: PathLike, metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write tensors, from any device and of any strides, and text ``metadata`` as one safetensors file.
+
+    Raises:
+        InputError: as ``write_atomically``.
+    """
+    ready: dict[str, torch.Tensor] = {}
+    storages: set[int] = set()
+    for name, tensor in tensors.items():
+        own = tensor.detach().cpu().contiguous()
+        # the format has no views: tensors that share memory are written one by one
+        if own.untyped_storage().data_ptr() in storages:
+            own = own.clone()
+        storages.add(own.untyped_storage().data_ptr())
+        ready[name] = own
+    write_atomically(
+        path, lambda aside: safetensors.torch.save_file(ready, str(aside), dict(metadata or {}) or None)
+    )
+
+
+def _reason(error: OSError | SafetensorError) -> str | None:
+    """Why a file could not be written, for a sentence; None when the error is about something else."""
+    number = error.errno if isinstance(error, OSError) else None
+    text = str(error)
+    # safetensors tells of a failed write only in words: "I/O error: No space left on device (os error 28)"
+    if number in _NO_ROOM or any(f"os error {number}" in text for number in _NO_ROOM):
+        return "the disk is full; make room or choose another folder"
+    if isinstance(error, OSError):
+        return (error.strerror or text).lower()
+    return text if "os error" in text else None
