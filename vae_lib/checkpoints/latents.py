@@ -22,8 +22,10 @@ def load_latents(path: PathLike) -> tuple[torch.Tensor, dict[str, str]]:
         with open_weights(path) as file:
             name, tensors = file.header.path.name, file.header.tensors
             if KEY not in tensors:
-                held = f"only {quote_some(list(tensors))}" if tensors else "nothing" raise
-                InputError(f"{name} holds no tensor named '{KEY}' ({held}); save the sampler's output so.")
+                held = f"only {quote_some(list(tensors))}" if tensors else "nothing"
+                raise InputError(
+                    f"{name} holds no tensor named '{KEY}' ({held}); save the sampler's output under that name."
+                )
             shape = tensors[KEY].shape
             if len(shape) != 4:
                 raise InputError(
@@ -53,8 +55,6 @@ def check_finite(latents: torch.Tensor, name: str = "the input") -> None:
     bad = int((~torch.isfinite(latents)).sum())
     if bad:
         raise InputError(
-            f"The latents in {name} hold {bad} NaN or infinite numbers of {latents.numel()}, so "
-            "the diffusion model "
-            "(UNet) failed and not the VAE; sample again, with the model in full precision "
-            "(--no-half) if it recurs."
+            f"The latents in {name} hold {bad} NaN or infinite numbers of {latents.numel()}, so the diffusion "
+            "model (UNet) failed and not the VAE; sample again, in full precision (--no-half) if it recurs."
         )
