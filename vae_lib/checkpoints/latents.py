@@ -24,7 +24,7 @@ def load_latents(path: PathLike) -> tuple[torch.Tensor, dict[str, str]]:
             if KEY not in tensors:
                 held = f"only {quote_some(list(tensors))}" if tensors else "nothing"
                 raise InputError(
-                    f"{name} holds no tensor named '{KEY}' ({held}); save the sampler's output under that name."
+                    f"{name} holds no tensor named '{KEY}' ({held}); save the latents under that name."
                 )
             shape = tensors[KEY].shape
             if len(shape) != 4:
@@ -55,6 +55,6 @@ def check_finite(latents: torch.Tensor, name: str = "the input") -> None:
     bad = int((~torch.isfinite(latents)).sum())
     if bad:
         raise InputError(
-            f"The latents in {name} hold {bad} NaN or infinite numbers of {latents.numel()}, so the diffusion "
-            "model (UNet) failed and not the VAE; sample again, in full precision (--no-half) if it recurs."
+            f"The latents in {name} hold {bad} NaN or infinite numbers of {latents.numel()}; the diffusion "
+            "model (UNet) failed, not the VAE. Sample again, in full precision (--no-half) if it recurs."
         )

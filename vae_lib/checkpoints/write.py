@@ -11,7 +11,6 @@ from pathlib import Path
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
 
 from vae_lib.checkpoints.source import PathLike
 from vae_lib.errors import InputError
@@ -44,7 +43,7 @@ def write_atomically(path: PathLike, writer: Callable[[Path], object]) -> None:
     except BaseException as error:
         with contextlib.suppress(OSError):
             aside.unlink()
-        if isinstance(error, (OSError, SafetensorError)) and (reason := _reason(error)):
+        if reason := _reason(error):
             raise InputError(f"{path} was not written: {reason}.") from error
         raise
 
@@ -71,13 +70,13 @@ def save_safetensors(
     )
 
 
-def _reason(error: OSError | SafetensorError) -> str | None:
+def _reason(error: BaseException) -> str | None:
     """Why a file could not be written, for a sentence; None when the error is about something else."""
     number = error.errno if isinstance(error, OSError) else None
     text = str(error)
-    # safetensors tells of a failed write only in words: "I/O error: No space left on device (os error 28)"
-    if number in _NO_ROOM or any(f"os error {number}" in text for number in _NO_ROOM):
+    # safetensors tells of a failed write in words: "I/O error: No space left on device (os error 28)"
+    if number in _NO_ROOM or any(f"os error {code})" in text for code in _NO_ROOM):
         return "the disk is full; make room or choose another folder"
     if isinstance(error, OSError):
         return (error.strerror or text).lower()
-    return text if "os error" in text else None
+    return text if "(os error " in text else None
