@@ -49,7 +49,7 @@ _BOOKKEEPING = re.compile(
 # What torch.load(weights_only=True) takes by itself; only used to word a refusal.
 _WEIGHTS = re.compile(
     r"collections\.OrderedDict"
-    r"|torch\.(\w+|_utils\._rebuild_\w+|nn\.parameter\.Parameter|storage\.\w+|_tensor\.\w+)"
+    r"|torch\.(\w+|serialization\._get_layout|_utils\._rebuild_\w+|nn\.parameter\.Parameter|storage\.\w+|_tensor\.\w+)"
 )
 _BUILTIN_DATA = frozenset(
     f"{module}.{name}"
@@ -111,15 +111,17 @@ def _load(path: Path) -> Any:
     except Exception as error:  # damaged files fail in many ways, all of them meaning the same
         raise _damaged(path.name) from error
     _refuse_code(named, path.name)
-    try:
-        with _placeholders(named):
-            # mapped where the format can be: then only the tensors that are used are read
-            return torch.load(
-                str(path), map_location="cpu", weights_only=True, **({"mmap": True} if is_zip else {})
-            )
-    except Exception as error:
-        others = sorted(name for name in named - _BUILTIN_DATA if not _WEIGHTS.fullmatch(name))
-        raise _not_weights(others[0], path.name) if others else _damaged(path.name) from error
+    failure: Exception | None = None
+    # mapped where the format allows it: then only the tensors that are used are read. Where mapping fails (some
+    # network drives, some versions of torch), read it whole.
+    for options in ({"mmap": True}, {}) if is_zip else ({},):
+        try:
+            with _placeholders(named):
+                return torch.load(str(path), map_location="cpu", weights_only=True, **options)
+        except Exception as error:
+            failure = error
+    others = sorted(name for name in named - _BUILTIN_DATA if not _WEIGHTS.fullmatch(name))
+    raise _not_weights(others[0], path.name) if others else _damaged(path.name) from failure
 
 
 def _damaged(name: str) -> CheckpointError:
@@ -146,6 +148,8 @@ def _refuse_code(named: set[str], name: str) -> None:
 def _named_in_zip(path: Path) -> set[str]:
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
+        if any(entry.filename.rpartition("/")[2] == "constants.pkl" for entry in entries):
+            raise CheckpointError(f"{path.name} is a TorchScript program, not weights, so it was not loaded.")
         if sum(entry.file_size for entry in entries) > path.stat().st_size:
             raise CheckpointError(
                 f"{path.name} is a compressed archive, not a PyTorch checkpoint; unpack it first."

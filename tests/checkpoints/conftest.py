@@ -1,0 +1,52 @@
+"""Small VAEs with random weights, shared by the tests of this package and never changed by them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from vae_lib.checkpoints import save_safetensors
+from vae_lib.networks import TAESD, AutoencoderKL, AutoencoderKLConfig
+
+Weights = dict[str, torch.Tensor]
+SMALL = AutoencoderKLConfig(ch=32, ch_mult=(1, 2), num_res_blocks=1)
+SMALL_SD3 = AutoencoderKLConfig(
+    ch=32,
+    ch_mult=(1, 2),
+    num_res_blocks=1,
+    z_channels=16,
+    embed_dim=16,
+    use_quant_conv=False,
+    use_post_quant_conv=False,
+)
+
+
+def weights_of(model: torch.nn.Module) -> Weights:
+    return {key: value.detach() for key, value in model.state_dict().items()}
+
+
+@pytest.fixture(scope="session")
+def weights() -> Weights:
+    """An AutoencoderKL of 4 latent channels, in the ldm layout."""
+    return weights_of(AutoencoderKL(SMALL))
+
+
+@pytest.fixture(scope="session")
+def sd3_weights() -> Weights:
+    """An AutoencoderKL of 16 latent channels without quant convs, in the ldm layout."""
+    return weights_of(AutoencoderKL(SMALL_SD3))
+
+
+@pytest.fixture(scope="session")
+def taesd_weights() -> Weights:
+    """A TAESD of 4 channels, both halves, as encoder.N and decoder.N."""
+    return weights_of(TAESD(4))
+
+
+@pytest.fixture(scope="session")
+def vae_file(weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("vae") / "plain.safetensors"
+    save_safetensors(weights, path)
+    return path
