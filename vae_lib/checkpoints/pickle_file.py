@@ -112,8 +112,8 @@ def _load(path: Path) -> Any:
         raise _damaged(path.name) from error
     _refuse_code(named, path.name)
     failure: Exception | None = None
-    # mapped where the format allows it: then only the tensors that are used are read. Where mapping fails (some
-    # network drives, some versions of torch), read it whole.
+    # Mapped where the format allows it: then only the tensors that are used are read. Where mapping fails
+    # (some network drives, some versions of torch), read whole.
     for options in ({"mmap": True}, {}) if is_zip else ({},):
         try:
             with _placeholders(named):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -73,10 +74,9 @@ def save_safetensors(
 def _reason(error: BaseException) -> str | None:
     """Why a file could not be written, for a sentence; None when the error is about something else."""
     number = error.errno if isinstance(error, OSError) else None
-    text = str(error)
-    # safetensors tells of a failed write in words: "I/O error: No space left on device (os error 28)"
-    if number in _NO_ROOM or any(f"os error {code})" in text for code in _NO_ROOM):
+    # safetensors has a type of its own for a failed write, and the number only in its words, which differ
+    if number is None and (match := re.search(r"\bos error (\d+)\)|\bOs \{ code: (\d+),", str(error))):
+        number = int(match[1] or match[2])
+    if number in _NO_ROOM:
         return "the disk is full; make room or choose another folder"
-    if isinstance(error, OSError):
-        return (error.strerror or text).lower()
-    return text if "(os error " in text else None
+    return None if number is None else os.strerror(number).lower()
