@@ -204,13 +204,20 @@ def test_the_transformer_beside_it_tells(
 def test_the_config_beside_it_tells(
     config: object, family: str | None, weights: Weights, tmp_path: Path
 ) -> None:
-    save_safetensors(weights, tmp_path / "x.safetensors")
+    path = tmp_path / "diffusion_pytorch_model.safetensors"
+    save_safetensors(weights, path)
     if isinstance(config, dict):
         config = {"_class_name": "AutoencoderKL", **config}
-    text = config if isinstance(config, str) else json.dumps(config)
-    (tmp_path / "config.json").write_text(text)
-    identity = identify(tmp_path / "x.safetensors", known=nothing_known)
+    (tmp_path / "config.json").write_text(config if isinstance(config, str) else json.dumps(config))
+    identity = identify(path, known=nothing_known)
     assert identity.family == (FAMILIES[family] if family else None)
+
+
+def test_the_config_of_another_file_is_not_believed(weights: Weights, tmp_path: Path) -> None:
+    save_safetensors(weights, tmp_path / "one-of-many.safetensors")
+    config = {"_class_name": "AutoencoderKL", "scaling_factor": 0.13025, "latent_channels": 4}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert identify(tmp_path / "one-of-many.safetensors", known=nothing_known).family is None
 
 
 @pytest.mark.parametrize(

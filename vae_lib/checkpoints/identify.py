@@ -152,7 +152,7 @@ def identify_header(
             sha256 = sha256_of(header.path)
         except OSError as error:
             raise CheckpointError(f"{header.path} cannot be read: {error.strerror or error}.") from error
-    family, certainty, explanation = _family(header, channels, sha256, known or _catalog_lookup)
+    family, certainty, explanation = _family(header, found, channels, sha256, known or _catalog_lookup)
     candidates = [candidate for candidate in FAMILIES.values() if candidate.latent_channels == channels]
     family_name = _join([candidate.name for candidate in candidates], "or") or "unknown"
     factors: tuple[float | None, float | None] = (None, None)
@@ -199,20 +199,22 @@ def _catalog_lookup(sha256: str) -> KnownFile | None:
 
 
 def _family(
-    header: Header, channels: int, sha256: str | None, known: Lookup
+    header: Header, found: KeyMap, channels: int, sha256: str | None, known: Lookup
 ) -> tuple[Family | None, Certainty, str]:
     """The family with how it was found; evidence for a family of other latent channels is not believed."""
     if sha256 is not None and (entry := known(sha256)) is not None:
         family = FAMILIES.get(entry.family)
         if family is not None and family.latent_channels == channels:
             return family, "hash", f"This is {entry.title}: its SHA-256 is in the catalog."
-    found = _family_in_metadata(header.metadata, channels)
-    if found is not None:
-        return found[0], "metadata", f"The file's metadata says so ({found[1]})."
+    told = _family_in_metadata(header.metadata, channels)
+    if told is not None:
+        return told[0], "metadata", f"The file's metadata says so ({told[1]})."
     family = _family_of_diffusion_model(header.tensors)
     if family is not None and family.latent_channels == channels:
         return family, "checkpoint", f"The diffusion model in the same checkpoint is {family.name}."
-    family = _family_in_config(header.path.parent / "config.json", channels)
+    # only a file as diffusers saves it: in a folder of many VAEs, a config.json is some other one's
+    is_diffusers = found.layout == "diffusers" or header.path.name.startswith("diffusion_pytorch_model")
+    family = _family_in_config(header.path.parent / "config.json", channels) if is_diffusers else None
     if family is not None:
         return family, "metadata", "The config.json beside the file says so."
     names = [family.name for family in FAMILIES.values() if family.latent_channels == channels]

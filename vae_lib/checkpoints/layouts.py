@@ -82,7 +82,7 @@ def map_keys(keys: Iterable[str]) -> KeyMap | None:
 
     Everything else (UNet, text encoders, ``loss.``, ``model_ema.``) is left out.
     """
-    keys = list(keys)
+    keys = [key for key in keys if isinstance(key, str)]  # pickles may have others
     for prefix in _PREFIXES:
         bare = {key[len(prefix) :]: key for key in keys if key.startswith(prefix)}
         if any(_LDM_KEY.match(key) for key in bare):
