@@ -322,9 +322,9 @@ def _family_in_config(path: Path, channels: int) -> Family | None:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None
-    if not isinstance(config, dict) or config.get("_class_name") not in ("AutoencoderKL", "AutoencoderTiny"):
+    if not isinstance(config, dict) or config.get("_class_name") != "AutoencoderKL":
         return None
-    if config["_class_name"] == "AutoencoderTiny" or config.get("latent_channels") != channels:
+    if config.get("latent_channels") != channels:
         return None
     # diffusers leaves out a scaling_factor that is its default, that of SD1 and SD2
     scaling = config.get("scaling_factor", 0.18215 if channels == 4 else None)

@@ -1,12 +1,12 @@
 """The key layouts in which VAEs are published, and the way from each to the one that our networks use.
 
-======================  ============================================================================
-``ldm``                 ``decoder.up.0.block.0.conv1.weight``: the original, and our own
+=======================  ================================================================================
+``ldm``                  ``decoder.up.0.block.0.conv1.weight``: the original, and our own
 ``ldm in a checkpoint``  the same under ``first_stage_model.`` (or ``vae.``), beside UNet and text encoders
-``diffusers``           ``decoder.up_blocks.3.resnets.0.conv1.weight``
-``taesd``               ``3.conv.0.weight``, one file each for encoder and decoder
-``taesd (diffusers)``   ``decoder.layers.2.conv.0.weight``, both in one file
-======================  ============================================================================
+``diffusers``            ``decoder.up_blocks.3.resnets.0.conv1.weight``
+``taesd``                ``3.conv.0.weight``, one file each for encoder and decoder
+``taesd (diffusers)``    ``decoder.layers.2.conv.0.weight``, both in one file
+=======================  ================================================================================
 """
 
 from __future__ import annotations

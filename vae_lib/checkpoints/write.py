@@ -16,7 +16,9 @@ import torch
 from vae_lib.checkpoints.source import PathLike
 from vae_lib.errors import InputError
 
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_ROOM = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
+if os.name == "nt":
+    _NO_ROOM.add(112)  # ERROR_DISK_FULL, as safetensors passes it on
 
 
 def write_atomically(path: PathLike, writer: Callable[[Path], object]) -> None:
