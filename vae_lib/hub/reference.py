@@ -1,0 +1,107 @@
+"""What a user may type to name a file on the hub."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from dataclasses import dataclass
+from urllib.parse import unquote, urlsplit
+
+from vae_lib.errors import DownloadError
+from vae_lib.hub.catalog import Catalog, CatalogEntry
+from vae_lib.hub.names import is_plain_path
+
+# Hosts whose addresses name repositories of the hub; that of HF_ENDPOINT is added. Wherever an address comes
+# from, the file is fetched from the endpoint in use.
+HUB_HOSTS = frozenset({"huggingface.co", "www.huggingface.co", "hf.co", "hf-mirror.com"})
+
+_NAME = re.compile(r"[A-Za-z0-9_](?:[\w.-]{0,94}[A-Za-z0-9_])?", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A repository, and within it a file, a folder or neither (``path`` is None)."""
+
+    repo_id: str
+    path: str | None = None
+    revision: str | None = None
+    entry: CatalogEntry | None = None
+
+    def __str__(self) -> str:
+        text = self.repo_id + (f"@{self.revision}" if self.revision else "")
+        return f"{text}/{self.path}" if self.path else text
+
+
+def parse_reference(text: str, catalog: Catalog, endpoint: str) -> Reference:
+    """Understand a catalog id, ``owner/name[@revision][/path]`` or an address on the hub.
+
+    Addresses: the ``resolve``, ``blob``, ``raw`` and ``tree`` forms with their revision, a repository's page,
+    and ``hf://owner/name[@revision]/path``; on huggingface.co, hf.co, a known mirror or the host of
+    ``endpoint``.
+
+    Raises:
+        DownloadError: the text is none of these.
+    """
+    text = text.strip()
+    if not text:
+        raise DownloadError("Name a file to download: a catalog id, 'owner/name', or an address on the hub.")
+    entry = catalog.by_id(text)
+    if entry is not None:
+        return Reference(entry.repository, entry.file, entry.revision, entry)
+    if re.match(r"https?://", text, re.IGNORECASE):
+        return _from_url(text, endpoint)
+    if text.lower().startswith("hf://"):
+        text = text[len("hf://") :]
+    if "/" not in text:
+        near = difflib.get_close_matches(text.lower(), [entry.id for entry in catalog.entries], n=3)
+        hint = f"did you mean {' or '.join(near)}?" if near else "a repository is named 'owner/name'."
+        raise DownloadError(f"{text!r} is not in the catalog; {hint}")
+    owner, name, *rest = text.rstrip("/").split("/")
+    name, _, revision = name.partition("@")
+    return _checked(owner, name, "/".join(rest), revision)
+
+
+def _from_url(text: str, endpoint: str) -> Reference:
+    url, base = urlsplit(text), urlsplit(endpoint)
+    host = (url.hostname or "").lower()
+    path = url.path
+    if url.netloc.lower() == base.netloc.lower():
+        prefix = base.path.rstrip("/")
+        path = path[len(prefix) :] if prefix and path.startswith(prefix + "/") else path
+    elif host not in HUB_HOSTS:
+        raise DownloadError(
+            f"{host or text} is not the Hugging Face hub; only files on the hub or on the mirror that "
+            "HF_ENDPOINT names can be fetched."
+        )
+    # Before decoding: an encoded slash is part of a revision (refs%2Fpr%2F1), not a separator.
+    parts = [unquote(part) for part in path.strip("/").split("/")]
+    if parts[0] in ("datasets", "spaces", "api", "models"):
+        if parts[0] != "models":
+            raise DownloadError(
+                f"{text} is not a model repository of the hub, which looks like {endpoint}/owner/name."
+            )
+        parts = parts[1:]
+    if len(parts) < 2:
+        raise DownloadError(f"{text} does not name a repository, which looks like {endpoint}/owner/name.")
+    owner, name, *rest = parts
+    if not rest:
+        return _checked(owner, name, "", "")
+    form, *rest = rest
+    if form not in ("resolve", "blob", "raw", "tree") or not rest:
+        raise DownloadError(f"{text} is neither a file nor a folder of a repository.")
+    revision, *rest = rest
+    if revision == "refs" and len(rest) >= 2:  # refs/pr/1, refs/convert/parquet, written without encoding
+        revision, rest = "/".join((revision, *rest[:2])), rest[2:]
+    return _checked(owner, name, "/".join(rest), revision)
+
+
+def _checked(owner: str, name: str, path: str, revision: str) -> Reference:
+    if not (_NAME.fullmatch(owner) and _NAME.fullmatch(name)) or ".." in name or "--" in name:
+        raise DownloadError(
+            f"'{owner}/{name}' is not the name of a repository on the hub, which is 'owner/name'."
+        )
+    if path and not is_plain_path(path):
+        raise DownloadError(f"{path!r} is not a path inside a repository.")
+    if revision and (not is_plain_path(revision) or len(revision) > 250):
+        raise DownloadError(f"{revision!r} is not a revision.")
+    return Reference(f"{owner}/{name}", path or None, revision or None)
