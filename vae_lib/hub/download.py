@@ -1,0 +1,318 @@
+"""Fetch one file: into a hidden folder, resumed where it broke off, checked, and only then into its place."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from vae_lib.errors import CheckpointError, DownloadError
+from vae_lib.hub.catalog import Catalog, CatalogEntry, load_catalog
+from vae_lib.hub.errors import TargetExists, VerificationError
+from vae_lib.hub.fetch import Fetched, fetch
+from vae_lib.hub.names import target_name
+from vae_lib.hub.progress import Callback, Meter
+from vae_lib.hub.remote import RemoteFile, resolve
+from vae_lib.hub.staging import Staging, as_sentence, flush, free_name, place, quarantine, staging_for
+from vae_lib.hub.taesd import stem_of_family, taesd_stem, write_host_files
+
+if TYPE_CHECKING:
+    from vae_lib.checkpoints import Identity
+
+OnConflict = Literal["ask", "rename"]
+
+
+@dataclass(frozen=True)
+class DownloadedFile:
+    """A verified file in its place.
+
+    ``bytes_fetched`` came over the network in this call, 0 when the file was here already; ``resumed_from``
+    is how many an earlier call had left. ``identity`` is what the file is. ``also`` are further files that
+    were written (the ``.pth`` halves of a TAESD).
+    """
+
+    path: Path
+    identity: Identity
+    sha256: str
+    bytes_fetched: int
+    resumed_from: int
+    also: tuple[Path, ...] = ()
+
+
+def pull(
+    reference: str,
+    folder: Path | str,
+    *,
+    taesd_folder: Path | str | None = None,
+    allow_pickle: bool = False,
+    on_conflict: OnConflict = "ask",
+    progress: Callback | None = None,
+    cancelled: Callable[[], bool] | None = None,
+    endpoint: str | None = None,
+    token: str | None = None,
+    catalog: Catalog | None = None,
+) -> DownloadedFile:
+    """Fetch what ``reference`` names: :func:`resolve` and :func:`download` in one call, with their arguments.
+
+    A catalog entry that is here already is found by its hash, without asking the hub.
+    """
+    catalog = load_catalog() if catalog is None else catalog
+    entry = catalog.by_id(reference)
+    if entry is not None:
+        here = _present(entry, Path(folder), None if taesd_folder is None else Path(taesd_folder), catalog)
+        if here is not None:
+            return here
+    remote = resolve(
+        reference,
+        allow_pickle=allow_pickle,
+        endpoint=endpoint,
+        token=token,
+        catalog=catalog,
+        cancelled=cancelled,
+    )
+    return download(
+        remote,
+        folder,
+        taesd_folder=taesd_folder,
+        on_conflict=on_conflict,
+        progress=progress,
+        cancelled=cancelled,
+        token=token,
+        catalog=catalog,
+    )
+
+
+def download(
+    remote: RemoteFile,
+    folder: Path | str,
+    *,
+    taesd_folder: Path | str | None = None,
+    on_conflict: OnConflict = "ask",
+    progress: Callback | None = None,
+    cancelled: Callable[[], bool] | None = None,
+    token: str | None = None,
+    catalog: Catalog | None = None,
+) -> DownloadedFile:
+    """Fetch and check a file, and put it into ``folder`` under its readable name.
+
+    The file appears there at once and only when its size, its SHA-256 (the hub's and the catalog's) and its
+    header are right: that it is a VAE, and of the family that the catalog says. Until then it lies in a
+    hidden folder; what arrived stays there when the download is cancelled or broken off, and the next call
+    continues it. A file that fails a check goes to quarantine. Lost connections, 429 and server errors are
+    retried. The same file already in its place is verified and not fetched again.
+
+    Args:
+        taesd_folder: where a TAESD goes instead, with its halves also as the ``.pth`` files of the WebUI.
+        on_conflict: what to do when another file has the name: ``"ask"`` raises TargetExists, ``"rename"``
+            takes the next free ``name-2``. Nothing is ever overwritten.
+        progress: called with a :class:`Progress`, about ten times a second, in the calling thread.
+        cancelled: asked many times a second; once it is true, the call ends with Cancelled.
+
+    Raises:
+        TargetExists: another file has the name.
+        VerificationError: the file failed a check and is in quarantine; the message has the reason.
+        DownloadError: anything else that went wrong, with a sentence that says what to do.
+        Cancelled: what has arrived is kept.
+    """
+    catalog = load_catalog() if catalog is None else catalog
+    vae_folder = Path(folder)
+    tiny_folder = None if taesd_folder is None else Path(taesd_folder)
+    expects_taesd = taesd_stem(remote) is not None if remote.entry is None else remote.entry.kind == "TAESD"
+    destination = tiny_folder if expects_taesd and tiny_folder is not None else vae_folder
+    folders = (vae_folder, tiny_folder) if tiny_folder is not None else (vae_folder,)
+    meter = Meter(progress, remote.size)
+
+    def waiting() -> None:
+        meter.report("waiting", f"{remote.target_name} is being downloaded already; waiting for that.")
+
+    here = _find_same(remote, folders, tiny_folder, catalog)
+    if here is not None:
+        return here
+    _free_target(remote, destination, on_conflict)  # ask before anything is fetched
+    with staging_for(remote, destination, waiting, cancelled) as staging:
+        here = _find_same(remote, folders, tiny_folder, catalog)
+        if here is not None:  # somebody else has just put it there
+            staging.remove()
+            return here
+        got = fetch(remote, staging, destination, meter, cancelled, token)
+        meter.report("checking", f"Checking {remote.target_name}.")
+        if got.resumed_from and _wrong_bytes(remote, staging.part, destination):
+            # The bytes that an earlier run left are the likelier culprit: once more, from the start.
+            staging.part.unlink()
+            first = got.fetched
+            got = fetch(remote, staging, destination, meter, cancelled, token)
+            got = Fetched(got.done, got.fetched + first, 0)
+            meter.report("checking", f"Checking {remote.target_name}.")
+        identity, sha256 = _checked(remote, staging, destination, catalog)
+        meter.report("saving", f"Saving {remote.target_name}.")
+        destination = tiny_folder if identity.is_taesd and tiny_folder is not None else vae_folder
+        target = _put(remote, staging, destination, on_conflict)
+    identity = dataclasses.replace(identity, path=target)
+    also = _host_taesd(identity, target, taesd_stem(remote), tiny_folder)
+    return DownloadedFile(target, identity, sha256, got.fetched, got.resumed_from, also)
+
+
+def _find_same(
+    remote: RemoteFile, folders: Iterable[Path], taesd_folder: Path | None, catalog: Catalog
+) -> DownloadedFile | None:
+    """The file itself, when it is in its place already."""
+    for folder in folders:
+        path = folder / remote.target_name
+        if not path.is_file() or remote.size not in (None, path.stat().st_size):
+            continue
+        verifiable = remote.sha256 is not None or remote.git_sha1 is not None
+        if verifiable and not _wrong_bytes(remote, path, folder):
+            return _known_good(path, taesd_stem(remote), taesd_folder, catalog)
+    return None
+
+
+def _present(
+    entry: CatalogEntry, folder: Path, taesd_folder: Path | None, catalog: Catalog
+) -> DownloadedFile | None:
+    """A catalog entry's file, when it is in its place already, by its hash alone."""
+    from vae_lib.checkpoints import sha256_of
+
+    in_folder = taesd_folder if entry.kind == "TAESD" and taesd_folder is not None else folder
+    path = in_folder / (entry.save_as or target_name(entry.repository, entry.file))
+    if entry.sha256 is None or not path.is_file() or entry.size not in (None, path.stat().st_size):
+        return None
+    with as_sentence(in_folder):
+        if sha256_of(path) != entry.sha256:
+            return None
+    stem = stem_of_family(entry.family) if entry.kind == "TAESD" else None
+    return _known_good(path, stem, taesd_folder, catalog)
+
+
+def _known_good(path: Path, stem: str | None, taesd_folder: Path | None, catalog: Catalog) -> DownloadedFile:
+    from vae_lib.checkpoints import identify, sha256_of
+
+    try:
+        identity = identify(path, known=catalog.by_sha256)
+    except CheckpointError as error:
+        raise DownloadError(
+            f"{path} is the file that was asked for, but it cannot be used: {error}"
+        ) from error
+    return DownloadedFile(
+        path, identity, sha256_of(path), 0, 0, _host_taesd(identity, path, stem, taesd_folder)
+    )
+
+
+def _free_target(remote: RemoteFile, folder: Path, on_conflict: OnConflict) -> Path:
+    name = free_name(folder, remote.target_name)
+    if name != remote.target_name and on_conflict == "ask":
+        raise TargetExists(
+            f"{folder / remote.target_name} exists already and is not the file of {remote}. Nothing was "
+            f"overwritten: download it as {name}, or rename the file that is there.",
+            folder / remote.target_name,
+            name,
+        )
+    return folder / name
+
+
+def _put(remote: RemoteFile, staging: Staging, folder: Path, on_conflict: OnConflict) -> Path:
+    with as_sentence(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        flush(staging.whole)
+        while True:
+            target = _free_target(remote, folder, on_conflict)
+            try:
+                place(staging.whole, target)
+            except FileExistsError:  # taken since we looked
+                continue
+            staging.remove()
+            return target
+
+
+def _wrong_bytes(remote: RemoteFile, path: Path, folder: Path) -> str | None:
+    """Why a file's size or hash is not what the hub says, or None."""
+    from vae_lib.checkpoints import sha256_of
+
+    with as_sentence(folder):
+        size = path.stat().st_size
+        if remote.size is not None and size != remote.size:
+            return f"it has {size} bytes instead of the {remote.size} that the hub announced."
+        if remote.sha256 is not None and (sha256 := sha256_of(path)) != remote.sha256:
+            return f"its SHA-256 is {sha256} instead of {remote.sha256}: damaged on the way, or another file."
+        if remote.git_sha1 is not None and (sha1 := _git_sha1(path)) != remote.git_sha1:
+            return (
+                f"its git hash is {sha1} instead of {remote.git_sha1}: damaged on the way, or another file."
+            )
+    return None
+
+
+def _git_sha1(path: Path) -> str:
+    """The SHA-1 under which git stores a file: the hub's ETag for files outside LFS."""
+    digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _checked(remote: RemoteFile, staging: Staging, folder: Path, catalog: Catalog) -> tuple[Identity, str]:
+    """What the finished file is and its SHA-256; a file that is not what it should be goes to quarantine."""
+    from vae_lib.checkpoints import identify, load_vae, sha256_of
+
+    reason = _wrong_bytes(remote, staging.part, folder)
+    with as_sentence(folder):
+        staging.part.replace(staging.whole)
+        sha256 = sha256_of(staging.whole)
+        if reason is None:
+            try:
+                identity = identify(staging.whole, known=catalog.by_sha256)
+                reason = _unwanted(remote, identity)
+                if reason is None and identity.is_taesd:  # small enough to see whether it loads, too
+                    load_vae(staging.whole, kind="TAESD", hash_file=False)
+                if reason is None:
+                    return identity, sha256
+            except CheckpointError as error:
+                reason = str(error)
+        bad = quarantine(
+            staging.whole, folder, remote.target_name, f"{remote.url}\nSHA-256 {sha256}\n{reason}"
+        )
+        staging.remove()
+    raise VerificationError(
+        f"{remote} was downloaded and is not used: {reason} It was moved to {bad}; delete it, or fetch it "
+        "again if it should be right.",
+        bad,
+    )
+
+
+def _unwanted(remote: RemoteFile, identity: Identity) -> str | None:
+    """Why a VAE is not the one that was asked for, or None."""
+    from vae_lib.checkpoints import FAMILIES
+
+    if identity.layout == "ldm in a checkpoint":
+        return "it is a whole checkpoint, which belongs into models/Stable-diffusion."
+    entry = remote.entry
+    if entry is None:
+        return None
+    if identity.is_taesd != (entry.kind == "TAESD"):
+        return f"its kind is {identity.kind}, and the catalog says that {entry.id} is of kind {entry.kind}."
+    wanted, found = FAMILIES[entry.family], identity.family
+    same = identity.latent_channels == wanted.latent_channels and (
+        found is None  # nothing in the file tells
+        or (  # SD1 and SD2 share their latents
+            math.isclose(found.scaling_factor, wanted.scaling_factor, rel_tol=1e-3)
+            and math.isclose(found.shift_factor, wanted.shift_factor, abs_tol=1e-3)
+        )
+    )
+    if not same:
+        return (
+            f"it is a VAE of {identity.family_name}, and the catalog says that {entry.id} is one of "
+            f"{entry.family}."
+        )
+    return None
+
+
+def _host_taesd(
+    identity: Identity, path: Path, stem: str | None, taesd_folder: Path | None
+) -> tuple[Path, ...]:
+    if not identity.is_taesd or stem is None or taesd_folder is None:
+        return ()
+    with as_sentence(taesd_folder):
+        return tuple(write_host_files(path, taesd_folder, stem))
