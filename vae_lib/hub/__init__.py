@@ -1,0 +1,44 @@
+"""VAEs from the Hugging Face hub: a catalog of those that people use, and safe downloads of any other.
+
+>>> from vae_lib.hub import pull
+>>> pull("sdxl-vae-fp16-fix", "models/VAE", taesd_folder="models/VAE-taesd").path  # doctest: +SKIP
+PosixPath('models/VAE/sdxl-vae-fp16-fix.safetensors')
+"""
+
+from vae_lib.hub.catalog import Catalog, CatalogEntry, KnownFile, load_catalog
+from vae_lib.hub.download import DownloadedFile, download, pull
+from vae_lib.hub.errors import (
+    AmbiguousReference,
+    GatedRepository,
+    PickleRefused,
+    TargetExists,
+    VerificationError,
+)
+from vae_lib.hub.manager import DownloadManager, Job
+from vae_lib.hub.progress import Progress
+from vae_lib.hub.remote import RemoteFile, resolve
+from vae_lib.hub.staging import PartialDownload, partial_downloads
+from vae_lib.hub.taesd import has_taesd
+
+__all__ = [
+    "AmbiguousReference",
+    "Catalog",
+    "CatalogEntry",
+    "DownloadManager",
+    "DownloadedFile",
+    "GatedRepository",
+    "Job",
+    "KnownFile",
+    "PartialDownload",
+    "PickleRefused",
+    "Progress",
+    "RemoteFile",
+    "TargetExists",
+    "VerificationError",
+    "download",
+    "has_taesd",
+    "load_catalog",
+    "partial_downloads",
+    "pull",
+    "resolve",
+]

@@ -1,0 +1,257 @@
+"""Several downloads at once, in threads of their own: a generation or the interface never waits for one."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from vae_lib.errors import Cancelled, VAEGuardError
+from vae_lib.hub.catalog import Catalog
+from vae_lib.hub.download import DownloadedFile, OnConflict, pull
+from vae_lib.hub.progress import Progress
+
+State = Literal["queued", "running", "done", "failed", "cancelled"]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A download as it was when it was asked for; it does not change afterwards.
+
+    ``message`` is one line for people. ``done``, ``total``, ``speed`` and ``eta`` are as in
+    :class:`Progress`. ``result`` is there when ``state`` is "done"; ``error`` when it is "failed": its type
+    tells whether a choice of the user's would help (TargetExists, AmbiguousReference, PickleRefused,
+    GatedRepository). ``finished`` is the time.
+    """
+
+    id: str
+    reference: str
+    state: State
+    message: str
+    done: int = 0
+    total: int | None = None
+    speed: float | None = None
+    eta: float | None = None
+    result: DownloadedFile | None = None
+    error: VAEGuardError | None = None
+    started: float = field(default_factory=time.time)
+    finished: float | None = None
+
+    @property
+    def active(self) -> bool:
+        return self.state in ("queued", "running")
+
+    @property
+    def fraction(self) -> float | None:
+        """From 0 to 1, None while the size is not known."""
+        if self.state == "done":
+            return 1.0
+        return min(self.done / self.total, 1.0) if self.total else None
+
+
+@dataclass
+class _Task:
+    job: Job
+    allow_pickle: bool
+    on_conflict: OnConflict
+    cancelled: threading.Event
+    over: threading.Event
+
+
+class DownloadManager:
+    """Runs downloads into the VAE folders, a few at a time. Every method may be called from any thread.
+
+    Args:
+        folder: where VAEs go (``models/VAE`` or ``--vae-dir``).
+        taesd_folder: where TAESD goes (``models/VAE-taesd``).
+        workers: downloads at once; more wait in line.
+        on_finished: called with the finished job (done, failed or cancelled), in the thread of the download.
+        endpoint, token, catalog: as for :func:`pull`.
+    """
+
+    def __init__(
+        self,
+        folder: Path | str,
+        taesd_folder: Path | str | None = None,
+        *,
+        workers: int = 2,
+        on_finished: Callable[[Job], None] | None = None,
+        endpoint: str | None = None,
+        token: str | None = None,
+        catalog: Catalog | None = None,
+    ) -> None:
+        self.folder = Path(folder)
+        self.taesd_folder = None if taesd_folder is None else Path(taesd_folder)
+        self._workers = max(workers, 1)
+        self._on_finished = on_finished
+        self._endpoint = endpoint
+        self._token = token
+        self._catalog = catalog
+        self._lock = threading.Lock()
+        self._tasks: dict[str, _Task] = {}
+        self._numbers = itertools.count(1)
+        self._waiting: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
+        self._threads: list[threading.Thread] = []
+
+    def start(self, reference: str, *, allow_pickle: bool = False, on_conflict: OnConflict = "ask") -> str:
+        """Queue a download and return its job's id at once.
+
+        A reference that is being downloaded already keeps its job, whose id is returned.
+        """
+        reference = reference.strip()
+        with self._lock:
+            for task in self._tasks.values():
+                if task.job.active and task.job.reference == reference and not task.cancelled.is_set():
+                    return task.job.id
+            job = Job(
+                f"download-{next(self._numbers)}", reference, "queued", f"{reference} is waiting its turn."
+            )
+            task = _Task(job, allow_pickle, on_conflict, threading.Event(), threading.Event())
+            self._tasks[job.id] = task
+            self._waiting.put(task)
+            if len(self._threads) < min(self._workers, sum(t.job.active for t in self._tasks.values())):
+                # A daemon: leaving the WebUI in the middle of a download must not hang. What arrived is kept.
+                thread = threading.Thread(target=self._work, name="vae-guard-download", daemon=True)
+                self._threads.append(thread)
+                thread.start()
+        return job.id
+
+    def jobs(self) -> tuple[Job, ...]:
+        """All jobs, the oldest first."""
+        with self._lock:
+            return tuple(task.job for task in self._tasks.values())
+
+    def job(self, job_id: str) -> Job | None:
+        with self._lock:
+            task = self._tasks.get(job_id)
+            return None if task is None else task.job
+
+    def cancel(self, job_id: str) -> bool:
+        """Stop a job soon; what has arrived is kept for the next time. False if there is nothing to stop."""
+        with self._lock:
+            task = self._tasks.get(job_id)
+            if task is None or not task.job.active:
+                return False
+            waiting = task.job.state == "queued" and not task.cancelled.is_set()
+            task.cancelled.set()
+            if task.job.state == "running":
+                task.job = replace(task.job, message="Stopping.")
+        if waiting:
+            self._finish(task, "cancelled", "The download was cancelled before it began.")
+        return True
+
+    def wait(self, job_id: str, timeout: float | None = None) -> Job | None:
+        """The job once it is over, or as it is after ``timeout`` seconds; None for an unknown id."""
+        with self._lock:
+            task = self._tasks.get(job_id)
+        if task is None:
+            return None
+        task.over.wait(timeout)
+        return self.job(job_id) or task.job
+
+    def clear_finished(self) -> None:
+        """Forget jobs that are over."""
+        with self._lock:
+            self._tasks = {job_id: task for job_id, task in self._tasks.items() if task.job.active}
+
+    def close(self, timeout: float | None = 5.0) -> None:
+        """Cancel everything, wait for the running downloads to stop, and end the threads."""
+        for job in self.jobs():
+            self.cancel(job.id)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        for job in self.jobs():
+            self.wait(job.id, None if deadline is None else max(deadline - time.monotonic(), 0))
+        with self._lock:
+            for _ in self._threads:
+                self._waiting.put(None)
+            self._threads.clear()
+
+    def _work(self) -> None:
+        while True:
+            task = self._waiting.get()
+            if task is None:
+                return
+            try:
+                self._run(task)
+            except BaseException:  # a bug; the thread must live on for the other downloads
+                log.exception("The download of %s ended with an unexpected error.", task.job.reference)
+                self._finish(task, "failed", "An unexpected error ended the download; see the log.")
+
+    def _run(self, task: _Task) -> None:
+        with self._lock:
+            if task.cancelled.is_set():  # cancel() has finished it
+                return
+            task.job = replace(task.job, state="running", message=f"Asking the hub for {task.job.reference}.")
+        try:
+            result = pull(
+                task.job.reference,
+                self.folder,
+                taesd_folder=self.taesd_folder,
+                allow_pickle=task.allow_pickle,
+                on_conflict=task.on_conflict,
+                progress=lambda progress: self._progressed(task, progress),
+                cancelled=task.cancelled.is_set,
+                endpoint=self._endpoint,
+                token=self._token,
+                catalog=self._catalog,
+            )
+        except Cancelled as error:
+            self._finish(task, "cancelled", str(error))
+        except VAEGuardError as error:
+            self._finish(task, "failed", str(error), error=error)
+        else:
+            size = result.identity.file_size
+            verb = "is downloaded" if result.bytes_fetched else "was here already"
+            self._change(task, done=size, total=size)
+            self._finish(task, "done", f"{result.path.name} {verb} and verified.", result=result)
+
+    def _progressed(self, task: _Task, progress: Progress) -> None:
+        if task.cancelled.is_set():
+            return
+        self._change(
+            task,
+            message=progress.message,
+            done=progress.done,
+            total=progress.total,
+            speed=progress.speed,
+            eta=progress.eta,
+        )
+
+    def _finish(
+        self,
+        task: _Task,
+        state: State,
+        message: str,
+        *,
+        result: DownloadedFile | None = None,
+        error: VAEGuardError | None = None,
+    ) -> None:
+        self._change(
+            task,
+            state=state,
+            message=message,
+            result=result,
+            error=error,
+            speed=None,
+            eta=None,
+            finished=time.time(),
+        )
+        try:
+            if self._on_finished is not None:
+                self._on_finished(task.job)
+        except Exception:
+            log.exception("What should happen after the download of %s failed.", task.job.reference)
+        finally:
+            task.over.set()
+
+    def _change(self, task: _Task, **values: object) -> None:
+        with self._lock:
+            task.job = replace(task.job, **values)  # type: ignore[arg-type]
