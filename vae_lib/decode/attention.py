@@ -41,10 +41,14 @@ def attend(queries: Tensor, blocks: Iterable[tuple[Tensor, Tensor]], single: boo
     return result.div_(total).to(queries.dtype)
 
 
-def attend_bytes(queries: int, keys: int, channels: int, single: bool, device: torch.device, dtype: torch.dtype) -> int:
+def attend_bytes(
+    queries: int, keys: int, channels: int, single: bool, device: torch.device, dtype: torch.dtype
+) -> int:
     """Peak bytes that `attend` allocates for blocks of at most ``keys`` keys, its result included."""
     row, size = queries * channels, dtype.itemsize
     if is_fused(device, single):
         return row * (size + 4)  # the kernel accumulates in float32
-    score = queries * keys * (4 if size == 4 else 4 + size)  # half precision: once as computed, once in float32
+    score = (
+        queries * keys * (4 if size == 4 else 4 + size)
+    )  # half precision: once as computed, once in float32
     return row * (2 * size + 4) + score + 5 * queries * 4

@@ -6,6 +6,7 @@ contiguous block (PyTorch's ``channels_last``).
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import tempfile
@@ -23,7 +24,7 @@ def nbytes(*shape: int, dtype: torch.dtype) -> int:
 
 
 class Workspace:
-    """Named scratch buffers of one pass. A buffer grows to the largest shape asked for and is reused band after band."""
+    """Named scratch buffers of one pass: each grows to the largest shape asked for and serves band after band."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -63,7 +64,9 @@ class HostStore:
 
     def __init__(self, device: torch.device, folder: str | None = None) -> None:
         self._device = device
-        self._folder = tempfile.TemporaryDirectory(prefix="vae-guard-", dir=folder) if device.type == "cpu" else None
+        self._folder = (
+            tempfile.TemporaryDirectory(prefix="vae-guard-", dir=folder) if device.type == "cpu" else None
+        )
         self._files = 0
 
     def _empty(self, like: Tensor) -> Tensor:
@@ -94,10 +97,8 @@ class HostStore:
 
     def close(self) -> None:
         if self._folder is not None:
-            try:
+            with contextlib.suppress(OSError):  # Windows: a band is still mapped; the system clears the rest
                 self._folder.cleanup()
-            except OSError:  # Windows: a band is still mapped; the folder goes with the temporary files
-                pass
 
 
 Store = DeviceStore | HostStore
@@ -109,7 +110,9 @@ class FeatureMap:
     With ``whole`` the rows are copied into that tensor instead: the picture that comes out, the latents that go in.
     """
 
-    def __init__(self, height: int, width: int, channels: int, store: Store, whole: Tensor | None = None) -> None:
+    def __init__(
+        self, height: int, width: int, channels: int, store: Store, whole: Tensor | None = None
+    ) -> None:
         self.height, self.width, self.channels = height, width, channels
         self._store = store
         self._whole = whole
@@ -146,11 +149,14 @@ class FeatureMap:
 class RowReader:
     """Reads windows of rows from top to bottom while the rows already passed are overwritten or freed.
 
-    It reads where the rows are stored, device or host. If they ``change`` it keeps copies on the device of the ``halo`` rows above the current position and, for wrapped (seamless) images, of the top rows.
-    Rows are numbered as in the picture; with ``wrap`` row -1 is the last row and row ``height`` the first.
+    It reads where the rows are stored, device or host. If they ``change`` it keeps copies on the device of the ``halo``
+    rows above the current position and, for wrapped (seamless) images, of the top rows. Rows are numbered as in the
+    picture; with ``wrap`` row -1 is the last row and row ``height`` the first.
     """
 
-    def __init__(self, source: FeatureMap, halo: int, wrap: bool, changes: bool, device: torch.device) -> None:
+    def __init__(
+        self, source: FeatureMap, halo: int, wrap: bool, changes: bool, device: torch.device
+    ) -> None:
         self._source, self._halo, self._wrap, self._device = source, halo, wrap, device
         self._changes = changes
         self._done = 0
@@ -160,7 +166,9 @@ class RowReader:
     def _copy(self, first: int, last: int) -> Tensor:
         source = self._source
         pieces = list(self.window(first, last))
-        copy = torch.empty(last - first, source.width, source.channels, dtype=pieces[0][1].dtype, device=self._device)
+        copy = torch.empty(
+            last - first, source.width, source.channels, dtype=pieces[0][1].dtype, device=self._device
+        )
         for row, piece in pieces:
             copy[row - first : row - first + piece.shape[0]].copy_(piece, non_blocking=True)
         return copy

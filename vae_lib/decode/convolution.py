@@ -206,12 +206,17 @@ def _subpixel_weight(weight: Tensor, dtype: torch.dtype) -> Tensor:
     """
     out, channels = weight.shape[:2]
     result = torch.empty(2, 2 * out, 2, 2, channels, dtype=dtype, device=weight.device).permute(0, 1, 4, 2, 3)
-    taps = ((slice(0, 1), slice(1, 3)), (slice(0, 2), slice(2, 3)))  # kernel rows on each small row, by parity
+    taps = (
+        (slice(0, 1), slice(1, 3)),
+        (slice(0, 2), slice(2, 3)),
+    )  # kernel rows on each small row, by parity
     for y in (0, 1):
         for x in (0, 1):
             for i in (0, 1):
                 for j in (0, 1):
-                    result[y, x * out : (x + 1) * out, :, i, j] = weight[:, :, taps[y][i], taps[x][j]].sum((2, 3))
+                    result[y, x * out : (x + 1) * out, :, i, j] = weight[:, :, taps[y][i], taps[x][j]].sum(
+                        (2, 3)
+                    )
     return result
 
 
@@ -283,7 +288,9 @@ class Linear:
     def __init__(self, module: nn.Conv2d, device: torch.device, dtype: torch.dtype) -> None:
         self._weight = module.weight.detach().flatten(1).to(device, dtype)
         bias = module.bias
-        self._bias = self._weight.new_zeros(self._weight.shape[0]) if bias is None else bias.detach().to(device, dtype)
+        self._bias = (
+            self._weight.new_zeros(self._weight.shape[0]) if bias is None else bias.detach().to(device, dtype)
+        )
 
     @property
     def out_channels(self) -> int:

@@ -59,6 +59,22 @@ def count_bands(passes: list[Pass], source: MapSize) -> int:
     return total
 
 
+# Rows from the edge of a picture within which a band may need fewer rows than one further in.
+BORDER = 16
+
+
+@dataclass
+class _Band:
+    """One band of a pass, in bytes: at its peak, what is held afterwards, what was read and moved."""
+
+    peak: int = 0
+    held: int = 0
+    residual: int = 0
+    read: int = 0
+    moved: int = 0
+    multiplications: int = 0
+
+
 @dataclass
 class _Simulation:
     device: torch.device
@@ -69,16 +85,27 @@ class _Simulation:
     maps: dict[str, int] = field(default_factory=dict)  # bytes on the device
     statistics: dict[str, int] = field(default_factory=dict)  # stretches gathered
     workspace: dict[str, int] = field(default_factory=dict)  # bytes
+    workspace_bytes: int = 0
     new_statistics: int = 0
     weights: int = 0
     cost: Cost = field(default_factory=Cost)
 
     def peak(self, transient: int = 0) -> None:
-        live = sum(self.maps.values()) + sum(self.workspace.values()) + self.weights + transient
-        self.cost.peak_bytes = max(self.cost.peak_bytes, live)
+        live = sum(self.maps.values()) + self.workspace_bytes + self.weights + transient
+        if live > self.cost.peak_bytes:
+            self.cost.peak_bytes = live
 
     def take(self, name: str, size: int) -> None:
-        self.workspace[name] = max(self.workspace.get(name, 0), size)
+        """A scratch buffer of at least this size, kept until the end of the pass."""
+        before = self.workspace.get(name, 0)
+        if size > before:
+            self.workspace[name] = size
+            self.workspace_bytes += size - before
+
+    def begin(self) -> None:
+        """A new pass: the scratch buffers and prepared weights of the last one are gone."""
+        self.workspace.clear()
+        self.workspace_bytes = self.weights = 0
 
     def gather(self, name: str, rows: int, size: MapSize) -> None:
         """Statistics of a band."""
@@ -112,8 +139,7 @@ class _Simulation:
         wrap = step.wraps(self.wrap)
         chain = Chain(step.stages, source, wrap)
         out = chain.output
-        self.workspace.clear()
-        self.weights = 0
+        self.begin()
         for stage in step.stages:
             kept, peak = stage.shape.weight_bytes(dtype, self.resident)
             self.peak(peak)
@@ -132,45 +158,32 @@ class _Simulation:
         if step.changes_source and wrap:
             self.weights += halo_bytes  # the copy of the top rows
 
+        staged = not self.on_device
+        inner: _Band | None = None
         for first, last in bands(out.height, step.rows):
-            ranges = chain.computed(first, last)
-            rows = last - first
-            residual = held = 0
-            for index, stage in enumerate(step.stages):
-                made, width = ranges[index][1] - ranges[index][0], chain.sizes[index].width
-                shape = stage.shape
-                window = nbytes(*shape.window(made, width), dtype=dtype)
-                self.take(f"window {index}", window)
-                if step.shortcut is not None and step.shortcut.tap == index:
-                    channels = chain.sizes[index].channels if linear is None else linear.out_channels
-                    residual = rows * width * channels * size
-                    if linear is not None:
-                        self.cost.multiplications += rows * width * linear.in_channels * linear.out_channels
-                        if not self.on_device and index == 0:
-                            self.take("staging", rows * width * linear.in_channels * size)
-                self.peak(held + residual + tail)
-                for name, elements in shape.workspace(made, width).items():
-                    self.take(name, elements * size)
-                held = nbytes(made, chain.sizes[index + 1].width, shape.out_channels, dtype=dtype)
-                self.peak(held + residual + tail + shape.transient_bytes(made, width, dtype))
-                self.cost.multiplications += shape.multiplications(made, width)
-                self.cost.moved_bytes += 4 * window
-                if index == 0 and not self.on_device and step.source != INPUT:
-                    self.cost.transferred_bytes += window
+            is_inner = last - first == step.rows and first >= BORDER and last <= out.height - BORDER
+            band = inner if is_inner and inner is not None else self._band(step, chain, first, last)
+            if is_inner:
+                inner = band
+            cost, rows = self.cost, last - first
+            cost.multiplications += band.multiplications
+            cost.moved_bytes += band.moved
+            cost.transferred_bytes += band.read * staged * (step.source != INPUT)
+            self.peak(band.peak + tail)
+            held, residual, above = band.held, band.residual, chain.source_row(last)
             if step.changes_source:
-                new = min(halo_bytes, chain.source_row(last) * source.width * source.channels * size)
+                new = min(halo_bytes, above * source.width * source.channels * size)
                 self.peak(held + residual + tail + new)
                 tail = new
             if step.frees_source:
-                self.release(step.source, chain.source_row(last), source, stored_rows.get(step.source, 1))
+                self.release(step.source, above, source, stored_rows.get(step.source, 1))
             if step.side:
                 self.store(step.side, residual)
                 residual = 0
             if step.add_to:
-                if not self.on_device:
-                    self.take("staging", held)
-                    self.cost.transferred_bytes += 2 * held
-                self.cost.moved_bytes += 3 * held
+                self.take("staging", held * staged)
+                cost.transferred_bytes += 2 * held * staged
+                cost.moved_bytes += 3 * held
             if step.statistics:
                 self.gather(step.statistics, rows, out)
             self.peak(held + residual + tail)
@@ -178,17 +191,43 @@ class _Simulation:
                 self.store(step.store, held)
                 held = 0 if step.store != OUTPUT and self.on_device else held
             self.peak(held + tail)
-            self.cost.bands += 1
+            cost.bands += 1
         if step.statistics:
             self.gathered(step.statistics)
         for name in (step.store, step.side):
             if name:
                 stored_rows[name] = step.rows
 
+    def _band(self, step: ConvPass, chain: Chain, first: int, last: int) -> _Band:
+        """The stages of one band; the workspace grows as they ask for it."""
+        dtype, size, linear = self.dtype, self.dtype.itemsize, step.shortcut.conv if step.shortcut else None
+        ranges, rows, band = chain.computed(first, last), last - first, _Band()
+        for index, stage in enumerate(step.stages):
+            made, width = ranges[index][1] - ranges[index][0], chain.sizes[index].width
+            shape = stage.shape
+            window = nbytes(*shape.window(made, width), dtype=dtype)
+            self.take(f"window {index}", window)
+            if step.shortcut is not None and step.shortcut.tap == index:
+                channels = chain.sizes[index].channels if linear is None else linear.out_channels
+                band.residual = rows * width * channels * size
+                if linear is not None:
+                    band.multiplications += rows * width * linear.in_channels * linear.out_channels
+                    if not self.on_device and index == 0:
+                        self.take("staging", rows * width * linear.in_channels * size)
+            band.peak = max(band.peak, band.held + band.residual)
+            for name, elements in shape.workspace(made, width).items():
+                self.take(name, elements * size)
+            band.held = nbytes(made, chain.sizes[index + 1].width, shape.out_channels, dtype=dtype)
+            band.peak = max(band.peak, band.held + band.residual + shape.transient_bytes(made, width, dtype))
+            band.multiplications += shape.multiplications(made, width)
+            band.moved += 4 * window
+            band.read = window if index == 0 else band.read
+        return band
+
     def attention_pass(self, step: AttentionPass, source: MapSize) -> None:
         dtype, size = self.dtype, self.dtype.itemsize
         height, width, channels = source.height, source.width, source.channels
-        self.workspace.clear()
+        self.begin()
         self.weights = 4 * Linear.weight_bytes(channels, channels, dtype, self.resident)
         self.peak((40 * self.statistics[step.statistics_in] + 100) * channels)
         self.weights += 2 * channels * 4
@@ -209,7 +248,8 @@ class _Simulation:
             chunk = (last - first) * one_row
             self.take("rows", chunk)
             self.peak(
-                chunk + attend_bytes((last - first) * width, key_rows * width, channels, single, self.device, dtype)
+                chunk
+                + attend_bytes((last - first) * width, key_rows * width, channels, single, self.device, dtype)
             )
             self.peak(2 * chunk)
             if not self.on_device:
@@ -244,7 +284,9 @@ def estimate(
     simulation = _Simulation(device, dtype, not offload, wrap, resident)
     simulation.maps["base"] = base_bytes
     stored_rows: dict[str, int] = {}
-    last_use = {name: i for i, step in enumerate(passes) for name in (step.source, getattr(step, "add_to", ""))}
+    last_use = {
+        name: i for i, step in enumerate(passes) for name in (step.source, getattr(step, "add_to", ""))
+    }
     for index, (step, size, _) in enumerate(walk(passes, source)):
         if isinstance(step, ConvPass):
             simulation.conv_pass(step, size, stored_rows)

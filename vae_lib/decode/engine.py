@@ -52,7 +52,14 @@ def decode(
     z_size = MapSize(h, w, vae.config.z_channels)
     passes = decoder_passes(vae.decoder, z_size, tiling, device, dtype)
     scale = vae.downscale
-    out = torch.empty(len(latents), h * scale, w * scale, vae.config.out_channels, dtype=dtype, device=output_device or device)
+    out = torch.empty(
+        len(latents),
+        h * scale,
+        w * scale,
+        vae.config.out_channels,
+        dtype=dtype,
+        device=output_device or device,
+    )
     ticker = _Ticker(passes, z_size, len(latents), progress, cancelled)
     for index in range(len(latents)):
         z = latents[index].to(device, dtype).permute(1, 2, 0).contiguous()
@@ -111,7 +118,9 @@ def _run(
     store = HostStore(device) if tiling.offload else DeviceStore()
     context = Context(device, dtype, store, wrap, ticker)
     context.maps = {INPUT: FeatureMap.of(source), OUTPUT: FeatureMap.of(out)}
-    needed_until = {name: i for i, step in enumerate(passes) for name in (step.source, getattr(step, "add_to", ""))}
+    needed_until = {
+        name: i for i, step in enumerate(passes) for name in (step.source, getattr(step, "add_to", ""))
+    }
     try:
         for index, step in enumerate(passes):
             if isinstance(step, ConvPass):
@@ -130,7 +139,12 @@ class _Ticker:
     """Counts bands, reports them and stops the work when it is told to."""
 
     def __init__(
-        self, passes: list[Pass], source: MapSize, pictures: int, progress: Progress | None, cancelled: Callable[[], bool] | None
+        self,
+        passes: list[Pass],
+        source: MapSize,
+        pictures: int,
+        progress: Progress | None,
+        cancelled: Callable[[], bool] | None,
     ) -> None:
         self._done, self._total = 0, pictures * count_bands(passes, source)
         self._progress, self._cancelled = progress, cancelled

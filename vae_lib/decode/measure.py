@@ -30,7 +30,7 @@ class PeakMemory:
             self._before = torch.cuda.memory_allocated(self.device)
         else:
             self._tracker = _LiveTensors(self.device)
-            self._tracker.__enter__()
+            self._tracker.__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(self, *error: Any) -> None:
@@ -38,16 +38,16 @@ class PeakMemory:
             torch.cuda.synchronize(self.device)
             self.bytes = torch.cuda.max_memory_allocated(self.device) - self._before
         else:
-            self._tracker.__exit__(*error)
+            self._tracker.__exit__(*error)  # type: ignore[no-untyped-call]
             self.bytes = self._tracker.peak
             self._tracker = None
 
 
-class _LiveTensors(TorchDispatchMode):
+class _LiveTensors(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the storages that operations under it create, until each is freed."""
 
     def __init__(self, device: torch.device) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.live = self.peak = 0
         self._device = device
         self._known: dict[int, Any] = {}

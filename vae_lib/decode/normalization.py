@@ -26,7 +26,9 @@ class Statistics:
     """Running mean and variance per channel of one activation."""
 
     def __init__(self) -> None:
-        self._parts: list[tuple[int, Tensor, Tensor]] = []  # (count, means, sums of squared deviations), float32
+        self._parts: list[
+            tuple[int, Tensor, Tensor]
+        ] = []  # (count, means, sums of squared deviations), float32
 
     def add(self, band: Tensor, workspace: Workspace) -> None:
         """Take in rows (rows, width, channels) that no other call has."""

@@ -161,7 +161,10 @@ def run_conv_pass(step: ConvPass, context: Context) -> None:
     wrap = step.wraps(context.wrap)
     chain = Chain(step.stages, MapSize(source.height, source.width, source.channels), wrap)
     convolutions = [Convolution(stage.shape, stage.conv, device, dtype) for stage in step.stages]
-    affines = [stage.norm and context.statistics[stage.statistics].affine(stage.norm) for stage in step.stages]
+    affines = [
+        None if stage.norm is None else context.statistics[stage.statistics].affine(stage.norm)
+        for stage in step.stages
+    ]
     shortcut = Linear(step.shortcut.conv, device, dtype) if step.shortcut and step.shortcut.conv else None
     workspace = Workspace(device)
     statistics = Statistics()
@@ -173,18 +176,20 @@ def run_conv_pass(step: ConvPass, context: Context) -> None:
 
     for first, last in bands(height, step.rows):
         ranges = chain.computed(first, last)
-        residual = band = None
+        residual: Tensor | None = None
+        band: Tensor | None = None
         for index, (stage, convolution) in enumerate(zip(step.stages, convolutions, strict=True)):
             low, high = stage.shape.input_rows(*ranges[index])
             rows, size = ranges[index][1] - ranges[index][0], chain.sizes[index]
             window = workspace.take(f"window {index}", stage.shape.window(rows, size.width), dtype)
-            given = None if band is None else [(ranges[index - 1][0], band)]
-            fill_window(window, given or reader.window(low, high), low, high, size, stage, affines[index], wrap)
+            given: list[tuple[int, Tensor]] = [] if band is None else [(ranges[index - 1][0], band)]
+            pieces: Iterable[tuple[int, Tensor]] = given or reader.window(low, high)
+            fill_window(window, pieces, low, high, size, stage, affines[index], wrap)
             if step.shortcut is not None and step.shortcut.tap == index:
                 pieces = given or reader.window(first, last)
-                staged = index == 0 and not context.store.on_device
-                residual = _take_rows(pieces, first, last, size, shortcut, workspace if staged else None, context)
-            band = given = pieces = None  # before the next stage's result comes
+                staging = workspace if index == 0 and not context.store.on_device else None
+                residual = _take_rows(pieces, first, last, size, shortcut, staging, context)
+            del band, given, pieces  # before the stage's result comes
             band = convolution(window, rows, size.width, workspace)
             del window
         assert band is not None
@@ -213,7 +218,9 @@ def run_attention_pass(step: AttentionPass, context: Context) -> None:
     source = context.maps[step.source]
     height, width, channels = source.height, source.width, source.channels
     scale, shift = context.statistics[step.statistics_in].affine(block.norm)
-    query, key, value, project = (Linear(m, device, dtype) for m in (block.q, block.k, block.v, block.proj_out))
+    query, key, value, project = (
+        Linear(m, device, dtype) for m in (block.q, block.k, block.v, block.proj_out)
+    )
     workspace = Workspace(device)
 
     def normalised(first: int, last: int) -> Tensor:
@@ -234,7 +241,9 @@ def run_attention_pass(step: AttentionPass, context: Context) -> None:
         for first, last in bands(height, step.key_rows):
             stored = zip(keys.pieces(first, last), values.pieces(first, last), strict=True)
             for (_, k), (_, v) in stored:
-                on_device = (_on_device(t, name, workspace, context) for t, name in ((k, "keys"), (v, "values")))
+                on_device = (
+                    _on_device(t, name, workspace, context) for t, name in ((k, "keys"), (v, "values"))
+                )
                 k, v = (t.flatten(0, 1) for t in on_device)
                 yield k, v
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import nn
 
 from vae_lib.decode.convolution import best_shape
 from vae_lib.decode.passes import AttentionPass, ConvPass, MapSize, Pass, Shortcut, Stage
-from vae_lib.networks import AttnBlock, Decoder, Encoder, MidBlock, ResnetBlock
+from vae_lib.networks import AttnBlock, Decoder, DownLevel, Encoder, MidBlock, ResnetBlock, UpLevel
 
 INPUT, OUTPUT = "input", "output"
 
@@ -50,13 +51,22 @@ class _Builder:
         self._maps += 1
         return f"x{self._maps}"
 
-    def stage(self, conv: nn.Conv2d, size: MapSize, scale: str = "same", norm: nn.GroupNorm | None = None, of: str = "") -> Stage:
+    def stage(
+        self,
+        conv: nn.Conv2d,
+        size: MapSize,
+        scale: str = "same",
+        norm: nn.GroupNorm | None = None,
+        of: str = "",
+    ) -> Stage:
         """A stage whose input has ``size``; ``of`` names the statistics it is normalised with."""
         pixels = size.height * size.width
         shape = best_shape(conv.in_channels, conv.out_channels, scale, pixels, self.device, self.dtype)
         return Stage(conv, shape, norm, of)
 
-    def conv(self, conv: nn.Conv2d, scale: str = "same", norm: nn.GroupNorm | None = None, to: str = "") -> None:
+    def conv(
+        self, conv: nn.Conv2d, scale: str = "same", norm: nn.GroupNorm | None = None, to: str = ""
+    ) -> None:
         """A convolution that replaces ``x``."""
         stage = self.stage(conv, self.size, scale, norm, self.x)
         size = self._output(stage, self.size)
@@ -79,7 +89,9 @@ class _Builder:
         first = self.stage(block.conv1, size, norm=block.norm1, of=entry)
         middle = self._output(first, size)
         second = self.stage(block.conv2, middle, norm=block.norm2, of=hidden)
-        rows = self.tiling.rows(MapSize(size.height, size.width, max(size.channels, middle.channels)), self.dtype)
+        rows = self.tiling.rows(
+            MapSize(size.height, size.width, max(size.channels, middle.channels)), self.dtype
+        )
         x, shortcut = self.x, block.nin_shortcut
         if head:
             self.passes.append(ConvPass(x, head, rows, statistics=entry))
@@ -101,7 +113,16 @@ class _Builder:
                 self.x = self._name()
                 side = Shortcut(0, shortcut)
                 self.passes.append(
-                    ConvPass(x, (first,), rows, store=kept, statistics=hidden, shortcut=side, side=self.x, frees_source=True)
+                    ConvPass(
+                        x,
+                        (first,),
+                        rows,
+                        store=kept,
+                        statistics=hidden,
+                        shortcut=side,
+                        side=self.x,
+                        frees_source=True,
+                    )
                 )
             else:
                 self.passes.append(ConvPass(x, (first,), rows, store=kept, statistics=hidden))
@@ -117,7 +138,10 @@ class _Builder:
         row = MapSize(1, size.width, 1)
         key_rows = size.height
         if self.tiling.offload or 16 * row.width * pixels > budget:
-            key_rows = min(size.height, max(1, self.tiling.band_bytes // (size.width * size.channels * self.dtype.itemsize)))
+            key_rows = min(
+                size.height,
+                max(1, self.tiling.band_bytes // (size.width * size.channels * self.dtype.itemsize)),
+            )
         rows = max(1, min(size.height, budget // (key_rows * size.width * size.width)))
         rows = min(rows, max(1, self.tiling.rows(size, self.dtype)))
         self.passes.append(AttentionPass(self.x, block, self.x, self.x, rows, key_rows))
@@ -136,16 +160,16 @@ def decoder_passes(
     build.conv(decoder.conv_in)
     build.mid(decoder.mid)
     upsample: nn.Conv2d | None = None
-    for level in reversed(range(len(decoder.up))):
-        recompute = level < tiling.recompute
-        for block in decoder.up[level].block:
-            build.resnet(block, recompute, upsample)
+    levels = cast(list[UpLevel], list(decoder.up))
+    for index, level in reversed(list(enumerate(levels))):
+        for block in cast(list[ResnetBlock], list(level.block)):
+            build.resnet(block, index < tiling.recompute, upsample)
             upsample = None
-        if level > 0:
-            upsample = decoder.up[level].upsample.conv
-            if level - 1 >= tiling.recompute:
-                build.conv(upsample, "up")
-                upsample = None
+        if level.upsample is not None:
+            if index - 1 < tiling.recompute:
+                upsample = level.upsample.conv  # goes with the next block
+            else:
+                build.conv(level.upsample.conv, "up")
     build.conv(decoder.conv_out, norm=decoder.norm_out, to=OUTPUT)
     return build.passes
 
@@ -156,8 +180,8 @@ def encoder_passes(
     """From the map "input" (H, W, 3) to the map "output" (H / 8, W / 8, 2 * z_channels)."""
     build = _Builder(image, tiling, device, dtype)
     build.conv(encoder.conv_in)
-    for index, level in enumerate(encoder.down):
-        for block in level.block:
+    for index, level in enumerate(cast(list[DownLevel], list(encoder.down))):
+        for block in cast(list[ResnetBlock], list(level.block)):
             build.resnet(block, index < tiling.recompute)
         if level.downsample is not None:
             build.conv(level.downsample.conv, "down")

@@ -1,0 +1,28 @@
+"""Exact decoding and encoding under any memory budget: the engine, its planner, and the ladder of fallbacks."""
+
+from vae_lib.decode.devices import choose_device, free_bytes
+from vae_lib.decode.engine import decode, encode_moments
+from vae_lib.decode.ladder import Attempt, Ladder, Outcome
+from vae_lib.decode.measure import PeakMemory
+from vae_lib.decode.plan import DEFAULT_ORDER, Plan, Route, Work, candidates, choose, dtype_name, size_text
+from vae_lib.decode.program import Tiling
+
+__all__ = [
+    "DEFAULT_ORDER",
+    "Attempt",
+    "Ladder",
+    "Outcome",
+    "PeakMemory",
+    "Plan",
+    "Route",
+    "Tiling",
+    "Work",
+    "candidates",
+    "choose",
+    "choose_device",
+    "decode",
+    "dtype_name",
+    "encode_moments",
+    "free_bytes",
+    "size_text",
+]

@@ -1,0 +1,232 @@
+"""Decode or encode by the best way that fits, and by the next one when it fails all the same."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vae_lib.decode import engine, tiny
+from vae_lib.decode.devices import free_bytes, is_out_of_memory, release_cached
+from vae_lib.decode.plan import DEFAULT_ORDER, Plan, Rates, Route, Work, choose, dtype_name, size_text
+from vae_lib.errors import InputError, PlanError
+from vae_lib.networks import TAESD, AutoencoderKL
+
+Progress = Callable[[int, int], None]
+
+# How much of the predicted need must be free for another try after memory ran out in spite of the prediction.
+SHRINK = 0.6
+MOST_ATTEMPTS = 8
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A try that failed, and why, in words."""
+
+    plan: Plan
+    problem: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A finished piece of work.
+
+    Attributes:
+        result: pictures (B, 3, H, W) in [-1, 1], not clamped; or latents (B, C, h, w): the mean, not scaled, for a
+            full VAE, scaled for TAESD.
+        log_variance: when encoding by a full VAE, (B, C, h, w), clamped to [-30, 20].
+        plan: the way that worked.
+        attempts: those that did not, in order.
+        seconds: time of the successful try.
+        scaled: whether ``result`` are latents that carry the scaling factor already (TAESD).
+    """
+
+    result: Tensor
+    plan: Plan
+    seconds: float
+    attempts: tuple[Attempt, ...] = ()
+    log_variance: Tensor | None = None
+    scaled: bool = False
+
+    @property
+    def reason(self) -> str:
+        """Why this way, in a line; failed tries first."""
+        tries = "".join(
+            f"{attempt.plan.route.value} failed ({attempt.problem}); " for attempt in self.attempts
+        )
+        return tries + self.plan.reason
+
+
+@dataclass
+class Ladder:
+    """The ways down from the full decode, for one VAE.
+
+    Attributes:
+        vae: the full VAE, wherever its weights are; None to use TAESD only.
+        taesd: the tiny one, if there is one.
+        device, dtype: where and in which floating-point type to compute.
+        order: routes allowed, the preferred first.
+        budget: asked before each try how many bytes may be allocated on a device.
+        repair: dtypes to compute in once more when numbers overflow, in order. Half precision overflows in some VAEs.
+        wrap: pad circularly (seamless textures).
+        check_finite: look for NaN and infinity in the result.
+        rates: measured speed of the device.
+    """
+
+    vae: AutoencoderKL | None
+    taesd: TAESD | None = None
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    dtype: torch.dtype = torch.float32
+    order: Sequence[Route] = DEFAULT_ORDER
+    budget: Callable[[torch.device], int] = free_bytes
+    repair: Sequence[torch.dtype] = (torch.float32,)
+    wrap: bool = False
+    check_finite: bool = True
+    rates: Rates | None = None
+    output_device: torch.device | None = None
+    progress: Progress | None = None
+    cancelled: Callable[[], bool] | None = None
+
+    def decode(self, latents: Tensor, scaled: Tensor | None = None) -> Outcome:
+        """Pictures of unscaled latents (B, C, h, w); ``scaled`` are the sampler's own, which TAESD takes.
+
+        Raises:
+            PlanError: when nothing fits, or all that did failed.
+            InputError: when the latents have the wrong number of channels, or are not finite.
+            Cancelled: when the caller's ``cancelled`` says so.
+        """
+        return self._run("decode", latents, latents if scaled is None else scaled)
+
+    def encode(self, images: Tensor) -> Outcome:
+        """Latents of pictures (B, 3, H, W) in [-1, 1]; raises as `decode`."""
+        return self._run("encode", images, images)
+
+    def work(self, operation: str, height: int, width: int, batch: int) -> Work:
+        """The work as the planner sees it; ``height`` and ``width`` in latents."""
+        taesd = self.taesd is not None and getattr(self.taesd, f"{operation}r") is not None
+        channels = self.vae.latent_channels if self.vae else self.taesd.latent_channels if self.taesd else 4
+        return Work(
+            None if self.vae is None else self.vae.config, operation, height, width, batch, self.device, self.dtype,
+            self.wrap, self.vae is None or _is_resident(self.vae, self.device, self.dtype),
+            (self.output_device or self.device) == self.device, taesd, channels,
+        )  # fmt: skip
+
+    def _run(self, operation: str, tensor: Tensor, for_taesd: Tensor) -> Outcome:
+        self._check_channels(operation, tensor)
+        batch, _, height, width = tensor.shape
+        if operation == "encode":
+            scale = 8 if self.vae is None else self.vae.downscale
+            height, width = height // scale, width // scale
+        work = self.work(operation, height, width, batch)
+        order, attempts, limit = list(self.order), list[Attempt](), 1 << 62
+        repairs = [dtype for dtype in self.repair if dtype != self.dtype]
+        while True:
+            budget = min(self.budget(self.device), limit)
+            try:
+                plan = choose(
+                    work,
+                    budget,
+                    order=order,
+                    cpu_free_bytes=self.budget(torch.device("cpu")),
+                    rates=self.rates,
+                )
+            except PlanError as error:
+                if not attempts:
+                    raise
+                tries = "; ".join(f"{a.plan.describe()}: {a.problem}" for a in attempts)
+                raise PlanError(f"Every way failed ({tries}). {error}") from None
+            problem, outcome = self._try(plan, operation, tensor, for_taesd)
+            if outcome is not None and self._is_finite(outcome.result):
+                return replace(outcome, attempts=tuple(attempts))
+            release_cached(plan.device)
+            if outcome is not None:  # not finite
+                del outcome
+                if not repairs or plan.route is Route.TAESD:
+                    self._blame(tensor, plan)
+                attempts.append(Attempt(plan, f"NaN or infinite numbers in {dtype_name(plan.dtype)}"))
+                work = replace(work, dtype=repairs[0], resident=False)
+                repairs, limit = repairs[1:], 1 << 62
+                continue
+            attempts.append(Attempt(plan, problem))
+            limit = int(min(budget, plan.peak_bytes) * SHRINK)
+            if plan.route in (Route.FULL, Route.CPU, Route.TAESD) or len(attempts) > MOST_ATTEMPTS // 2:
+                order = [route for route in order if route is not plan.route]
+            if plan.device != self.device or plan.route is Route.TAESD:
+                limit = 1 << 62
+            if not order or len(attempts) >= MOST_ATTEMPTS:
+                tries = "; ".join(f"{a.plan.describe()}: {a.problem}" for a in attempts)
+                raise PlanError(f"Every allowed way failed ({tries}). Free some memory or allow more ways.")
+
+    def _try(
+        self, plan: Plan, operation: str, tensor: Tensor, for_taesd: Tensor
+    ) -> tuple[str, Outcome | None]:
+        """("", outcome), or (what went wrong, None) when memory ran out: nothing of the failed try stays alive."""
+        started = time.perf_counter()
+        try:
+            outcome = self._execute(plan, operation, tensor, for_taesd)
+            return "", replace(outcome, seconds=time.perf_counter() - started)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+        return f"out of memory, although {size_text(plan.peak_bytes)} was to be enough", None
+
+    def _execute(self, plan: Plan, operation: str, tensor: Tensor, for_taesd: Tensor) -> Outcome:
+        common: dict[str, Any] = {
+            "device": plan.device,
+            "dtype": plan.dtype,
+            "wrap": self.wrap,
+            "output_device": self.output_device or self.device,
+            "progress": self.progress,
+            "cancelled": self.cancelled,
+        }
+        if plan.route is Route.TAESD:
+            assert self.taesd is not None
+            run = tiny.decode if operation == "decode" else tiny.encode
+            result = run(self.taesd, for_taesd, plan.tile, **common)
+            return Outcome(result, plan, 0.0, scaled=operation == "encode")
+        assert self.vae is not None
+        assert plan.tiling is not None
+        if operation == "decode":
+            return Outcome(engine.decode(self.vae, tensor, plan.tiling, **common), plan, 0.0)
+        mean, log_variance = engine.encode_moments(self.vae, tensor, plan.tiling, **common)
+        return Outcome(mean, plan, 0.0, log_variance=log_variance)
+
+    def _is_finite(self, result: Tensor) -> bool:
+        return not self.check_finite or all(bool(torch.isfinite(item).all()) for item in result)
+
+    def _check_channels(self, operation: str, tensor: Tensor) -> None:
+        if tensor.ndim != 4:
+            raise InputError(
+                f"A tensor of four dimensions is needed; this one has shape {tuple(tensor.shape)}."
+            )
+        if operation == "decode":
+            wanted = self.vae.latent_channels if self.vae else self.taesd.latent_channels if self.taesd else 4
+            if tensor.shape[1] != wanted:
+                raise InputError(
+                    f"These latents have {tensor.shape[1]} channels and this VAE takes {wanted}: they belong to "
+                    f"{'an SD3 or FLUX.1' if tensor.shape[1] == 16 else 'another'} model. Choose that model's VAE."
+                )
+        else:
+            wanted = self.vae.config.in_channels if self.vae else 3
+            if tensor.shape[1] != wanted:
+                raise InputError(f"A picture of {wanted} channels is needed; this one has {tensor.shape[1]}.")
+
+    def _blame(self, tensor: Tensor, plan: Plan) -> None:
+        if not torch.isfinite(tensor).all():
+            raise InputError(
+                "The latents hold NaN or infinite numbers: the diffusion model (UNet) failed, not the VAE. "
+                "Sample again, in full precision (--no-half) if it recurs."
+            )
+        raise PlanError(
+            f"The VAE gave NaN or infinite numbers in {dtype_name(plan.dtype)}, and no wider type was allowed. "
+            "Allow fp32, or use a VAE made for half precision (for SDXL: sdxl-vae-fp16-fix)."
+        )
+
+
+def _is_resident(vae: AutoencoderKL, device: torch.device, dtype: torch.dtype) -> bool:
+    weight = next(vae.parameters())
+    return weight.device.type == device.type and weight.dtype == dtype
