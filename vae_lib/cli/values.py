@@ -1,0 +1,77 @@
+"""Values on the command line: sizes, types, routes."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+
+import torch
+
+from vae_lib.decode import Route
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+ROUTES = ("auto", *(route.value for route in Route))
+_UNITS = {
+    "": 1,
+    "K": 10**3,
+    "M": 10**6,
+    "G": 10**9,
+    "T": 10**12,
+    "KI": 2**10,
+    "MI": 2**20,
+    "GI": 2**30,
+    "TI": 2**40,
+}
+
+
+def byte_size(text: str) -> int:
+    """ "300MB", "1.5GB", "512MiB" or plain bytes, as a number of bytes."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([KMGT]I?)?B?\s*", text.upper())
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size; write it like 300MB, 1.5GB or 512MiB")
+    size = float(match[1]) * _UNITS[match[2] or ""]
+    if not 1 <= size < 1 << 62:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size that memory can have")
+    return int(size)
+
+
+def pixels(text: str) -> int:
+    """A width or height in pixels: a multiple of 8."""
+    try:
+        value = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of pixels") from None
+    if value < 8 or value % 8 or value > 1 << 17:
+        raise argparse.ArgumentTypeError(
+            f"{value} cannot be used: sizes are multiples of 8 from 8 to {1 << 17}"
+        )
+    return value
+
+
+def positive(text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is too small: at least 1 is needed")
+    return value
+
+
+def factor(text: str) -> float:
+    """A scaling factor: a finite number other than zero."""
+    value = number(text)
+    if value == 0:
+        raise argparse.ArgumentTypeError("a scaling factor of 0 cannot be divided by; use 1 to switch it off")
+    return value
+
+
+def number(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a finite number")
+    return value
