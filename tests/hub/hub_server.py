@@ -36,6 +36,7 @@ class Repo:
     branches: tuple[str, ...] = ("main",)
     announced: dict[str, str] = field(default_factory=dict)
     lfs_info: bool = True  # mirrors may leave it out of the listing
+    moved_to: str = ""  # the repository's new name
 
     def sha256(self, path: str) -> str:
         return self.announced.get(path) or hashlib.sha256(self.files[path]).hexdigest()
@@ -49,7 +50,7 @@ class Fault:
     """What goes wrong, ``times`` times, with requests whose method and path match.
 
     One of: ``status`` (with ``headers``); ``cut_after`` bytes of the body, the connection is closed; ``rate``
-    bytes per second; ``no_ranges``; ``short`` bytes are left out at the end, consistently.
+    bytes per second; ``no_ranges``; ``shift`` ranges by bytes; ``short`` bytes are left out at the end, consistently.
     """
 
     match: str
@@ -59,6 +60,7 @@ class Fault:
     cut_after: int = -1
     rate: float = 0
     no_ranges: bool = False
+    shift: int = 0
     short: int = 0
 
 
@@ -221,6 +223,9 @@ class _Handler(BaseHTTPRequestHandler):
         repo = self._allowed(repo_id, listing=False)
         if repo is None or not self._revision(repo, revision):
             return
+        if repo.moved_to:
+            self._send(307, {"Location": self.path.replace(repo_id, repo.moved_to, 1)}, b"")
+            return
         if path not in repo.files:
             self._error(404, "EntryNotFound", "Entry not found")
             return
@@ -251,7 +256,7 @@ class _Handler(BaseHTTPRequestHandler):
         start, status = 0, 200
         asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         if asked and not fault.no_ranges:
-            start = int(asked[1])
+            start = int(asked[1]) + fault.shift
             if start >= len(content):
                 self._send(416, headers | {"Content-Range": f"bytes */{len(content)}"}, b"")
                 return

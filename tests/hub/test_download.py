@@ -123,6 +123,10 @@ class TestStraightforward:
         assert not hub.gets()
         assert fetch(hub, models).bytes_fetched == 0
 
+    def test_a_repository_that_was_renamed(self, hub: HubServer, models: Path) -> None:
+        hub.add("acme/old-name", {"my_vae.safetensors": VAE}, moved_to="acme/my-vae", lfs_info=False)
+        assert fetch(hub, models, "acme/old-name").sha256 == SHA256
+
     def test_a_folder_that_does_not_exist_yet(self, hub: HubServer, tmp_path: Path) -> None:
         assert pull("acme/my-vae", tmp_path / "a" / "b", endpoint=hub.endpoint).path.is_file()
 
@@ -335,6 +339,15 @@ class TestInterrupted:
         hub.fault("CDN GET", no_ranges=True)
         result = fetch(hub, models)
         assert result.path.read_bytes() == VAE
+        assert (result.resumed_from, result.bytes_fetched) == (0, len(VAE))
+
+    def test_a_server_that_continues_elsewhere(self, hub: HubServer, models: Path) -> None:
+        with pytest.raises(Cancelled):
+            fetch(hub, models, cancelled=after(3))
+        hub.fault("CDN GET", shift=-100)
+        result = fetch(hub, models)
+        assert result.path.read_bytes() == VAE
+        # Noticed at once, by its Content-Range, and not after all of it had been fetched for nothing.
         assert (result.resumed_from, result.bytes_fetched) == (0, len(VAE))
 
     def test_a_damaged_part_is_fetched_again_and_not_blamed_on_the_hub(

@@ -1,6 +1,4 @@
-"""The catalog: VAEs that people use, with what is known of them for certain (``catalog.toml`` beside this
-file).
-"""
+"""The catalog: VAEs that people use, with what is known of them for certain (``catalog.toml``)."""
 
 from __future__ import annotations
 
@@ -107,12 +105,10 @@ class Catalog:
 
 
 def load_catalog(path: Path | str | None = None) -> Catalog:
-    """Read and check a catalog; without ``path`` the one that comes with the package, which is read only
-    once.
+    """Read and check a catalog; without ``path`` the one of the package, which is read only once.
 
     Raises:
-        InputError: the file cannot be read or is not a valid catalog. The message names the entry and the
-            field.
+        InputError: it cannot be read or is not a valid catalog. The message names the entry and the field.
     """
     return _packaged_catalog() if path is None else _read(Path(path))
 

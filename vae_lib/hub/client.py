@@ -2,14 +2,13 @@
 
 The same code runs on every version from 0.16 (what the WebUI's transformers needs) to the newest: what
 differs is the HTTP client behind ``get_session()``, requests up to 0.36 and httpx from 1.0 on, and
-:func:`open_stream` is the only place that knows. Proxies, certificates, ``HF_ENDPOINT``, ``HF_TOKEN`` and
+:func:`_is_httpx` is the only place that knows. Proxies, certificates, ``HF_ENDPOINT``, ``HF_TOKEN`` and
 saved tokens are the library's.
 
 Bytes are streamed from the hub's ``resolve`` address into a file of ours instead of by ``hf_hub_download``:
 its 2.x versions delete the partial file when they stop, so that neither a cancelled nor a killed download
-could be resumed. The plain address also means that hf_xet, which neither resumes nor can be cancelled, is
-never
-involved: for files in Xet storage the hub redirects there to an ordinary HTTP server.
+could be resumed. The plain address also means that hf_xet, which neither resumes nor can be cancelled, has no
+part in it: for files in Xet storage the hub redirects there to an ordinary HTTP server.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 from vae_lib import __version__
 from vae_lib.errors import Cancelled, DownloadError
@@ -45,6 +44,7 @@ LONGEST_WAIT = 30.0
 LONGEST_RETRY_AFTER = 300.0
 
 CHUNK = 64 * 1024
+MOST_REDIRECTS = 5
 
 _RETRIED_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 
@@ -74,7 +74,6 @@ class FileMetadata:
 
     size: int | None
     etag: str | None
-    commit: str | None
 
 
 @dataclass(frozen=True)
@@ -157,12 +156,25 @@ def file_metadata(
     Raises:
         DownloadError, Cancelled: as :func:`list_repository`.
     """
-    library = _library()
+    utils = _library().utils
 
     def ask() -> FileMetadata:
+        # get_hf_file_metadata would do, but in some versions it retries for half a minute and cannot be cancelled.
+        session, headers = utils.get_session(), _headers(token)
+        follow = {"follow_redirects" if _is_httpx(session) else "allow_redirects": False}
         url = file_url(repo_id, path, revision, endpoint)
-        found = library.get_hf_file_metadata(url, token=_token(token), timeout=TIMEOUT)
-        return FileMetadata(found.size, found.etag, found.commit_hash)
+        for _ in range(MOST_REDIRECTS):
+            response = session.head(url, headers=headers, timeout=TIMEOUT, **follow)
+            location = response.headers.get("Location")
+            if not location or urlsplit(location).netloc:  # a redirect to the storage is the answer
+                break
+            url = urljoin(url, location)  # a repository that was renamed
+        if response.status_code >= 400:
+            utils.hf_raise_for_status(response)
+        found = response.headers
+        size = found.get("X-Linked-Size") or (None if location else found.get("Content-Length"))
+        etag = (found.get("X-Linked-Etag") or found.get("ETag") or "").removeprefix("W/").strip('"')
+        return FileMetadata(int(size) if size and size.isdigit() else None, etag or None)
 
     return _with_retries(ask, repo_id, revision, path, endpoint, cancelled)
 
@@ -175,17 +187,13 @@ def open_stream(url: str, start: int = 0, token: str | None = None) -> Iterator[
         HTTPStatus: 416, there is nothing at or after ``start``.
     """
     utils = _library().utils
-    headers: dict[str, str] = dict(
-        utils.build_hf_headers(token=_token(token), library_name="vae-guard", library_version=__version__)
-    )
-    headers["Accept-Encoding"] = "identity"  # the bytes as stored: ranges and sizes are about those
+    headers = _headers(token)
     if start:
         headers["Range"] = f"bytes={start}-"
     session = utils.get_session()
     with contextlib.ExitStack() as stack:
         # Both clients drop the Authorization header on the way to another host, which the hub's storage is.
-        # httpx.Client.stream is a method; a requests.Session has a flag of that name.
-        if callable(getattr(session, "stream", None)):
+        if _is_httpx(session):
             response = stack.enter_context(
                 session.stream("GET", url, headers=headers, timeout=TIMEOUT, follow_redirects=True)
             )
@@ -375,6 +383,17 @@ def _library() -> Any:
             "install huggingface_hub'."
         ) from error
     return library
+
+
+def _is_httpx(session: Any) -> bool:
+    return callable(getattr(session, "stream", None))  # of a requests.Session this is a flag
+
+
+def _headers(token: str | None) -> dict[str, str]:
+    build = _library().utils.build_hf_headers
+    headers = dict(build(token=_token(token), library_name="vae-guard", library_version=__version__))
+    # The bytes as they are stored: ranges and sizes are about those.
+    return headers | {"Accept-Encoding": "identity"}
 
 
 def _token(token: str | None) -> str | None:

@@ -73,8 +73,7 @@ def safe_name(name: str) -> str:
     Letters of every script are kept, in Unicode's composed form. The extension survives shortening.
     """
     name = re.split(r"[/\\]", unicodedata.normalize("NFC", name))[-1]
-    # Control, formatting (bidirectional overrides hide an extension), surrogate, line and paragraph
-    # separators.
+    # Control, formatting (bidirectional overrides hide an extension), surrogates, line separators.
     name = "".join(c for c in name if c in "\u200c\u200d" or unicodedata.category(c) not in _INVISIBLE)
     name = _FORBIDDEN.sub("_", name).lstrip(". ").rstrip(". ")
     suffix = PurePosixPath(name).suffix
@@ -98,8 +97,7 @@ def target_name(repo_id: str, path: str) -> str:
 
     A name that says nothing (``diffusion_pytorch_model.fp16.safetensors``) becomes the repository's name,
     with what distinguishes the file in it (``-vae`` for the folder ``vae``, ``-fp16`` for the variant).
-    ``.bin`` and ``.pth`` become ``.pt``, which is the form of these files that the WebUI's VAE dropdown
-    lists.
+    ``.bin`` and ``.pth`` become ``.pt``: of these three, the WebUI's VAE dropdown lists only that.
     """
     parts = PurePosixPath(path)
     stem, suffix = parts.stem, parts.suffix.lower()
