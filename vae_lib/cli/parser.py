@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from vae_lib import __version__
-from vae_lib.cli import commands
+from vae_lib.cli import commands, hub
 from vae_lib.cli.demo import run_demo
 from vae_lib.cli.values import DTYPES, ROUTES, byte_size, factor, number, pixels, positive
 
@@ -104,6 +104,30 @@ def build_parser() -> argparse.ArgumentParser:
         help="memory to allow (default: little more than each route's least)",
     )
     demo.add_argument("--image", type=Path, metavar="IMAGE", help="another picture than the bundled one")
+
+    pull = _command(sub, "pull", "download a VAE from Hugging Face, resumable and verified", hub.run_pull)
+    pull.add_argument(
+        "reference",
+        metavar="NAME",
+        help="a name of the catalog, owner/name, owner/name/file, or a page's address",
+    )
+    pull.add_argument("--folder", type=Path, default=Path(), metavar="DIR", help="where to (default: here)")
+    pull.add_argument(
+        "--taesd-folder",
+        type=Path,
+        metavar="DIR",
+        help="where TAESD goes, with the WebUI's own files (models/VAE-taesd)",
+    )
+    pull.add_argument(
+        "--allow-pickle", action="store_true", help="take a .pt, .ckpt or .bin where there is no safetensors"
+    )
+    pull.add_argument(
+        "--rename", action="store_true", help="take another name when a different file has this one"
+    )
+    pull.add_argument("--json", action="store_true", help="print one JSON object")
+
+    catalog = _command(sub, "catalog", "the VAEs that pull knows by name", hub.run_catalog)
+    catalog.add_argument("--json", action="store_true", help="print a JSON list")
 
     ui = _command(sub, "ui", "the VAE tab in the browser, without the WebUI", commands.run_ui)
     ui.add_argument("--folder", type=Path, metavar="DIR", help="folder with VAEs (default: the bundled one)")

@@ -1,0 +1,110 @@
+"""inspect, plan, demo, catalog, help."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from .conftest import DATA, VAE, Run
+
+Runner = Callable[..., Run]
+
+
+def test_inspect_says_what_the_bundled_vae_is(run: Runner) -> None:
+    described = json.loads(run("inspect", VAE, "--json").out)
+    assert described["kind"] == "AutoencoderKL"
+    assert described["layout"] == "ldm"
+    assert described["latent_channels"] == 4
+    assert described["certainty"] == "metadata"
+    assert len(described["sha256"]) == 64
+    assert described["sha256"] in run("inspect", VAE).out
+
+
+def test_inspect_refuses_what_is_no_vae(run: Runner, tmp_path: Path) -> None:
+    page = tmp_path / "vae.safetensors"
+    page.write_text("<!DOCTYPE html><html>Sign in</html>")
+    done = run("inspect", page)
+    assert done.code == 1
+    assert done.err.count("\n") == 1
+
+
+def test_plan_marks_the_chosen_route_and_explains_it(run: Runner) -> None:
+    arguments = ("plan", "--vae", VAE, "--width", 1024, "--height", 768, "--free", "200MB", "--device", "cpu")
+    plan = json.loads(run(*arguments, "--json").out)
+    assert [row["route"] for row in plan["routes"]] == ["full", "tiled", "offload"]
+    chosen = [row for row in plan["routes"] if row["chosen"]]
+    assert [row["route"] for row in chosen] == [plan["chosen"]]
+    assert chosen[0]["peak_bytes"] <= 200_000_000
+    assert not plan["routes"][0]["fits"]
+    table = run(*arguments).out
+    assert plan["reason"] in table
+    assert f"> {plan['chosen']}" in table
+
+
+def test_plan_for_a_gpu_that_is_not_here(run: Runner) -> None:
+    plan = json.loads(
+        run(
+            "plan",
+            "--vae",
+            VAE,
+            "--width",
+            512,
+            "--height",
+            512,
+            "--free",
+            "2GB",
+            "--device",
+            "cuda",
+            "--json",
+        ).out
+    )
+    assert plan["dtype"] == "fp16"
+    assert plan["chosen"] == "full"
+
+
+def test_plan_that_cannot_be_is_a_failure_with_its_table(run: Runner) -> None:
+    done = run("plan", "--vae", VAE, "--width", 512, "--height", 512, "--free", "1KB", "--device", "cpu")
+    assert done.code == 1
+    assert "the least that would do" in done.err
+    assert "offload" in done.out
+
+
+@pytest.mark.parametrize("size", ["100", "0", "-8", "eight"])
+def test_sizes_are_multiples_of_eight(run: Runner, size: str) -> None:
+    assert run("plan", "--vae", VAE, f"--width={size}", "--height", 64).code == 2
+
+
+def test_demo_writes_every_picture_and_the_sheet(run: Runner, tmp_path: Path) -> None:
+    photo = tmp_path / "photo.png"
+    with Image.open(DATA / "coffee.jpg") as picture:
+        picture.resize((96, 64)).save(photo)
+    done = run("demo", "-o", tmp_path / "out", "--image", photo)
+    assert done.code == 0, done.err
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"full.png", "tiled.png", "offload.png", "cpu.png", "sheet.png"} <= names
+    rows = {
+        line.split()[0]: line.split()
+        for line in done.out.splitlines()
+        if line.split()[0] in ("tiled", "offload", "cpu")
+    }
+    assert set(rows) == {"tiled", "offload", "cpu"}
+    assert all(float(row[-1]) < 1e-4 for row in rows.values())
+
+
+def test_catalog_lists_what_pull_knows(run: Runner) -> None:
+    entries = json.loads(run("catalog", "--json").out)
+    names = {entry["id"] for entry in entries}
+    assert {"sdxl-vae", "taesd"} <= names
+    assert all(name in run("catalog").out for name in names)
+
+
+def test_help_teaches_every_command(run: Runner) -> None:
+    done = run("--help")
+    assert done.code == 0
+    for command in ("decode", "encode", "inspect", "plan", "demo", "pull", "catalog", "ui"):
+        assert command in done.out
+        assert run(command, "--help").code == 0
