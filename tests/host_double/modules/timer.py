@@ -1,0 +1,3 @@
+from types import SimpleNamespace
+
+startup_timer = SimpleNamespace(record=lambda category, extra_time=0: None)
