@@ -72,7 +72,10 @@ class _Builder:
         size = self._output(stage, self.size)
         name = to or self._name()
         statistics = "" if to == OUTPUT else name
-        rows = self.tiling.rows(size, self.dtype)
+        # channels that the layer reads for a pixel that it writes, or writes: the larger makes the band
+        read = {"same": 1.0, "up": 0.25, "down": 4.0}[scale] * self.size.channels
+        widest = max(size.channels, round(read))
+        rows = self.tiling.rows(MapSize(size.height, size.width, widest), self.dtype)
         self.passes.append(
             ConvPass(self.x, (stage,), rows, store=name, statistics=statistics, frees_source=self.x != INPUT)
         )
