@@ -95,11 +95,11 @@ PICTURES = (
     Picture(SKIMAGE, "skimage/data/camera.png", 1.5, f"{CC0}, Lav Varshney"),
     Picture(SKIMAGE, "skimage/data/coins.png", 0.5, "no known copyright restrictions"),
     Picture(SKIMAGE, "skimage/data/brick.png", 0.5, f"{CC0}, CC0Textures"),
-    Picture(SKIMAGE, "skimage/data/grass.png", 0.5, f"{CC0}, CC0Textures"),
+    Picture(SKIMAGE, "skimage/data/grass.png", 0.5, f"{CC0}, linolafett"),
     Picture(SKIMAGE, "skimage/data/gravel.png", 0.5, f"{CC0}, CC0Textures"),
     Picture("scikit_learn-1.5.2", "sklearn/datasets/images/china.jpg", 4, "CC BY 2.0, danielbuechele"),
     Picture("scikit_learn-1.5.2", "sklearn/datasets/images/flower.jpg", 4, "CC BY 2.0, vultilion"),
-    Picture("scipy-1.9.3", "scipy/misc/face.dat", 5, f"{PUBLIC_DOMAIN}, Judy Weggelaar"),
+    Picture("scipy-1.9.3", "scipy/misc/face.dat", 5, f"{PUBLIC_DOMAIN}, public-domain-image.com"),
     Picture(
         "matplotlib-3.8.4", "matplotlib/mpl-data/sample_data/grace_hopper.jpg", 4, f"{PUBLIC_DOMAIN}, US Navy"
     ),
