@@ -1,0 +1,98 @@
+"""The host's loaded VAE as our network: the same tensors, so no second copy and never a stale one."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vae_lib.checkpoints import load_vae
+from vae_lib.errors import CheckpointError
+from vae_lib.networks import TAESD, AutoencoderKL, AutoencoderKLConfig
+
+_QUANT = {"encode": "quant_conv", "decode": "post_quant_conv"}
+
+
+def borrow(first_stage: nn.Module, operation: str) -> AutoencoderKL:
+    """The half of the host's VAE that ``operation`` ("encode" or "decode") needs, made of its own Parameters.
+
+    Built anew for each picture (milliseconds): nothing of ours holds on to the weights afterwards, and a VAE that was
+    switched, moved or converted is seen at once. The decoder starts where the host calls it, after
+    ``post_quant_conv``; the encoder ends with ``quant_conv``, the moments.
+
+    Raises:
+        CheckpointError: when the host's VAE is not an AutoencoderKL.
+    """
+    half = "encoder" if operation == "encode" else "decoder"
+    prefixes = (f"{half}.",) if operation == "decode" else (f"{half}.", "quant_conv.")
+    parameters = {
+        name: parameter for name, parameter in first_stage.named_parameters() if name.startswith(prefixes)
+    }
+    config = AutoencoderKLConfig.from_state_dict({name: tuple(p.shape) for name, p in parameters.items()})
+    with torch.device("meta"):
+        network = AutoencoderKL(config)
+    try:
+        network.load_state_dict(parameters, assign=True)
+    except RuntimeError as error:
+        raise CheckpointError(f"The loaded VAE is of an unknown kind: {error}") from error
+    return network
+
+
+def whole_config(first_stage: nn.Module) -> AutoencoderKLConfig:
+    """The configuration of the host's VAE, both halves, for planning."""
+    return AutoencoderKLConfig.from_state_dict(
+        {name: tuple(p.shape) for name, p in first_stage.named_parameters()}
+    )
+
+
+def decoder_config(first_stage: nn.Module) -> AutoencoderKLConfig:
+    """The configuration of what `borrow` gives for decoding."""
+    return replace(whole_config(first_stage), has_encoder=False, use_quant_conv=False, use_post_quant_conv=False)
+
+
+def wraps(first_stage: Any, operation: str) -> bool:
+    """Whether the host decodes seamless textures now: it switches its convolutions to circular padding."""
+    half = first_stage.encoder if operation == "encode" else first_stage.decoder
+    return getattr(half.conv_in, "padding_mode", "zeros") == "circular"
+
+
+def compute_dtype(half: nn.Module) -> torch.dtype:
+    """The dtype in which the host computes: that of the weights, which follows --no-half-vae and its options."""
+    return next(half.parameters()).dtype
+
+
+def unscale(model: Any, latents: Tensor) -> Tensor:
+    """Sampler latents as the full VAE takes them (what the host's ``decode_first_stage`` does)."""
+    if hasattr(model, "latent_format"):
+        return model.latent_format.process_out(latents)
+    return latents / model.scale_factor
+
+
+_taesd: dict[tuple[str, int], TAESD] = {}
+
+
+def taesd(model: Any, operation: str) -> TAESD | None:
+    """The half of TAESD for the model's family that is on disk, where the host keeps it; never downloaded here."""
+    from modules import paths_internal
+
+    if getattr(model, "is_sd3", False):
+        stem = "taesd3"
+    else:
+        stem = "taesdxl" if getattr(model, "is_sdxl", False) else "taesd"
+    half = "encoder" if operation == "encode" else "decoder"
+    folder = Path(paths_internal.models_path) / "VAE-taesd"
+    for path in (folder / f"{stem}_{half}.pth", folder / f"{stem}_{half}.safetensors"):
+        try:
+            key = (str(path), os.stat(path).st_mtime_ns)
+        except OSError:
+            continue
+        if key not in _taesd:
+            network = load_vae(path, kind="TAESD", hash_file=False).model
+            assert isinstance(network, TAESD)
+            _taesd[key] = network
+        return _taesd[key]
+    return None

@@ -1,0 +1,289 @@
+"""The hook: every decode and encode of a picture goes through our engine, on the loaded VAE's own tensors.
+
+The host's functions that decode or encode a *picture* are wrapped. Inside them, and only in their thread, the
+``forward`` of the VAE's decoder and encoder is ours. So all the rest stays the host's own: scaling and its inverse
+for every family, the sampling of the posterior (same random numbers), ``--lowvram``'s moves, the choice of TAESD in
+the settings. Live previews call other functions, or do so in other threads: they are not touched. Whatever goes wrong
+in our code ends in the host's own forward, so the picture comes out.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vae_lib.decode import Ladder, Outcome, Route
+from vae_lib.errors import InputError, PlanError, VAEGuardError
+from vae_lib.webui import first_stage, generation, infotext, kept, memory, notices, options, patching, policy
+from vae_lib.webui.request import Request
+
+Wrapper = Callable[..., Any]
+
+
+def install() -> None:
+    """Patch the host."""
+    from modules import processing, sd_samplers_common
+
+    patching.patch(processing, "process_images_inner", _process_images_inner)
+    patching.patch(processing, "decode_latent_batch", _decode_latent_batch)
+    for owner in (processing, sd_samplers_common):
+        patching.patch(owner, "decode_first_stage", _decode_first_stage)
+        patching.patch(owner, "images_tensor_to_samples", _images_tensor_to_samples)
+    conditioned = processing.StableDiffusionProcessing
+    for name in ("inpainting_image_conditioning", "edit_image_conditioning"):
+        patching.patch(conditioned, name, _image_conditioning)
+
+
+undo_all = patching.undo_all
+
+
+def _process_images_inner(original: Wrapper) -> Wrapper:
+    def process_images_inner(p: Any) -> Any:
+        with generation.running(p, getattr(p, "vae_guard", None) or Request()):
+            return original(p)
+
+    return process_images_inner
+
+
+def _decode_latent_batch(original: Wrapper) -> Wrapper:
+    def decode_latent_batch(model: Any, batch: Tensor, *args: Any, **kwargs: Any) -> Any:
+        current = generation.current()
+        if current is None:
+            return original(model, batch, *args, **kwargs)
+        held = kept.hold(current, model, batch)
+        start = len(current.records)
+        samples = original(model, batch, *args, **kwargs)
+        infotext.write(current, current.records[start:])
+        kept.finished(held, current, current.records[start:])
+        return samples
+
+    return decode_latent_batch
+
+
+def _decode_first_stage(original: Wrapper) -> Wrapper:
+    def decode_first_stage(model: Any, x: Tensor) -> Any:
+        with guarding(model, scaled=x):
+            return original(model, x)
+
+    return decode_first_stage
+
+
+def _images_tensor_to_samples(original: Wrapper) -> Wrapper:
+    def images_tensor_to_samples(image: Tensor, approximation: Any = None, model: Any = None) -> Any:
+        with guarding(model):
+            return original(image, approximation, model)
+
+    return images_tensor_to_samples
+
+
+def _image_conditioning(original: Wrapper) -> Wrapper:
+    def image_conditioning(self: Any, *args: Any, **kwargs: Any) -> Any:
+        with guarding(self.sd_model):
+            return original(self, *args, **kwargs)
+
+    return image_conditioning
+
+
+@contextmanager
+def guarding(model: Any = None, scaled: Tensor | None = None) -> Iterator[None]:
+    """While this is open, the VAE of ``model`` (by default the loaded one) decodes and encodes in this thread by us.
+
+    Args:
+        scaled: the sampler's latents that are being decoded, which TAESD would take.
+    """
+    from modules import shared
+
+    model = shared.sd_model if model is None else model
+    vae = getattr(model, "first_stage_model", None)
+    if not _is_supported(vae) or getattr(vae, "_vae_guard_thread", None) == threading.get_ident():
+        yield
+        return
+    with ExitStack() as stack:
+        stack.enter_context(_attribute(vae, "_vae_guard_thread", threading.get_ident()))
+        guard = Guard(model, vae, scaled)
+        stack.enter_context(_attribute(vae.decoder, "forward", guard.forward("decode", vae.decoder.forward)))
+        stack.enter_context(_attribute(vae.encoder, "forward", guard.forward("encode", vae.encoder.forward)))
+        if isinstance(getattr(vae, "quant_conv", None), nn.Module):
+            stack.enter_context(_attribute(vae.quant_conv, "forward", guard.quant_conv(vae.quant_conv.forward)))
+        yield
+
+
+def _is_supported(vae: Any) -> bool:
+    return isinstance(vae, nn.Module) and all(
+        isinstance(getattr(vae, half, None), nn.Module) for half in ("encoder", "decoder")
+    )
+
+
+@contextmanager
+def _attribute(module: Any, name: str, value: Any) -> Iterator[None]:
+    """Set an attribute of this instance, and put back what was there."""
+    missing = object()
+    before = module.__dict__.get(name, missing)
+    object.__setattr__(module, name, value)
+    try:
+        yield
+    finally:
+        if before is missing:
+            module.__dict__.pop(name, None)
+        else:
+            object.__setattr__(module, name, before)
+
+
+@dataclass
+class Guard:
+    """Our decoder and encoder in place of the host's, for one call of one of its functions.
+
+    Attributes:
+        moments: the last encode's result: ``quant_conv`` is in it already, so the host's must not be applied.
+    """
+
+    model: Any
+    vae: Any
+    scaled: Tensor | None
+    thread: int = field(default_factory=threading.get_ident)
+    moments: Tensor | None = None
+
+    def forward(self, operation: str, host: Wrapper) -> Wrapper:
+        """The replacement of the decoder's or encoder's ``forward``; ``host`` is what it replaces."""
+
+        def forward(x: Tensor, *args: Any, **kwargs: Any) -> Any:
+            if threading.get_ident() != self.thread:
+                return host(x, *args, **kwargs)
+            try:
+                return self._run(operation, x)
+            except VAEGuardError as error:
+                failure: BaseException = error
+                self._raise_if_the_numbers_are_to_blame(error, operation, x)
+            except Exception as error:
+                failure = error
+            notices.own_failure(f"{operation} the picture", failure)
+            del failure
+            return host(x, *args, **kwargs)
+
+        return forward
+
+    def quant_conv(self, host: Wrapper) -> Wrapper:
+        def forward(x: Tensor) -> Any:
+            return x if x is self.moments else host(x)
+
+        return forward
+
+    def _run(self, operation: str, x: Tensor) -> Tensor:
+        outcome, record = self._by_policy(operation, x)
+        current = generation.current()
+        if current is not None:
+            current.records.append(record)
+        if record.fallback:
+            notices.tell(infotext.sentence(record, x), warning=not outcome.plan.route.exact)
+        if operation == "decode":
+            return outcome.result
+        if outcome.scaled:  # TAESD: a posterior without spread, around its latents
+            mean = first_stage.unscale(self.model, outcome.result)
+            self.moments = torch.cat([mean, torch.full_like(mean, -30.0)], dim=1)
+        else:
+            assert outcome.log_variance is not None
+            self.moments = torch.cat([outcome.result, outcome.log_variance], dim=1)
+        return self.moments
+
+    def _by_policy(self, operation: str, x: Tensor) -> tuple[Outcome, generation.Record]:
+        current = generation.current()
+        request = current.request if current is not None else Request()
+        settings = options.read()
+        tries = policy.tries(request, settings, memory.available(x.device, settings.reserve_mb), operation)
+        problems: list[str] = []
+        for number, attempt in enumerate(tries):
+            ladder = self._ladder(operation, x, attempt, settings.reserve_mb)
+            try:
+                with _without_autocast(x.device), _progress(operation, ladder):
+                    outcome = (
+                        ladder.decode(x, self.scaled if self._one_picture(x) else None)
+                        if operation == "decode"
+                        else ladder.encode(x)
+                    )
+            except PlanError as error:
+                if number + 1 == len(tries) or infotext.is_numeric(error):
+                    raise
+                problems.append(str(error))
+                continue
+            route = outcome.plan.route
+            wanted = request.route if operation == "decode" else None
+            fallback = route is not (wanted or Route.FULL) or bool(outcome.attempts) or bool(problems)
+            note = attempt.note if route in attempt.order else ""
+            return outcome, generation.Record(operation, outcome, fallback, "; ".join([*problems, note]).strip("; "))
+        raise AssertionError("no way to try")
+
+    def _one_picture(self, x: Tensor) -> bool:
+        return self.scaled is not None and self.scaled.shape[-2:] == x.shape[-2:] and len(self.scaled) == len(x)
+
+    def _ladder(self, operation: str, x: Tensor, attempt: policy.Try, reserve_mb: int) -> Ladder:
+        from modules import shared
+
+        half = self.vae.encoder if operation == "encode" else self.vae.decoder
+        tiny = first_stage.taesd(self.model, operation) if Route.TAESD in attempt.order else None
+        if operation == "decode" and not self._one_picture(x):
+            tiny = None
+        first = [not attempt.trust_prediction]
+
+        def budget(device: torch.device) -> int:
+            if first[0] and device == x.device:
+                first[0] = False
+                return 1 << 62
+            return memory.available(device, reserve_mb)
+
+        return Ladder(
+            first_stage.borrow(self.vae, operation),
+            tiny,
+            device=x.device,
+            dtype=first_stage.compute_dtype(half),
+            order=attempt.order,
+            budget=budget,
+            repair=_repair_dtypes(),
+            wrap=first_stage.wraps(self.vae, operation),
+            check_finite=not shared.cmd_opts.disable_nan_check,
+        )
+
+    def _raise_if_the_numbers_are_to_blame(self, error: VAEGuardError, operation: str, x: Tensor) -> None:
+        """NaN that no allowed dtype cures is told as the host tells it; its own decode would only repeat it."""
+        from modules import devices
+
+        not_finite = isinstance(error, InputError) and not bool(torch.isfinite(x).all())
+        if operation == "decode" and (not_finite or infotext.is_numeric(error)):
+            raise devices.NansException(str(error)) from None
+
+
+def _repair_dtypes() -> tuple[torch.dtype, ...]:
+    """What the user allows for numbers that overflow, as the host's two options say."""
+    from modules import shared
+
+    if shared.opts.auto_vae_precision_bfloat16:
+        return (torch.bfloat16,)
+    return (torch.float32,) if shared.opts.auto_vae_precision else ()
+
+
+def _without_autocast(device: torch.device) -> Any:
+    """Our engine sets its dtypes itself; SDXL and SD3 are called within autocast."""
+    return torch.autocast(device.type, enabled=False) if device.type in ("cuda", "cpu") else nullcontext()
+
+
+@contextmanager
+def _progress(operation: str, ladder: Ladder) -> Iterator[None]:
+    """Show the bands done in the page's progress bar."""
+    from modules import shared
+
+    before = shared.state.textinfo
+    verb = "decoding" if operation == "decode" else "encoding"
+
+    def report(done: int, total: int) -> None:
+        shared.state.textinfo = f"VAE Guard: {verb}, {done} of {total} bands"
+
+    ladder.progress = report
+    try:
+        yield
+    finally:
+        shared.state.textinfo = before
