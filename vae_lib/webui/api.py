@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from collections.abc import Mapping
 from typing import Any
 
-from vae_lib.errors import InputError
-from vae_lib.webui import patching, request
+from vae_lib.decode import Route, candidates, choose, free_bytes
+from vae_lib.errors import InputError, PlanError
+from vae_lib.webui import hooks, kept, memory, options, patching, request
 
 TITLE = "vae guard"
+LARGEST_SIDE = 32768
 
 
 def install() -> None:
@@ -20,15 +24,13 @@ def install() -> None:
 
 def _init_script_args(original: Any) -> Any:
     def init_script_args(self: Any, api_request: Any, *args: Any, **kwargs: Any) -> Any:
-        from fastapi.exceptions import HTTPException
-
         for name, values in (getattr(api_request, "alwayson_scripts", None) or {}).items():
             if name.lower() != TITLE or not isinstance(values, dict) or "args" not in values:
                 continue
             try:
                 values["args"] = _positional(values["args"])
             except InputError as error:
-                raise HTTPException(status_code=422, detail=str(error)) from error
+                raise _unprocessable(error) from error
         return original(self, api_request, *args, **kwargs)
 
     return init_script_args
@@ -45,5 +47,144 @@ def _positional(args: Any) -> list[Any]:
     return [getattr(checked, name) for name in request.NAMES]
 
 
+def _unprocessable(error: Exception) -> Exception:
+    from fastapi.exceptions import HTTPException
+
+    return HTTPException(status_code=422, detail=str(error))
+
+
 def add_routes(demo: Any, app: Any) -> None:
-    """Routes under /vae-guard/."""
+    """Add our routes where the host has its API (``--api``, ``--nowebui``), behind the same password."""
+    from modules import shared
+
+    if not (shared.cmd_opts.api or shared.cmd_opts.nowebui):
+        return
+    guarded = _dependencies()
+    app.add_api_route("/vae-guard/status", status, methods=["GET"], dependencies=guarded)
+    app.add_api_route("/vae-guard/plan", plan, methods=["GET"], dependencies=guarded)
+    app.add_api_route("/vae-guard/latents", latents, methods=["GET"], dependencies=guarded)
+    app.add_api_route(
+        "/vae-guard/latents/{index}/decode", decode_latents, methods=["POST"], dependencies=guarded
+    )
+
+
+def _dependencies() -> list[Any]:
+    """What asks for the user and password of ``--api-auth``; nothing where there are none."""
+    from secrets import compare_digest
+
+    from fastapi import Depends
+    from fastapi.exceptions import HTTPException
+    from fastapi.security import HTTPBasic
+    from modules import shared
+
+    if not shared.cmd_opts.api_auth:
+        return []
+    known = dict(entry.split(":", 1) for entry in shared.cmd_opts.api_auth.split(","))
+
+    def check(credentials: Any = Depends(HTTPBasic())) -> None:  # noqa: B008
+        password = known.get(credentials.username)
+        if password is None or not compare_digest(credentials.password.encode(), password.encode()):
+            raise HTTPException(401, "Incorrect username or password", headers={"WWW-Authenticate": "Basic"})
+
+    return [Depends(check)]
+
+
+def status() -> dict[str, Any]:
+    """The device, its memory in bytes, the settings, how many generations' latents are kept."""
+    from modules import devices
+
+    import vae_lib
+
+    settings = options.read()
+    return {
+        "version": vae_lib.__version__,
+        "device": str(devices.device),
+        "dtype": str(devices.dtype_vae).removeprefix("torch."),
+        "free_bytes": free_bytes(devices.device),
+        "usable_bytes": memory.available(devices.device, settings.reserve_mb),
+        "settings": {
+            "mode": "fixed" if settings.fixed else "automatic",
+            "threshold": settings.threshold,
+            "fallback": [route.value for route in settings.fallback],
+            "reserve_mb": settings.reserve_mb,
+            "encode": settings.encode,
+            "keep": settings.keep,
+        },
+        "kept": len(kept.items()),
+    }
+
+
+def plan(width: int = 512, height: int = 512, batch: int = 1, operation: str = "decode") -> dict[str, Any]:
+    """What a decode or encode of that size in pixels would need by each way, and what would be chosen now."""
+    from modules import devices, shared
+
+    for name, value, most in (
+        ("width", width, LARGEST_SIDE),
+        ("height", height, LARGEST_SIDE),
+        ("batch", batch, 64),
+    ):
+        least = 1 if name == "batch" else 8
+        if not least <= value <= most:
+            raise _unprocessable(InputError(f"'{name}' must be from {least} to {most}, not {value}."))
+    if operation not in ("decode", "encode"):
+        raise _unprocessable(InputError(f"'operation' must be decode or encode, not {operation!r}."))
+    settings = options.read()
+    usable = memory.available(devices.device, settings.reserve_mb)
+    order = (Route.FULL, *settings.fallback)
+    ladder = hooks.ladder_for(shared.sd_model, operation, devices.device, order, lambda device: usable)
+    work = ladder.work(operation, height // 8, width // 8, batch)
+    try:
+        chosen = choose(work, usable, order=order)
+        answer: dict[str, Any] = {
+            "route": chosen.route.value,
+            "reason": chosen.reason,
+            "peak_bytes": chosen.peak_bytes,
+        }
+    except PlanError as error:
+        answer = {"route": None, "reason": str(error), "peak_bytes": None}
+    needs = {}
+    for route in order:
+        plans = candidates(work, route)
+        if plans:
+            smallest = min(plans, key=lambda one: one.peak_bytes)
+            needs[route.value] = {
+                "least_peak_bytes": smallest.peak_bytes,
+                "seconds": round(smallest.seconds, 3),
+            }
+    return {"usable_bytes": usable, "chosen": answer, "ways": needs}
+
+
+def latents() -> list[dict[str, Any]]:
+    """The kept latents, the latest first."""
+    return [
+        {
+            "index": index,
+            "created": item.created.isoformat(),
+            "pictures": len(item.latents),
+            "width": item.size[0],
+            "height": item.size[1],
+            "model": item.model_name,
+            "decoded_by": item.route,
+            "infotexts": item.infotexts,
+        }
+        for index, item in enumerate(kept.items())
+    ]
+
+
+def decode_latents(index: int) -> dict[str, Any]:
+    """Decode kept latents once more, exactly: base64 PNGs and their infotexts."""
+    from modules.call_queue import queue_lock
+    from PIL.PngImagePlugin import PngInfo
+
+    try:
+        with queue_lock:
+            pictures = kept.redecode(index)
+    except InputError as error:
+        raise _unprocessable(error) from error
+    encoded = []
+    for image, text in pictures:
+        info, buffer = PngInfo(), io.BytesIO()
+        info.add_text("parameters", text)
+        image.save(buffer, format="PNG", pnginfo=info)
+        encoded.append(base64.b64encode(buffer.getvalue()).decode())
+    return {"images": encoded, "infotexts": [text for _, text in pictures]}

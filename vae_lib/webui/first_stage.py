@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,6 @@ from torch import Tensor, nn
 from vae_lib.checkpoints import load_vae
 from vae_lib.errors import CheckpointError
 from vae_lib.networks import TAESD, AutoencoderKL, AutoencoderKLConfig
-
-_QUANT = {"encode": "quant_conv", "decode": "post_quant_conv"}
 
 
 def borrow(first_stage: nn.Module, operation: str) -> AutoencoderKL:
@@ -40,18 +37,6 @@ def borrow(first_stage: nn.Module, operation: str) -> AutoencoderKL:
     except RuntimeError as error:
         raise CheckpointError(f"The loaded VAE is of an unknown kind: {error}") from error
     return network
-
-
-def whole_config(first_stage: nn.Module) -> AutoencoderKLConfig:
-    """The configuration of the host's VAE, both halves, for planning."""
-    return AutoencoderKLConfig.from_state_dict(
-        {name: tuple(p.shape) for name, p in first_stage.named_parameters()}
-    )
-
-
-def decoder_config(first_stage: nn.Module) -> AutoencoderKLConfig:
-    """The configuration of what `borrow` gives for decoding."""
-    return replace(whole_config(first_stage), has_encoder=False, use_quant_conv=False, use_post_quant_conv=False)
 
 
 def wraps(first_stage: Any, operation: str) -> bool:

@@ -21,6 +21,12 @@ class Record:
     fallback: bool
     note: str = ""
 
+    def resembles(self, other: Record) -> bool:
+        """Whether the same was done for the same reason, to another picture."""
+        same = (self.operation, self.fallback, self.note) == (other.operation, other.fallback, other.note)
+        mine, its = self.outcome.plan, other.outcome.plan
+        return same and (mine.route, mine.band_rows) == (its.route, its.band_rows)
+
 
 @dataclass
 class Generation:

@@ -10,7 +10,7 @@ in our code ends in the host's own forward, so the picture comes out.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -35,6 +35,7 @@ def install() -> None:
     for owner in (processing, sd_samplers_common):
         patching.patch(owner, "decode_first_stage", _decode_first_stage)
         patching.patch(owner, "images_tensor_to_samples", _images_tensor_to_samples)
+    patching.patch(processing.sd_samplers, "sample_to_image", _sample_to_image)
     conditioned = processing.StableDiffusionProcessing
     for name in ("inpainting_image_conditioning", "edit_image_conditioning"):
         patching.patch(conditioned, name, _image_conditioning)
@@ -82,6 +83,18 @@ def _images_tensor_to_samples(original: Wrapper) -> Wrapper:
     return images_tensor_to_samples
 
 
+def _sample_to_image(original: Wrapper) -> Wrapper:
+    """The picture before hires fix, which the host saves if it is told to; live previews do not ask for "Full"."""
+
+    def sample_to_image(samples: Tensor, index: int = 0, approximation: Any = None) -> Any:
+        if approximation != 0 or generation.current() is None:
+            return original(samples, index, approximation)
+        with guarding(scaled=samples[index : index + 1]):
+            return original(samples, index, approximation)
+
+    return sample_to_image
+
+
 def _image_conditioning(original: Wrapper) -> Wrapper:
     def image_conditioning(self: Any, *args: Any, **kwargs: Any) -> Any:
         with guarding(self.sd_model):
@@ -100,7 +113,7 @@ def guarding(model: Any = None, scaled: Tensor | None = None) -> Iterator[None]:
     from modules import shared
 
     model = shared.sd_model if model is None else model
-    vae = getattr(model, "first_stage_model", None)
+    vae: Any = getattr(model, "first_stage_model", None)
     if not _is_supported(vae) or getattr(vae, "_vae_guard_thread", None) == threading.get_ident():
         yield
         return
@@ -110,7 +123,9 @@ def guarding(model: Any = None, scaled: Tensor | None = None) -> Iterator[None]:
         stack.enter_context(_attribute(vae.decoder, "forward", guard.forward("decode", vae.decoder.forward)))
         stack.enter_context(_attribute(vae.encoder, "forward", guard.forward("encode", vae.encoder.forward)))
         if isinstance(getattr(vae, "quant_conv", None), nn.Module):
-            stack.enter_context(_attribute(vae.quant_conv, "forward", guard.quant_conv(vae.quant_conv.forward)))
+            stack.enter_context(
+                _attribute(vae.quant_conv, "forward", guard.quant_conv(vae.quant_conv.forward))
+            )
         yield
 
 
@@ -163,7 +178,7 @@ class Guard:
             except Exception as error:
                 failure = error
             notices.own_failure(f"{operation} the picture", failure)
-            del failure
+            del failure  # its traceback holds our tensors
             return host(x, *args, **kwargs)
 
         return forward
@@ -177,9 +192,10 @@ class Guard:
     def _run(self, operation: str, x: Tensor) -> Tensor:
         outcome, record = self._by_policy(operation, x)
         current = generation.current()
+        told = current is not None and any(record.resembles(other) for other in current.records)
         if current is not None:
             current.records.append(record)
-        if record.fallback:
+        if record.fallback and not told:  # once for the pictures of a batch
             notices.tell(infotext.sentence(record, x), warning=not outcome.plan.route.exact)
         if operation == "decode":
             return outcome.result
@@ -215,19 +231,17 @@ class Guard:
             wanted = request.route if operation == "decode" else None
             fallback = route is not (wanted or Route.FULL) or bool(outcome.attempts) or bool(problems)
             note = attempt.note if route in attempt.order else ""
-            return outcome, generation.Record(operation, outcome, fallback, "; ".join([*problems, note]).strip("; "))
+            return outcome, generation.Record(
+                operation, outcome, fallback, "; ".join([*problems, note]).strip("; ")
+            )
         raise AssertionError("no way to try")
 
     def _one_picture(self, x: Tensor) -> bool:
-        return self.scaled is not None and self.scaled.shape[-2:] == x.shape[-2:] and len(self.scaled) == len(x)
+        return (
+            self.scaled is not None and self.scaled.shape[-2:] == x.shape[-2:] and len(self.scaled) == len(x)
+        )
 
     def _ladder(self, operation: str, x: Tensor, attempt: policy.Try, reserve_mb: int) -> Ladder:
-        from modules import shared
-
-        half = self.vae.encoder if operation == "encode" else self.vae.decoder
-        tiny = first_stage.taesd(self.model, operation) if Route.TAESD in attempt.order else None
-        if operation == "decode" and not self._one_picture(x):
-            tiny = None
         first = [not attempt.trust_prediction]
 
         def budget(device: torch.device) -> int:
@@ -236,17 +250,10 @@ class Guard:
                 return 1 << 62
             return memory.available(device, reserve_mb)
 
-        return Ladder(
-            first_stage.borrow(self.vae, operation),
-            tiny,
-            device=x.device,
-            dtype=first_stage.compute_dtype(half),
-            order=attempt.order,
-            budget=budget,
-            repair=_repair_dtypes(),
-            wrap=first_stage.wraps(self.vae, operation),
-            check_finite=not shared.cmd_opts.disable_nan_check,
-        )
+        ladder = ladder_for(self.model, operation, x.device, attempt.order, budget)
+        if operation == "decode" and not self._one_picture(x):
+            ladder.taesd = None
+        return ladder
 
     def _raise_if_the_numbers_are_to_blame(self, error: VAEGuardError, operation: str, x: Tensor) -> None:
         """NaN that no allowed dtype cures is told as the host tells it; its own decode would only repeat it."""
@@ -255,6 +262,30 @@ class Guard:
         not_finite = isinstance(error, InputError) and not bool(torch.isfinite(x).all())
         if operation == "decode" and (not_finite or infotext.is_numeric(error)):
             raise devices.NansException(str(error)) from None
+
+
+def ladder_for(
+    model: Any,
+    operation: str,
+    device: torch.device,
+    order: Sequence[Route],
+    budget: Callable[[torch.device], int],
+) -> Ladder:
+    """The ladder on the VAE of ``model`` as it is loaded now, with the host's options."""
+    from modules import shared
+
+    vae = model.first_stage_model
+    return Ladder(
+        first_stage.borrow(vae, operation),
+        first_stage.taesd(model, operation) if Route.TAESD in order else None,
+        device=device,
+        dtype=first_stage.compute_dtype(vae.encoder if operation == "encode" else vae.decoder),
+        order=order,
+        budget=budget,
+        repair=_repair_dtypes(),
+        wrap=first_stage.wraps(vae, operation),
+        check_finite=not shared.cmd_opts.disable_nan_check,
+    )
 
 
 def _repair_dtypes() -> tuple[torch.dtype, ...]:

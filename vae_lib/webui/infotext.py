@@ -28,7 +28,9 @@ def write(generation: Generation, records: Sequence[Record]) -> None:
     params = generation.p.extra_generation_params
     if worst := _worst(records):
         params[DONE] = describe(worst)
-    encodes = [r for r in generation.records if r.operation == "encode" and r.outcome.plan.route is not Route.FULL]
+    encodes = [
+        r for r in generation.records if r.operation == "encode" and r.outcome.plan.route is not Route.FULL
+    ]
     if worst := _worst(encodes):
         params[ENCODED] = describe(worst)
     params.update(asked(generation.request))
@@ -108,6 +110,8 @@ def replaced(text: str, done: str) -> str:
     from modules import infotext_utils
 
     head, newline, last = text.rpartition("\n")
-    entries = [(key, value) for key, value in infotext_utils.re_param.findall(last) if not key.startswith(DONE)]
+    entries = [
+        (key, value) for key, value in infotext_utils.re_param.findall(last) if not key.startswith(DONE)
+    ]
     entries.append((DONE, infotext_utils.quote(f"{done}; decoded again")))
     return head + newline + ", ".join(key if key == value else f"{key}: {value}" for key, value in entries)

@@ -59,7 +59,9 @@ def hold(current: generation.Generation, model: Any, batch: Tensor) -> Kept | No
     if keep == 0 or current.p is None or first_pass:
         return None
     info = getattr(model, "sd_checkpoint_info", None)
-    held = Kept(batch.detach().to("cpu", copy=True), getattr(info, "name_for_extra", "?"), _scale_factor(model))
+    held = Kept(
+        batch.detach().to("cpu", copy=True), getattr(info, "name_for_extra", "?"), _scale_factor(model)
+    )
     _items.appendleft(held)
     while len(_items) > keep:
         _items.pop()
@@ -73,7 +75,9 @@ def finished(held: Kept | None, current: generation.Generation, records: Sequenc
     from modules import processing
 
     routes = [record.outcome.plan.route.value for record in records if record.operation == "decode"]
-    held.route = next((route for route in routes if route == "taesd"), routes[0] if routes else "the WebUI's own")
+    held.route = next(
+        (route for route in routes if route == "taesd"), routes[0] if routes else "the WebUI's own"
+    )
     p = current.p
     try:
         held.infotexts = [
@@ -108,13 +112,17 @@ def redecode(index: int = 0) -> list[tuple[Any, str]]:
             f"There are no kept latents number {index}; {len(_items)} are kept (Settings > VAE Guard sets how many)."
         )
     held, model = _items[index], shared.sd_model
-    if _scale_factor(model) != held.scale_factor or getattr(model, "latent_channels", 4) != held.latents.shape[1]:
+    if (
+        _scale_factor(model) != held.scale_factor
+        or getattr(model, "latent_channels", 4) != held.latents.shape[1]
+    ):
         raise InputError(
-            f"These latents are of {held.model_name}, and the loaded checkpoint is of another family; load that one first."
+            f"These latents are of {held.model_name}, and the loaded checkpoint is of another family; "
+            "load that checkpoint first."
         )
     pictures = []
     with torch.no_grad(), generation.running(None, Request(decode_by="Full")) as current:
-        for number, latents in enumerate(held.latents.split(1)):
+        for number, latents in enumerate(torch.split(held.latents, 1)):
             latents = latents.to(devices.device, devices.dtype_vae)
             with hooks.guarding(model, scaled=None), devices.without_autocast():
                 decoded = processing.sd_samplers_common.samples_to_images_tensor(latents, 0, model)

@@ -8,6 +8,7 @@ import traceback
 import warnings
 from typing import Any
 
+from vae_lib.errors import VAEGuardError
 from vae_lib.webui import generation
 
 log = logging.getLogger("vae_guard")
@@ -38,6 +39,9 @@ def own_failure(what: str, error: BaseException) -> None:
     if key in _told:
         return
     _told.add(key)
+    if isinstance(error, VAEGuardError):
+        tell(f"{error} The WebUI's own code was used instead.", warning=True)
+        return
     tell(
         f"could not {what} ({type(error).__name__}: {error}); the WebUI's own code was used instead. "
         "Please report this with the text in the console.",

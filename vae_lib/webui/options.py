@@ -131,7 +131,7 @@ def add_to_settings() -> None:
     infos = {
         "fixed": OptionInfo(
             MODES[0], "When to fall back from the full VAE decode", gr.Radio, {"choices": list(MODES)}
-        ).info("automatic compares what the picture needs with what is free; every way but TAESD gives the same picture"),
+        ).info("automatic: when the picture needs more than is free; every way but TAESD gives the same picture"),
         "threshold": OptionInfo(
             4.0, "Fixed threshold: free memory in GB below which the full decode is not tried", gr.Slider,
             {"minimum": 0, "maximum": 80, "step": 0.25},
@@ -152,7 +152,8 @@ def add_to_settings() -> None:
         if not _is_ours(key):
             notices.tell_once(
                 f"owner of {key}",
-                f"another extension owns the setting '{key}', so it was left alone and {OPTIONS[name].default!r} is used.",
+                f"another extension owns the setting '{key}': it was left alone, and "
+                f"{OPTIONS[name].default!r} is used here.",
             )
             continue
         info.section, info.category_id = SECTION, "sd"

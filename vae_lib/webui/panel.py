@@ -73,4 +73,6 @@ class VAEGuardScript(scripts.Script):
     def _connect_button(self, component: Any) -> None:
         if self._again is None or self._gallery is None:
             return
-        self._again.click(kept.redecode_for_page, inputs=[self._gallery], outputs=[self._gallery, component.component])
+        self._again.click(
+            kept.redecode_for_page, inputs=[self._gallery], outputs=[self._gallery, component.component]
+        )

@@ -53,7 +53,9 @@ def from_args(args: Sequence[Any]) -> Request:
     if args and isinstance(args[0], Mapping):  # by name through the page's arguments: the rest are defaults
         return from_mapping(args[0])
     if len(args) > len(NAMES):
-        raise InputError(f"VAE Guard takes {len(NAMES)} arguments ({', '.join(NAMES)}); {len(args)} were given.")
+        raise InputError(
+            f"VAE Guard takes {len(NAMES)} arguments ({', '.join(NAMES)}); {len(args)} were given."
+        )
     return from_mapping(dict(zip(NAMES, args, strict=False)))
 
 
@@ -82,7 +84,9 @@ def decode_by_of(value: Any) -> str:
         for name in DECODE_BY:
             if name.casefold() == wanted:
                 return name
-    raise InputError(f"Argument 'decode_by' of VAE Guard must be one of {', '.join(DECODE_BY)}, not {value!r}.")
+    raise InputError(
+        f"Argument 'decode_by' of VAE Guard must be one of {', '.join(DECODE_BY)}, not {value!r}."
+    )
 
 
 def threshold_of(value: Any) -> float:

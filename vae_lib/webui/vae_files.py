@@ -1,7 +1,156 @@
-"""VAE files that the host cannot load by itself."""
+"""VAE files that the host cannot load by itself: other layouts, wrong files, two of one name."""
 
 from __future__ import annotations
 
+import glob
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vae_lib.checkpoints import convert_to_ldm, load_vae
+from vae_lib.errors import CheckpointError
+from vae_lib.webui import notices, patching
+
+Wrapper = Callable[..., Any]
+
+_EXTENSIONS = (".ckpt", ".pt", ".safetensors")
+_wanted: list[Mapping[str, torch.Tensor]] = []  # the state dict that the file being loaded must fit
+
 
 def install() -> None:
-    """Patch the host's loading of VAE files."""
+    """Patch the host's loading and listing of VAE files."""
+    from modules import sd_vae
+
+    patching.patch(sd_vae, "load_vae_dict", _load_vae_dict)
+    patching.patch(sd_vae, "load_vae", _load_vae)
+    patching.patch(sd_vae, "refresh_vae_list", _refresh_vae_list)
+    sd_vae.refresh_vae_list()
+
+
+def _load_vae_dict(original: Wrapper) -> Wrapper:
+    def load_vae_dict(filename: str, map_location: Any) -> dict[str, torch.Tensor]:
+        state_dict = _read(original, filename, map_location)
+        if _wanted:
+            _check_fit(os.path.basename(filename), state_dict, _wanted[-1])
+        return state_dict
+
+    return load_vae_dict
+
+
+def _read(original: Wrapper, filename: str, map_location: Any) -> dict[str, torch.Tensor]:
+    """The file in the ldm layout: read by the host or, where it cannot (pickles of a newer torch), by us."""
+    try:
+        state_dict = original(filename, map_location)
+    except Exception as error:
+        notices.log.info("the WebUI could not read %s (%s)", filename, error)
+        state_dict = None
+    if not isinstance(state_dict, Mapping):
+        return dict(load_vae(filename, kind="AutoencoderKL", hash_file=False).model.state_dict())
+    try:
+        return convert_to_ldm(state_dict)
+    except CheckpointError as error:
+        raise CheckpointError(f"{os.path.basename(filename)}: {error}") from error
+
+
+def _check_fit(name: str, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """A load that fails half-way would leave a mixture of two VAEs, so look beforehand."""
+    missing = [key for key in wanted if key not in found]
+    extra = [key for key in found if key not in wanted]
+    wrong = [key for key in wanted if key in found and found[key].shape != wanted[key].shape]
+    if not (missing or extra or wrong):
+        return
+    channels, has = "decoder.conv_in.weight", "the loaded checkpoint's VAE has"
+    if channels in found and channels in wanted and found[channels].shape[1] != wanted[channels].shape[1]:
+        raise CheckpointError(
+            f"{name} has {found[channels].shape[1]} latent channels and {has} {wanted[channels].shape[1]}: "
+            "it belongs to another family of models."
+        )
+    example = (missing or extra or wrong)[0]
+    kind = "lacks" if missing else "has" if extra else "has another size of"
+    raise CheckpointError(f"{name} is no VAE for the loaded checkpoint: it {kind} '{example}'.")
+
+
+def _load_vae(original: Wrapper) -> Wrapper:
+    def load_vae(model: Any, vae_file: Any = None, vae_source: str = "from unknown source") -> Any:
+        from modules import sd_vae
+
+        _wanted.append(model.first_stage_model.state_dict())
+        try:
+            return original(model, vae_file, vae_source)
+        except (CheckpointError, AssertionError, OSError) as error:
+            problem = str(error)
+        finally:
+            _wanted.pop()
+        in_use = sd_vae.loaded_vae_file
+        model.base_vae, model.loaded_vae_file = sd_vae.base_vae, in_use
+        if in_use is None:
+            sd_vae.delete_base_vae()
+            model.base_vae = None
+        name = _name_of(in_use)
+        stays = f"{name} stays" if name else "the checkpoint's own VAE stays"
+        notices.tell(f"{problem.rstrip('.')}. {stays[0].upper()}{stays[1:]} in use.", warning=True)
+        _take_back(vae_file, name or "Automatic")
+        return None
+
+    return load_vae
+
+
+def _take_back(vae_file: Any, name: str) -> None:
+    """Make the setting say what is in use."""
+    from modules import sd_vae, shared
+
+    if sd_vae.vae_dict.get(shared.opts.sd_vae) == vae_file:
+        shared.opts.data["sd_vae"] = name
+
+
+def _name_of(path: str | None) -> str | None:
+    from modules import sd_vae
+
+    return next(
+        (name for name, known in sd_vae.vae_dict.items() if known == path), path and os.path.basename(path)
+    )
+
+
+def _refresh_vae_list(original: Wrapper) -> Wrapper:
+    def refresh_vae_list() -> None:
+        from modules import sd_vae, shared
+
+        original()
+        known = set(map(os.path.abspath, sd_vae.vae_dict.values()))
+        for path in _candidates():
+            if os.path.abspath(path) not in known:
+                sd_vae.vae_dict[_free_name(Path(path), sd_vae.vae_dict)] = path
+                known.add(os.path.abspath(path))
+        ordered = sorted(sd_vae.vae_dict.items(), key=lambda item: shared.natural_sort_key(item[0]))
+        sd_vae.vae_dict.clear()
+        sd_vae.vae_dict.update(ordered)
+
+    return refresh_vae_list
+
+
+def _candidates() -> Iterator[str]:
+    """The files that the host looks at; it keeps one of each name."""
+    from modules import sd_models, sd_vae, shared
+
+    beside_checkpoints = [sd_models.model_path, shared.cmd_opts.ckpt_dir]
+    for folder, prefix in (
+        *((folder, ".vae") for folder in beside_checkpoints),
+        *((folder, "") for folder in (sd_vae.vae_path, shared.cmd_opts.vae_dir)),
+    ):
+        if folder is not None and os.path.isdir(folder):
+            for extension in _EXTENSIONS:
+                pattern = os.path.join(glob.escape(folder), "**", f"*{prefix}{extension}")
+                yield from sorted(glob.iglob(pattern, recursive=True))
+
+
+def _free_name(path: Path, taken: Mapping[str, str]) -> str:
+    """``folder/name``, with as many folders as it takes."""
+    parts = path.absolute().parts
+    for count in range(2, len(parts)):
+        name = "/".join(parts[-count:])
+        if name not in taken:
+            return name
+    return str(path)

@@ -21,7 +21,11 @@ def add_axes() -> None:
         present = {option.label for option in module.axis_options}
         axes = [
             module.AxisOption(
-                f"{PREFIX} Decode by", str, _apply("decode_by"), confirm=_confirm, choices=lambda: list(DECODE_BY)
+                f"{PREFIX} Decode by",
+                str,
+                _apply("decode_by"),
+                confirm=_confirm,
+                choices=lambda: list(DECODE_BY),
             ),
             module.AxisOption(f"{PREFIX} Threshold", float, _apply("threshold"), confirm=_confirm_threshold),
         ]
@@ -30,7 +34,10 @@ def add_axes() -> None:
 
 def _apply(name: str) -> Callable[[Any, Any, Any], None]:
     def apply(p: Any, value: Any, values: Any) -> None:
-        p.vae_guard_axes = {**getattr(p, "vae_guard_axes", {}), name: value}  # p's are shallow copies: a new dict
+        p.vae_guard_axes = {
+            **getattr(p, "vae_guard_axes", {}),
+            name: value,
+        }  # p's are shallow copies: a new dict
 
     return apply
 
