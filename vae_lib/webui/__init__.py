@@ -1,36 +1,6 @@
 """VAE Guard inside the WebUI: the only package that knows the host's ``modules``."""
 
-from __future__ import annotations
-
-from vae_lib.webui import api, hooks, kept, notices, options, vae_files, xyz
+from vae_lib.webui.extension import start, stop
 from vae_lib.webui.panel import VAEGuardScript
 
 __all__ = ["VAEGuardScript", "start", "stop"]
-
-_running = False
-
-
-def start(root: str) -> None:
-    """Patch the host and register the callbacks; called once each time the host loads the extension's script."""
-    from modules import script_callbacks
-
-    global _running
-    _running = True
-    hooks.install()
-    api.install()
-    vae_files.install()
-    script_callbacks.on_ui_settings(options.add_to_settings)
-    script_callbacks.on_before_ui(xyz.add_axes)
-    script_callbacks.on_app_started(api.add_routes)
-    script_callbacks.on_script_unloaded(stop)
-    notices.log.debug("loaded from %s", root)
-
-
-def stop() -> None:
-    """Undo every patch; harmless when there is none."""
-    global _running
-    if not _running:
-        return
-    _running = False
-    hooks.undo_all()
-    kept.clear()

@@ -1,0 +1,188 @@
+"""The VAE tab in the WebUI: the same components as without it, on the host's own lists and settings."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vae_lib.checkpoints import write_atomically
+from vae_lib.decode import free_bytes
+from vae_lib.errors import InputError
+from vae_lib.hub import DownloadManager, Job
+from vae_lib.ui.backend import Checkpoint, KeptLatents, Memory, VAEFile
+from vae_lib.webui import kept, memory, notices, options
+
+_backend: HostBackend | None = None
+
+
+class HostBackend:
+    """Implements ``vae_lib.ui.backend.Backend`` on the host."""
+
+    def __init__(self) -> None:
+        from modules import paths_internal, sd_vae, shared
+
+        folder = Path(shared.cmd_opts.vae_dir or sd_vae.vae_path)
+        self._taesd_folder = Path(paths_internal.models_path) / "VAE-taesd"
+        for wanted in (folder, self._taesd_folder):
+            wanted.mkdir(parents=True, exist_ok=True)
+        self._downloads = DownloadManager(folder, self._taesd_folder, on_finished=self._downloaded)
+
+    def close(self) -> None:
+        self._downloads.close()
+
+    def files(self) -> Sequence[VAEFile]:
+        from modules import sd_vae
+
+        vaes = [VAEFile(name, Path(path)) for name, path in sd_vae.vae_dict.items()]
+        tiny = sorted(
+            path for path in self._taesd_folder.glob("*") if path.suffix in (".pth", ".safetensors")
+        )
+        return [*vaes, *(VAEFile(f"VAE-taesd/{path.name}", path) for path in tiny)]
+
+    def refresh(self) -> None:
+        from modules import sd_vae
+
+        sd_vae.refresh_vae_list()
+
+    def in_use(self) -> str | None:
+        from modules import sd_vae
+
+        return next((name for name, path in sd_vae.vae_dict.items() if path == sd_vae.loaded_vae_file), None)
+
+    def checkpoint(self) -> Checkpoint | None:
+        model = _loaded_model()
+        if model is None:
+            return None
+        family = next((name for flag, name in _FAMILY_FLAGS.items() if getattr(model, flag, False)), None)
+        return Checkpoint(model.sd_checkpoint_info.title, family)
+
+    def cannot_select(self) -> str | None:
+        from modules import shared
+
+        if shared.cmd_opts.vae_path is not None:
+            return "The VAE was chosen on the command line (--vae-path); start without it to choose one here."
+        return None
+
+    def select(self, name: str) -> None:
+        from modules import sd_vae, shared
+
+        path = sd_vae.vae_dict.get(name)
+        if path is None:
+            raise InputError(
+                f"{name} is not among the WebUI's VAEs; TAESD is chosen in Settings > VAE instead."
+            )
+        shared.opts.set("sd_vae", name)  # loads it, by the host's own callback and under its lock
+        if _loaded_model() is not None and sd_vae.loaded_vae_file != path:
+            raise InputError(
+                f"{name} was not loaded; the console says why. The VAE that was in use stays in use."
+            )
+        shared.opts.save(shared.config_filename)
+
+    def assign(self, name: str) -> None:
+        from modules import extra_networks, sd_vae
+
+        model = _loaded_model()
+        if model is None:
+            raise InputError("No checkpoint is loaded yet; generate a picture first.")
+        if name not in sd_vae.vae_dict:
+            raise InputError(f"{name} is not among the WebUI's VAEs.")
+        checkpoint = Path(model.sd_checkpoint_info.filename)
+        metadata = {**extra_networks.get_user_metadata(str(checkpoint)), "vae": name}
+        text = json.dumps(metadata, indent=4)
+        write_atomically(
+            checkpoint.with_suffix(".json"), lambda aside: aside.write_text(text, encoding="utf-8")
+        )
+
+    def last_latents(self) -> Sequence[KeptLatents]:
+        return [
+            KeptLatents(
+                f"{item.created.astimezone():%H:%M:%S}, {item.size[0]}x{item.size[1]}, {item.model_name}",
+                item.latents,
+                _family_of(item),
+            )
+            for item in kept.items()
+        ]
+
+    def devices(self) -> Sequence[torch.device]:
+        from modules import devices
+
+        return (torch.device(devices.device),)
+
+    def dtype(self) -> torch.dtype:
+        from modules import devices
+
+        dtype: torch.dtype = devices.dtype_vae
+        return dtype
+
+    def memory(self, device: torch.device) -> Memory:
+        if device.type == "cuda":
+            total = int(torch.cuda.get_device_properties(device).total_memory)
+        else:
+            import psutil
+
+            total = int(psutil.virtual_memory().total)
+        return Memory(total, free_bytes(device), options.read().reserve_mb * memory.MB)
+
+    def size(self) -> tuple[int, int]:
+        items = kept.items()
+        if items:
+            return items[0].size
+        checkpoint = self.checkpoint()
+        return (512, 512) if checkpoint is None or checkpoint.family in ("SD1", "SD2") else (1024, 1024)
+
+    def computing(self) -> AbstractContextManager[object]:
+        from modules.call_queue import queue_lock
+
+        lock: AbstractContextManager[object] = queue_lock
+        return lock
+
+    def downloads(self) -> DownloadManager | None:
+        return self._downloads
+
+    def _downloaded(self, job: Job) -> None:
+        if job.state == "done":
+            self.refresh()
+
+
+_FAMILY_FLAGS = {"is_sdxl": "SDXL", "is_sd3": "SD3", "is_sd2": "SD2", "is_sd1": "SD1"}
+
+
+def _family_of(item: kept.Kept) -> str | None:
+    if item.latents.shape[1] != 4:
+        return "SD3"
+    return "SDXL" if abs(item.scale_factor - 0.13025) < 1e-6 else "SD1"
+
+
+def _loaded_model() -> Any:
+    """The loaded checkpoint; unlike ``shared.sd_model`` asking does not load one."""
+    from modules import sd_models
+
+    return sd_models.model_data.sd_model
+
+
+def build() -> list[tuple[Any, str, str]]:
+    """The tab, as the host's ``on_ui_tabs`` wants it."""
+    global _backend
+    import gradio as gr
+
+    from vae_lib.ui.tab import build_tab
+
+    close()
+    _backend = HostBackend()
+    with gr.Blocks(analytics_enabled=False) as tab:
+        build_tab(_backend)
+    notices.log.debug("tab built")
+    return [(tab, "VAE", "vae_guard_tab")]
+
+
+def close() -> None:
+    """End what the tab has running."""
+    global _backend
+    if _backend is not None:
+        _backend.close()
+        _backend = None
