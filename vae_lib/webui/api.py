@@ -7,7 +7,7 @@ import io
 from collections.abc import Mapping
 from typing import Any
 
-from vae_lib.decode import Route, candidates, choose, free_bytes
+from vae_lib.decode import Route, Work, candidates, choose, free_bytes
 from vae_lib.errors import InputError, PlanError
 from vae_lib.webui import hooks, kept, memory, options, patching, request
 
@@ -30,7 +30,7 @@ def _init_script_args(original: Any) -> Any:
             try:
                 values["args"] = _positional(values["args"])
             except InputError as error:
-                raise _unprocessable(error) from error
+                raise unprocessable(error) from error
         return original(self, api_request, *args, **kwargs)
 
     return init_script_args
@@ -47,7 +47,7 @@ def _positional(args: Any) -> list[Any]:
     return [getattr(checked, name) for name in request.NAMES]
 
 
-def _unprocessable(error: Exception) -> Exception:
+def unprocessable(error: Exception) -> Exception:
     from fastapi.exceptions import HTTPException
 
     return HTTPException(status_code=422, detail=str(error))
@@ -59,7 +59,7 @@ def add_routes(demo: Any, app: Any) -> None:
 
     if not (shared.cmd_opts.api or shared.cmd_opts.nowebui):
         return
-    guarded = _dependencies()
+    guarded = dependencies()
     app.add_api_route("/vae-guard/status", status, methods=["GET"], dependencies=guarded)
     app.add_api_route("/vae-guard/plan", plan, methods=["GET"], dependencies=guarded)
     app.add_api_route("/vae-guard/latents", latents, methods=["GET"], dependencies=guarded)
@@ -68,7 +68,7 @@ def add_routes(demo: Any, app: Any) -> None:
     )
 
 
-def _dependencies() -> list[Any]:
+def dependencies() -> list[Any]:
     """What asks for the user and password of ``--api-auth``; nothing where there are none."""
     from secrets import compare_digest
 
@@ -125,9 +125,9 @@ def plan(width: int = 512, height: int = 512, batch: int = 1, operation: str = "
     ):
         least = 1 if name == "batch" else 8
         if not least <= value <= most:
-            raise _unprocessable(InputError(f"'{name}' must be from {least} to {most}, not {value}."))
+            raise unprocessable(InputError(f"'{name}' must be from {least} to {most}, not {value}."))
     if operation not in ("decode", "encode"):
-        raise _unprocessable(InputError(f"'operation' must be decode or encode, not {operation!r}."))
+        raise unprocessable(InputError(f"'operation' must be decode or encode, not {operation!r}."))
     settings = options.read()
     usable = memory.available(devices.device, settings.reserve_mb)
     order = (Route.FULL, *settings.fallback)
@@ -142,16 +142,17 @@ def plan(width: int = 512, height: int = 512, batch: int = 1, operation: str = "
         }
     except PlanError as error:
         answer = {"route": None, "reason": str(error), "peak_bytes": None}
-    needs = {}
-    for route in order:
-        plans = candidates(work, route)
-        if plans:
-            smallest = min(plans, key=lambda one: one.peak_bytes)
-            needs[route.value] = {
-                "least_peak_bytes": smallest.peak_bytes,
-                "seconds": round(smallest.seconds, 3),
-            }
-    return {"usable_bytes": usable, "chosen": answer, "ways": needs}
+    ways = {route.value: _way(work, route, usable) for route in order if candidates(work, route)}
+    return {"usable_bytes": usable, "chosen": answer, "ways": ways}
+
+
+def _way(work: Work, route: Route, usable: int) -> dict[str, Any]:
+    """The least memory that a way can do with, and what it would take now, if it fits."""
+    least = min(plan.peak_bytes for plan in candidates(work, route))
+    if least > usable:
+        return {"least_peak_bytes": least, "peak_bytes": None, "seconds": None}
+    best = choose(work, usable, order=(route,))
+    return {"least_peak_bytes": least, "peak_bytes": best.peak_bytes, "seconds": round(best.seconds, 3)}
 
 
 def latents() -> list[dict[str, Any]]:
@@ -180,7 +181,7 @@ def decode_latents(index: int) -> dict[str, Any]:
         with queue_lock:
             pictures = kept.redecode(index)
     except InputError as error:
-        raise _unprocessable(error) from error
+        raise unprocessable(error) from error
     encoded = []
     for image, text in pictures:
         info, buffer = PngInfo(), io.BytesIO()

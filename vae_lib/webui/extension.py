@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vae_lib.webui import api, hooks, kept, notices, options, tab, vae_files, xyz
+from vae_lib.webui import api, downloads, hooks, kept, notices, options, tab, vae_files, xyz
 
 _running = False
 
@@ -17,9 +17,12 @@ def start(root: str) -> None:
     api.install()
     vae_files.install()
     script_callbacks.on_ui_settings(options.add_to_settings)
+    script_callbacks.on_ui_settings(downloads.add_to_settings)
     script_callbacks.on_ui_tabs(tab.build)
+    script_callbacks.on_model_loaded(downloads.get_taesd_for)
     script_callbacks.on_before_ui(xyz.add_axes)
     script_callbacks.on_app_started(api.add_routes)
+    script_callbacks.on_app_started(downloads.add_routes)
     script_callbacks.on_script_unloaded(stop)
     notices.log.debug("loaded from %s", root)
 
@@ -32,4 +35,4 @@ def stop() -> None:
     _running = False
     hooks.undo_all()
     kept.clear()
-    tab.close()
+    downloads.close()

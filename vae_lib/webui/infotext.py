@@ -10,6 +10,7 @@ from torch import Tensor
 from vae_lib.decode import Route
 from vae_lib.errors import InputError, VAEGuardError
 from vae_lib.webui.generation import Generation, Record
+from vae_lib.webui.policy import ASKED
 from vae_lib.webui.request import Request, decode_by_of, threshold_of
 
 DONE = "VAE Guard"
@@ -54,8 +55,9 @@ def describe(record: Record) -> str:
     plan, outcome = record.outcome.plan, record.outcome
     if plan.route is Route.FULL and not outcome.attempts:
         return "full"
-    reason = plan.reason.removeprefix(plan.describe()).lstrip(": ")
-    parts = [plan.describe(), record.note, reason]
+    way = plan.describe().replace("offload", "tiled + RAM")
+    reason = "" if record.note == ASKED else plan.reason.removeprefix(plan.describe()).lstrip(": ")
+    parts = [way, record.note, reason]
     parts += [f"{a.plan.route.value} failed: {a.problem}" for a in outcome.attempts]
     return "; ".join(part for part in parts if part)
 

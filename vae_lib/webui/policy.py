@@ -10,6 +10,7 @@ from vae_lib.webui.options import Settings
 from vae_lib.webui.request import Request
 
 GB = 10**9
+ASKED = "as asked for"
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ def tries(request: Request, settings: Settings, free: int, operation: str = "dec
         return (Try((Route.FULL,), trust_prediction=False),)
     route = request.route if operation == "decode" else None
     if route is not None:
-        asked = Try((route,), trust_prediction=route is not Route.FULL, note="as asked for")
+        asked = Try((route,), trust_prediction=route is not Route.FULL, note=ASKED)
         rest = tuple(other for other in (Route.FULL, *fallback) if other is not route)
         return (asked, Try(rest)) if request.fallback and rest else (asked,)
     if not request.fallback or not fallback:

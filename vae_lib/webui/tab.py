@@ -13,27 +13,13 @@ import torch
 from vae_lib.checkpoints import write_atomically
 from vae_lib.decode import free_bytes
 from vae_lib.errors import InputError
-from vae_lib.hub import DownloadManager, Job
+from vae_lib.hub import DownloadManager
 from vae_lib.ui.backend import Checkpoint, KeptLatents, Memory, VAEFile
-from vae_lib.webui import kept, memory, notices, options
-
-_backend: HostBackend | None = None
+from vae_lib.webui import downloads, kept, memory, options
 
 
 class HostBackend:
     """Implements ``vae_lib.ui.backend.Backend`` on the host."""
-
-    def __init__(self) -> None:
-        from modules import paths_internal, sd_vae, shared
-
-        folder = Path(shared.cmd_opts.vae_dir or sd_vae.vae_path)
-        self._taesd_folder = Path(paths_internal.models_path) / "VAE-taesd"
-        for wanted in (folder, self._taesd_folder):
-            wanted.mkdir(parents=True, exist_ok=True)
-        self._downloads = DownloadManager(folder, self._taesd_folder, on_finished=self._downloaded)
-
-    def close(self) -> None:
-        self._downloads.close()
 
     def files(self) -> Sequence[VAEFile]:
         from modules import sd_vae
@@ -58,8 +44,7 @@ class HostBackend:
         model = _loaded_model()
         if model is None:
             return None
-        family = next((name for flag, name in _FAMILY_FLAGS.items() if getattr(model, flag, False)), None)
-        return Checkpoint(model.sd_checkpoint_info.title, family)
+        return Checkpoint(model.sd_checkpoint_info.title, downloads.family_of(model))
 
     def cannot_select(self) -> str | None:
         from modules import shared
@@ -142,14 +127,7 @@ class HostBackend:
         return lock
 
     def downloads(self) -> DownloadManager | None:
-        return self._downloads
-
-    def _downloaded(self, job: Job) -> None:
-        if job.state == "done":
-            self.refresh()
-
-
-_FAMILY_FLAGS = {"is_sdxl": "SDXL", "is_sd3": "SD3", "is_sd2": "SD2", "is_sd1": "SD1"}
+        return downloads.manager()
 
 
 def _family_of(item: kept.Kept) -> str | None:
@@ -167,22 +145,10 @@ def _loaded_model() -> Any:
 
 def build() -> list[tuple[Any, str, str]]:
     """The tab, as the host's ``on_ui_tabs`` wants it."""
-    global _backend
     import gradio as gr
 
     from vae_lib.ui.tab import build_tab
 
-    close()
-    _backend = HostBackend()
     with gr.Blocks(analytics_enabled=False) as tab:
-        build_tab(_backend)
-    notices.log.debug("tab built")
+        build_tab(HostBackend())
     return [(tab, "VAE", "vae_guard_tab")]
-
-
-def close() -> None:
-    """End what the tab has running."""
-    global _backend
-    if _backend is not None:
-        _backend.close()
-        _backend = None

@@ -1,0 +1,160 @@
+"""Downloads inside the WebUI: into its folders, over the API, and TAESD when the user wants it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from vae_lib.errors import InputError
+from vae_lib.hub import DownloadManager, Job, has_taesd, load_catalog
+from vae_lib.webui import api, notices
+
+OPTION = "vae_guard_get_taesd"
+FAMILY_FLAGS = {"is_sdxl": "SDXL", "is_sd3": "SD3", "is_sd2": "SD2", "is_sd1": "SD1"}
+
+_manager: DownloadManager | None = None
+
+
+def family_of(model: Any) -> str | None:
+    """The family of a loaded checkpoint, a name in ``FAMILIES``."""
+    return next((name for flag, name in FAMILY_FLAGS.items() if getattr(model, flag, False)), None)
+
+
+def vae_folder() -> Path:
+    """Where the host looks for VAEs."""
+    from modules import sd_vae, shared
+
+    return Path(shared.cmd_opts.vae_dir or sd_vae.vae_path)
+
+
+def taesd_folder() -> Path:
+    """Where the host looks for TAESD."""
+    from modules import paths_internal
+
+    return Path(paths_internal.models_path) / "VAE-taesd"
+
+
+def manager() -> DownloadManager:
+    """What downloads run in, started when it is first asked for."""
+    global _manager
+    if _manager is None:
+        for folder in (vae_folder(), taesd_folder()):
+            folder.mkdir(parents=True, exist_ok=True)
+        _manager = DownloadManager(vae_folder(), taesd_folder(), on_finished=_finished)
+    return _manager
+
+
+def close() -> None:
+    """End the downloads; what they have fetched can be resumed."""
+    global _manager
+    if _manager is not None:
+        _manager.close()
+        _manager = None
+
+
+def _finished(job: Job) -> None:
+    from modules import sd_vae
+
+    if job.state == "done":
+        sd_vae.refresh_vae_list()
+    if job.state in ("done", "failed"):
+        notices.tell(f"{job.reference}: {job.message}", warning=job.state == "failed", page=False)
+
+
+def taesd_present() -> str:
+    """A sentence for the settings: for which families TAESD is there."""
+    there = [family for family in ("SD1", "SDXL", "SD3") if has_taesd(taesd_folder(), family)]
+    absent = [family for family in ("SD1", "SDXL", "SD3") if family not in there]
+    have = f"TAESD is here for {', '.join(there)}" if there else "TAESD is not here yet"
+    return f"{have}; get it for {', '.join(absent)} in the tab VAE > Downloads." if absent else f"{have}."
+
+
+def get_taesd_for(model: Any) -> None:
+    """When a checkpoint is loaded: fetch TAESD of its family in the background, if the user has asked for that."""
+    from modules import shared
+
+    family = family_of(model)
+    if not getattr(shared.opts, OPTION, False) or family is None or has_taesd(taesd_folder(), family):
+        return
+    entry = load_catalog().taesd_for(family)
+    if entry is not None and not any(job.active and job.reference == entry.id for job in manager().jobs()):
+        manager().start(entry.id)
+
+
+def add_to_settings() -> None:
+    """The option, after the others of this extension."""
+    import gradio as gr
+    from modules import shared
+
+    from vae_lib.webui.options import SECTION
+
+    info = shared.OptionInfo(
+        False,
+        "Download TAESD when a checkpoint of its family is loaded",
+        gr.Checkbox,
+        section=SECTION,
+        category_id="sd",
+    )
+    shared.opts.add_option(OPTION, info.info(taesd_present()))
+
+
+def add_routes(demo: Any, app: Any) -> None:
+    """``POST /vae-guard/downloads``, ``GET`` for all, and ``GET`` or ``DELETE`` for one."""
+    from modules import shared
+
+    if not (shared.cmd_opts.api or shared.cmd_opts.nowebui):
+        return
+    guarded = api.dependencies()
+    path, one = "/vae-guard/downloads", "/vae-guard/downloads/{job_id}"
+    app.add_api_route(path, start, methods=["POST"], dependencies=guarded)
+    app.add_api_route(path, jobs, methods=["GET"], dependencies=guarded)
+    app.add_api_route(one, job, methods=["GET"], dependencies=guarded)
+    app.add_api_route(one, cancel, methods=["DELETE"], dependencies=guarded)
+
+
+def start(reference: str, allow_pickle: bool = False, rename: bool = False) -> dict[str, Any]:
+    """Start a download: a name of the catalog, owner/name, owner/name/file or an address."""
+    if not reference.strip():
+        raise api.unprocessable(InputError("'reference' must name something to download."))
+    job_id = manager().start(
+        reference.strip(), allow_pickle=allow_pickle, on_conflict="rename" if rename else "ask"
+    )
+    return job(job_id)
+
+
+def jobs() -> list[dict[str, Any]]:
+    """All downloads of this session."""
+    return [_described(item) for item in manager().jobs()]
+
+
+def job(job_id: str) -> dict[str, Any]:
+    """One download."""
+    return _described(_known(job_id))
+
+
+def cancel(job_id: str) -> dict[str, Any]:
+    """Stop a download; what it has fetched can be resumed."""
+    manager().cancel(_known(job_id).id)
+    return job(job_id)
+
+
+def _known(job_id: str) -> Job:
+    from fastapi.exceptions import HTTPException
+
+    found = next((item for item in manager().jobs() if item.id == job_id), None)
+    if found is None:
+        raise HTTPException(status_code=404, detail=f"There is no download {job_id!r}.")
+    return found
+
+
+def _described(item: Job) -> dict[str, Any]:
+    return {
+        "id": item.id,
+        "reference": item.reference,
+        "state": item.state,
+        "message": item.message,
+        "done": item.done,
+        "total": item.total,
+        "path": None if item.result is None else str(item.result.path),
+        "candidates": list(getattr(item.error, "candidates", ())),
+    }
