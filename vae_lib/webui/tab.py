@@ -25,9 +25,8 @@ class HostBackend:
         from modules import sd_vae
 
         vaes = [VAEFile(name, Path(path)) for name, path in sd_vae.vae_dict.items()]
-        tiny = sorted(
-            path for path in self._taesd_folder.glob("*") if path.suffix in (".pth", ".safetensors")
-        )
+        folder = downloads.taesd_folder()
+        tiny = sorted(path for path in folder.glob("*") if path.suffix in (".pth", ".safetensors"))
         return [*vaes, *(VAEFile(f"VAE-taesd/{path.name}", path) for path in tiny)]
 
     def refresh(self) -> None:
