@@ -1,13 +1,16 @@
 # make demo   encode a photo with the bundled VAE and decode it by every route, under a small memory budget
 # make test   everything that CI checks: ruff, mypy, pytest
+# make test-host WEBUI_DIR=/path/to/stable-diffusion-webui WEBUI_PYTHON=/path/to/its/venv/bin/python
+#             the tests of tests/webui against a real WebUI, which is only read; its environment must be ready, the
+#             CLIP tokenizer's files included (HF_HOME)
 #
-# Both set up .venv first, and again whenever the requirements change. Settings (see tests/setup_env.py):
+# All set up .venv first, and again whenever the requirements change. Settings (see tests/setup_env.py):
 #   PYTHON=/path/to/python3.11       the interpreter for .venv
 #   TORCH_SPEC=torch==2.1.2          another PyTorch
 #   PIP_TORCH_ARGS="--index-url https://download.pytorch.org/whl/cpu"
 #                                    on Linux without an NVIDIA card: PyTorch's CPU build, 10x smaller than PyPI's
 
-.PHONY: demo test check setup-demo setup-test clean
+.PHONY: demo test test-host check setup-demo setup-test clean
 export TORCH_SPEC PIP_TORCH_ARGS
 
 # The WebUI runs on 3.10 and 3.11, so those come first; pyenv's shims may hide the system's, hence the full paths.
@@ -20,6 +23,11 @@ demo: setup-demo
 	$(VENV_PYTHON) -m vae_lib demo
 
 test: setup-test check
+
+test-host: setup-test
+	@test -d "$(WEBUI_DIR)" -a -x "$(WEBUI_PYTHON)" || { echo "Set WEBUI_DIR to a checkout of the WebUI and WEBUI_PYTHON \
+	to the python of its environment: make test-host WEBUI_DIR=... WEBUI_PYTHON=..." >&2; exit 1; }
+	WEBUI_DIR="$(WEBUI_DIR)" WEBUI_PYTHON="$(WEBUI_PYTHON)" $(VENV_PYTHON) -m pytest tests/webui
 
 check:
 	$(VENV_PYTHON) -m ruff check .

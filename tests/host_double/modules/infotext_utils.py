@@ -10,7 +10,7 @@ from modules import script_callbacks, shared
 
 sys.modules["modules.generation_parameters_copypaste"] = sys.modules[__name__]
 
-PARAMETER = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
+re_param = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
 paste_fields: dict = {}
 infotext_to_setting_name_mapping: list = []
 
@@ -47,12 +47,12 @@ def add_paste_fields(tabname, init_img, fields, override_settings_component=None
 
 def parse_generation_parameters(x: str, skip_fields=None):
     *lines, last = x.strip().split("\n")
-    if len(PARAMETER.findall(last)) < 3:
+    if len(re_param.findall(last)) < 3:
         lines, last = [*lines, last], ""
     text = "\n".join(lines)
     prompt, _, negative = text.partition("\nNegative prompt:")
     res = {"Prompt": prompt.strip(), "Negative prompt": negative.strip()}
-    for key, value in PARAMETER.findall(last):
+    for key, value in re_param.findall(last):
         value = unquote(value)
         size = re.fullmatch(r"(\d+)x(\d+)", str(value))
         if size:

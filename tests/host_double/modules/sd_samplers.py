@@ -5,6 +5,9 @@ import torch
 from modules import script_callbacks, sd_samplers_common, shared
 from modules.sd_samplers_common import SamplerData
 
+sample_to_image = sd_samplers_common.sample_to_image
+samples_to_image_grid = sd_samplers_common.samples_to_image_grid
+
 
 class SeededSampler:
     conditioning_key = "crossattn"

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from modules import devices, lowvram, sd_vae_taesd, shared
+from modules import devices, images, lowvram, sd_vae_taesd, shared
 from modules.shared import opts, state
 
 SamplerData = namedtuple("SamplerData", ["name", "constructor", "aliases", "options"])
@@ -39,6 +39,10 @@ def single_sample_to_image(sample, approximation=None):
 
 def sample_to_image(samples, index=0, approximation=None):
     return single_sample_to_image(samples[index], approximation)
+
+
+def samples_to_image_grid(samples, approximation=None):
+    return images.image_grid([single_sample_to_image(sample, approximation) for sample in samples])
 
 
 def decode_first_stage(model, x):

@@ -97,7 +97,12 @@ def create_tab(tabname):
             show_progress=False,
         )
         labels = ("Prompt", "Negative prompt", "Steps", "Size-1", "Size-2", "Batch size", "Seed")
-        pairs = [*zip(fields, labels, strict=True), *runner.infotext_fields]
+        names = ("prompt", "negative_prompt", "steps", "width", "height", "batch_size", "seed")
+        pairs = [
+            infotext_utils.PasteField(field, label, api=name)
+            for field, label, name in zip(fields, labels, names, strict=True)
+        ]
+        pairs += runner.infotext_fields
         infotext_utils.add_paste_fields(tabname, None, pairs)
         infotext_utils.connect_paste(paste, pairs, prompt, None, tabname)
     scripts.scripts_current = None

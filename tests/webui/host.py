@@ -1,0 +1,266 @@
+"""A WebUI for the tests: started on a free port with a data folder of its own, talked to over its API, stopped.
+
+By default this is the double in tests/host_double. With WEBUI_DIR (a checkout whose own environment is ready) and
+WEBUI_PYTHON (its interpreter) in the environment, it is that WebUI; the checkout is only read.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import io
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from safetensors.torch import save_file
+
+from tests.webui import weights
+
+ROOT = Path(__file__).resolve().parents[2]
+DOUBLE = ROOT / "tests" / "host_double"
+EXTENSION = "vae guard (a copy)"  # the folder may have any name
+PARTS = ("scripts", "javascript", "vae_lib", "install.py", "metadata.ini", "style.css")
+WEBUI_DIR = os.environ.get("WEBUI_DIR") and os.path.abspath(os.environ["WEBUI_DIR"])
+WEBUI_PYTHON = os.path.abspath(os.environ.get("WEBUI_PYTHON") or sys.executable)
+IS_REAL = bool(WEBUI_DIR)
+
+
+class ApiError(Exception):
+    def __init__(self, status: int, body: dict[str, Any]) -> None:
+        super().__init__(f"{status}: {body}")
+        self.status, self.body = status, body
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One generation's answer: 8-bit pictures and their infotexts."""
+
+    images: list[np.ndarray]
+    infotexts: list[str]
+
+    @property
+    def infotext(self) -> str:
+        return self.infotexts[-1]
+
+
+@dataclass
+class Host:
+    url: str
+    data: Path
+    log_file: Path
+    process: subprocess.Popen[bytes]
+    opener: urllib.request.OpenerDirector = field(
+        default_factory=lambda: urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    )
+
+    def log(self) -> str:
+        return self.log_file.read_text(errors="replace")
+
+    def get(self, path: str) -> Any:
+        return self._send(urllib.request.Request(self.url + path))
+
+    def post(self, path: str, body: Any = None) -> Any:
+        data = json.dumps(body if body is not None else {}).encode()
+        return self._send(
+            urllib.request.Request(self.url + path, data, {"Content-Type": "application/json"}), timeout=600
+        )
+
+    def _send(self, request: urllib.request.Request, timeout: float = 60) -> Any:
+        try:
+            with self.opener.open(request, timeout=timeout) as answer:
+                return json.load(answer)
+        except urllib.error.HTTPError as error:
+            text = error.read().decode(errors="replace")
+            with contextlib.suppress(ValueError):
+                raise ApiError(error.code, json.loads(text)) from None
+            raise
+
+    def generate(self, tab: str = "txt2img", guard: Any = None, **parameters: Any) -> Picture:
+        """A generation over the API; ``guard`` is what goes into our ``args``."""
+        body = {
+            "prompt": "a cup",
+            "width": 128,
+            "height": 128,
+            "steps": 2,
+            "seed": 1,
+            "sampler_name": "Euler",
+        }
+        body |= parameters
+        if guard is not None:
+            body["alwayson_scripts"] = {"VAE Guard": {"args": guard}}
+        answer = self.post(f"/sdapi/v1/{tab}", body)
+        images = [np.asarray(decode(image).convert("RGB")) for image in answer["images"]]
+        return Picture(images, json.loads(answer["info"])["infotexts"])
+
+    @contextlib.contextmanager
+    def options(self, **values: Any) -> Iterator[None]:
+        """Settings for a while."""
+        before = self.get("/probe/options")
+        self.post("/sdapi/v1/options", values)
+        try:
+            yield
+        finally:
+            self.post("/sdapi/v1/options", {key: before[key] for key in values})
+
+    def enable(self, wanted: bool) -> None:
+        """As the tab Extensions does: note it in the settings, then Reload UI."""
+        self.post("/sdapi/v1/options", {"disabled_extensions": [] if wanted else [EXTENSION]})
+        self.reload()
+
+    def reload(self) -> None:
+        """As the button Reload UI does; back when the page is up again with the scripts loaded anew."""
+        before, starts = self.get("/probe/state")["loaded"], self.starts()
+        self.post("/probe/reload")
+        self.wait(lambda: self.starts() > starts, 120)
+        assert self.get("/probe/state")["loaded"] != before
+
+    def starts(self) -> int:
+        """How often the page came up. A host cannot bear requests while it is coming up, so ask its console."""
+        return self.log().count("Startup time:")
+
+    def wait(self, ready: Callable[[], bool], seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while True:
+            with contextlib.suppress(OSError, ApiError, ValueError):
+                if ready():
+                    return
+            if self.process.poll() is not None or time.monotonic() > end:
+                raise AssertionError(
+                    f"the host did not come up; the end of its console:\n{self.log()[-4000:]}"
+                )
+            time.sleep(0.05)
+
+    def stop(self) -> None:
+        self.process.terminate()
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+def decode(encoded: str) -> Image.Image:
+    return Image.open(io.BytesIO(base64.b64decode(encoded)))
+
+
+def encode(image: Image.Image) -> str:
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def install_extension(folder: Path) -> None:
+    for part in PARTS:
+        source = ROOT / part
+        if source.is_dir():
+            shutil.copytree(source, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+        elif source.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            shutil.copy(source, folder / part)
+
+
+def prepare_data(data: Path) -> None:
+    """A data folder with the extension, a checkpoint, VAEs of several kinds and TAESD."""
+    install_extension(data / "extensions" / EXTENSION)
+    shutil.copytree(
+        ROOT / "tests/webui/probe", data / "extensions/probe", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    models = data / "models"
+    own, other = weights.vae(1), weights.vae(2)
+    checkpoint = models / "Stable-diffusion" / "small.safetensors"
+    checkpoint.parent.mkdir(parents=True)
+    if IS_REAL:
+        vae_file = weights.save_vae(data / "own-vae.safetensors", own)
+        maker = ROOT / "tests/webui/make_checkpoint.py"
+        command = [
+            os.environ["WEBUI_PYTHON"],
+            str(maker),
+            os.environ["WEBUI_DIR"],
+            str(vae_file),
+            str(checkpoint),
+        ]
+        subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
+    else:
+        save_file({f"first_stage_model.{name}": value for name, value in own.items()}, checkpoint)
+    weights.save_vae(models / "VAE" / "other.safetensors", other)
+    weights.save_vae(models / "VAE" / "other-diffusers.safetensors", weights.as_diffusers(other))
+    weights.save_vae(
+        models / "VAE" / "wrong.safetensors", {"lora_unet.down.weight": own["quant_conv.weight"]}
+    )
+    weights.save_vae(models / "VAE" / "a" / "twin.safetensors", other)
+    weights.save_vae(models / "VAE" / "b" / "twin.safetensors", weights.vae(3))
+    weights.save_taesd(models / "VAE-taesd")
+
+
+def start(data: Path, *arguments: str, disabled: Sequence[str] = ()) -> Host:
+    """Start the host on a data folder and wait until its checkpoint is loaded."""
+    port = free_port()
+    settings = {"live_previews_enable": False, "samples_save": False, "disabled_extensions": list(disabled)}
+    (data / "config.json").write_text(json.dumps(settings))
+    environment = {
+        name: value for name, value in os.environ.items() if not re.match("GRADIO_|COMMANDLINE_ARGS", name)
+    }
+    environment |= {
+        "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1",
+        "SD_WEBUI_RESTARTING": "1", "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1",
+        "no_proxy": "127.0.0.1,localhost", "NO_PROXY": "127.0.0.1,localhost", "MPLBACKEND": "agg",
+    }  # fmt: skip
+    flags = [
+        "--use-cpu",
+        "all",
+        "--no-half",
+        "--api",
+        "--port",
+        str(port),
+        "--data-dir",
+        str(data),
+        *arguments,
+    ]
+    if IS_REAL:
+        skipped = ("prepare-environment", "python-version-check", "version-check", "torch-cuda-test")
+        flags += ["--no-download-sd-model", *(f"--skip-{name}" for name in skipped)]
+        command, folder = [WEBUI_PYTHON, "launch.py"], str(WEBUI_DIR)
+    else:
+        command, folder = [sys.executable, "webui.py"], str(DOUBLE)
+    log = data / "console.txt"
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            [*command, *flags],
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+        )
+    host = Host(f"http://127.0.0.1:{port}", data, log, process)
+    try:
+        host.wait(
+            lambda: host.starts() > 0
+            and "Model loaded in" in host.log()
+            and host.get("/probe/state")["model"],
+            300,
+        )
+    except BaseException:
+        host.stop()
+        raise
+    return host

@@ -1,0 +1,56 @@
+"""A second extension, only for the tests: lets them look into the host, whichever it is, over its own routes."""
+
+import time
+
+from modules import infotext_utils, patches, processing, script_callbacks, scripts, sd_vae, shared
+
+LOADED = time.time_ns()
+
+
+def depth(function):
+    """How many wrappers lie around a function."""
+    count = 0
+    while hasattr(function, "__wrapped__"):
+        function, count = function.__wrapped__, count + 1
+    return count
+
+
+def state():
+    applied = [
+        f"{getattr(owner, '__name__', owner)}.{field}"
+        for key, originals in patches.originals.items()
+        for owner, field in originals
+        if "vae_guard" in str(key)
+    ]
+    return {
+        "loaded": str(LOADED),
+        "patches": sorted(applied),
+        "depth": depth(processing.decode_latent_batch),
+        "model": shared.sd_model is not None,
+        "vae": sd_vae.loaded_vae_file,
+    }
+
+
+def axes():
+    modules = [data.module for data in scripts.scripts_data if hasattr(data.module, "axis_options")]
+    return [option.label for module in modules[:1] for option in module.axis_options]
+
+
+def options():
+    """All settings. The host's own route leaves out those of an extension that was not there when it started."""
+    return dict(shared.opts.data)
+
+
+def add_routes(demo, app):
+    app.add_api_route("/probe/state", state, methods=["GET"])
+    app.add_api_route("/probe/axes", axes, methods=["GET"])
+    app.add_api_route("/probe/options", options, methods=["GET"])
+    app.add_api_route("/probe/reload", shared.state.request_restart, methods=["POST"])
+    app.add_api_route("/probe/parse", parse, methods=["POST"])
+
+
+def parse(body: dict):
+    return infotext_utils.parse_generation_parameters(body["infotext"])
+
+
+script_callbacks.on_app_started(add_routes)

@@ -1,0 +1,40 @@
+"""Generations of every kind in which the host decodes or encodes a picture."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from tests.webui.host import encode
+
+
+def photo() -> Image.Image:
+    """Something with edges and gradients in it."""
+    x, y = np.meshgrid(np.linspace(0, 255, 128), np.linspace(0, 255, 120))
+    image = Image.fromarray(np.stack([x, y, 255 - x], axis=2).astype(np.uint8))
+    ImageDraw.Draw(image).ellipse((30, 20, 90, 80), fill=(250, 220, 40))
+    return image
+
+
+def mask() -> Image.Image:
+    image = Image.new("L", (128, 120), 0)
+    ImageDraw.Draw(image).rectangle((40, 30, 100, 90), fill=255)
+    return image
+
+
+IMG2IMG: dict[str, Any] = {
+    "tab": "img2img", "init_images": [encode(photo())], "width": 128, "height": 120, "denoising_strength": 0.5,
+}  # fmt: skip
+HIRES: dict[str, Any] = {"enable_hr": True, "hr_scale": 1.5, "denoising_strength": 0.5}
+SCENARIOS: dict[str, dict[str, Any]] = {
+    "txt2img": {},
+    "not a square, not in 64s": {"width": 136, "height": 72},
+    "batch": {"batch_size": 2, "n_iter": 2},
+    "tiling": {"tiling": True},
+    "hires fix, latent": {**HIRES, "hr_upscaler": "Latent"},
+    "hires fix, picture": {**HIRES, "hr_upscaler": "Lanczos"},
+    "img2img": IMG2IMG,
+    "inpaint": {**IMG2IMG, "mask": encode(mask()), "inpainting_fill": 1, "inpaint_full_res": False},
+}

@@ -1,0 +1,218 @@
+"""The page in a real browser, at a desk's width and at a phone's."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.webui.host import Host
+
+pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+
+SECONDS = 30_000
+DESK, PHONE = (1280, 900), (390, 844)
+SHOTS = os.environ.get("SCREENSHOTS")  # a folder in which to leave pictures of the page
+FLAGS = (
+    "no-sandbox disable-gpu disable-quic no-first-run disable-background-networking disable-component-update "
+    "disable-sync"
+)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None:
+        reason = "Chromium is not installed (on Debian: apt-get install chromium)"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(
+            executable_path=chromium, args=[f"--{flag}" for flag in FLAGS.split()]
+        )
+        yield running
+        running.close()
+
+
+def open_page(browser: Browser, host: Host, size: tuple[int, int] = DESK, **context: Any) -> Page:
+    """The host's page, ready for use. Nothing outside of this machine is asked for."""
+    page = browser.new_page(viewport={"width": size[0], "height": size[1]}, **context)
+    page.set_default_timeout(SECONDS)
+    page.route("**/*", lambda route: route.continue_() if "127.0.0.1" in route.request.url else route.abort())
+    page.goto(host.url, wait_until="domcontentloaded")
+    expect(page.locator("#txt2img_generate")).to_be_visible(timeout=SECONDS)
+    page.wait_for_function("typeof opts === 'object' && Object.keys(opts).length > 5")
+    return page
+
+
+@pytest.fixture
+def page(browser: Browser, host: Host) -> Iterator[Page]:
+    opened = open_page(browser, host)
+    yield opened
+    opened.close()
+
+
+def shoot(page: Page, name: str) -> None:
+    if SHOTS:
+        page.screenshot(path=Path(SHOTS) / f"{name}.png")
+
+
+def number(page: Page, element: str, value: float) -> None:
+    field = page.locator(f"#{element} input[type=number]").first
+    field.fill(str(value))
+    field.press("Tab")
+
+
+def open_panel(page: Page, tab: str = "txt2img") -> Locator:
+    panel = page.locator(f"#{tab}_vae_guard")
+    if not panel.get_by_label("Auto fallback").is_visible():
+        panel.locator(".label-wrap").click()
+    expect(panel.get_by_label("Auto fallback")).to_be_visible()
+    return panel
+
+
+def choose(page: Page, element: str, value: str) -> None:
+    page.locator(f"#{element} input").first.click()
+    page.locator(f"#{element} [data-testid=dropdown-option][data-value='{value}']").click()
+
+
+def generate(page: Page) -> None:
+    """A small picture; back when it and what is told below it are there."""
+    page.locator("#txt2img_prompt textarea").fill("a cup")
+    for name, value in (("width", 128), ("height", 128), ("steps", 1), ("seed", 1)):
+        number(page, f"txt2img_{name}", value)
+    before = page.locator("#html_log_txt2img").last.inner_text()
+    page.locator("#txt2img_generate").click()
+    page.wait_for_function(
+        "before => { const text = [...document.querySelectorAll('#html_log_txt2img')].at(-1).innerText;"
+        " return text.includes('Time taken') && text !== before; }",
+        arg=before,
+        timeout=SECONDS,
+    )
+    expect(page.locator("#txt2img_gallery img").first).to_be_visible(timeout=SECONDS)
+
+
+def infotext(page: Page) -> Locator:
+    return page.locator("#html_info_txt2img").last
+
+
+@pytest.mark.parametrize(("size", "scheme"), [(DESK, "light"), (PHONE, "dark")], ids=["desk", "phone"])
+def test_the_panel_is_one_line_until_it_is_opened(
+    browser: Browser, host: Host, size: tuple[int, int], scheme: str
+) -> None:
+    page = open_page(browser, host, size, color_scheme=scheme)
+    panel = page.locator("#txt2img_vae_guard")
+    panel.scroll_into_view_if_needed()
+    closed = panel.bounding_box()
+    assert closed is not None
+    assert closed["height"] <= 60
+    assert not panel.get_by_label("Auto fallback").is_visible()
+    shoot(page, f"panel-closed-{size[0]}")
+    open_panel(page)
+    opened = panel.bounding_box()
+    assert opened is not None
+    assert opened["height"] > closed["height"]
+    for label in ("Auto fallback", "Decode by"):
+        box = panel.get_by_label(label).bounding_box()
+        assert box is not None
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= size[0]
+    shoot(page, f"panel-open-{size[0]}")
+    page.close()
+
+
+def test_the_panel_is_in_img2img_as_well(page: Page) -> None:
+    page.locator("#tabs > .tab-nav button", has_text="img2img").first.click()
+    panel = open_panel(page, "img2img")
+    expect(panel.get_by_label("Decode by")).to_have_value("Auto")
+
+
+def test_a_picture_says_how_it_was_decoded(page: Page) -> None:
+    generate(page)
+    expect(infotext(page)).to_contain_text("VAE Guard: full")
+    shoot(page, "generated-1280")
+
+
+def test_what_is_chosen_in_the_panel_is_done(page: Page) -> None:
+    open_panel(page)
+    choose(page, "script_txt2img_vae_guard_decode_by", "Tiled")
+    generate(page)
+    expect(infotext(page)).to_contain_text("VAE Guard decode by: Tiled")
+
+
+def test_a_fallback_is_told_below_the_picture(page: Page) -> None:
+    open_panel(page)
+    number(page, "script_txt2img_vae_guard_threshold", 1000)
+    generate(page)
+    expect(page.locator("#html_log_txt2img").last).to_contain_text("128x128 decoded by another way: tiled")
+    expect(page.locator("#html_log_txt2img").last).to_contain_text(
+        "less than the threshold of 1000 GB was free"
+    )
+    shoot(page, "fallback-1280")
+
+
+def test_pasting_an_infotext_sets_the_panel(page: Page, host: Host) -> None:
+    text = host.generate(guard=[False, "Tiled", 2.5]).infotext
+    panel = open_panel(page)
+    page.locator("#txt2img_prompt textarea").fill(text)
+    page.locator("#paste").first.click()
+    expect(panel.get_by_label("Decode by")).to_have_value("Tiled")
+    expect(panel.get_by_label("Auto fallback")).not_to_be_checked()
+    expect(page.locator("#script_txt2img_vae_guard_threshold input")).to_have_value("2.5")
+    expect(page.locator("#txt2img_prompt textarea")).to_have_value("a cup")
+
+
+def test_a_taesd_picture_can_be_decoded_again_in_full(page: Page) -> None:
+    panel = open_panel(page)
+    choose(page, "script_txt2img_vae_guard_decode_by", "TAESD")
+    generate(page)
+    expect(infotext(page)).to_contain_text("VAE Guard: TAESD")
+    pictures = page.locator("#txt2img_gallery .thumbnails img, #txt2img_gallery .grid-container img")
+    before = pictures.count()
+    panel.get_by_role("button", name="Decode again in full").click()
+    expect(page.locator("#html_log_txt2img").last).to_contain_text("decoded again", timeout=SECONDS)
+    assert pictures.count() > before
+    shoot(page, "decoded-again-1280")
+
+
+def test_the_settings_have_a_section(page: Page) -> None:
+    page.locator("#tabs > .tab-nav button", has_text="Settings").first.click()
+    page.locator("#settings > .tab-nav button", has_text="VAE Guard").click()
+    for key in ("mode", "threshold", "fallback", "reserve", "encode", "keep"):
+        expect(page.locator(f"#setting_vae_guard_{key}")).to_be_visible()
+    shoot(page, "settings-1280")
+
+
+@pytest.mark.parametrize("size", [DESK, PHONE], ids=["desk", "phone"])
+def test_the_vae_tab_lists_the_files_and_says_what_is_in_use(
+    browser: Browser, host: Host, size: tuple[int, int]
+) -> None:
+    host.post("/sdapi/v1/options", {"sd_vae": "other.safetensors"})
+    page = open_page(browser, host, size)
+    page.get_by_role("button", name="VAE", exact=True).click()
+    table = page.locator("#vg_files").last
+    for name in ("other.safetensors", "other-diffusers.safetensors", "wrong.safetensors", "twin.safetensors"):
+        expect(table).to_contain_text(name)
+    expect(table).to_contain_text("diffusers")
+    expect(table.locator("tr", has_text="other.safetensors").first).to_contain_text("in use")
+    assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
+    shoot(page, f"vae-tab-{size[0]}")
+    host.post("/sdapi/v1/options", {"sd_vae": "None"})
+    page.close()
+
+
+def test_a_vae_is_put_into_use_from_the_tab(page: Page, host: Host) -> None:
+    page.get_by_role("button", name="VAE", exact=True).click()
+    table = page.locator("#vg_files").last
+    table.get_by_role("button", name="other-diffusers.safetensors").click()
+    expect(page.locator("#vg_details").last).to_contain_text("other-diffusers.safetensors")
+    page.locator("#vg_use").click()
+    expect(table.locator("tr", has_text="other-diffusers.safetensors")).to_contain_text("in use")
+    assert host.get("/probe/state")["vae"].endswith("other-diffusers.safetensors")
+    host.post("/sdapi/v1/options", {"sd_vae": "None"})

@@ -1,0 +1,59 @@
+"""Installing, reloading, disabling; what the extension puts into the host and takes out again."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.webui.host import EXTENSION, IS_REAL, Host
+
+RELOADS = 3 if IS_REAL else 20
+NAME = "vae guard"
+
+
+def test_the_script_is_there_once_in_both_tabs(host: Host) -> None:
+    infos = [info for info in host.get("/sdapi/v1/script-info") if info["name"] == NAME]
+    assert [info["is_img2img"] for info in infos] == [False, True]
+    assert all(info["is_alwayson"] for info in infos)
+    assert [argument["label"] for argument in infos[0]["args"]][:2] == ["Auto fallback", "Decode by"]
+
+
+def test_the_settings_are_there(host: Host) -> None:
+    known = host.get("/probe/options")
+    assert {
+        "vae_guard_mode", "vae_guard_threshold", "vae_guard_fallback", "vae_guard_reserve", "vae_guard_encode",
+        "vae_guard_keep",
+    } <= set(known)  # fmt: skip
+
+
+@pytest.mark.parametrize("times", [RELOADS])
+def test_reloading_the_ui_leaves_one_patch_of_each(host: Host, times: int) -> None:
+    before = host.get("/probe/state")
+    assert "modules.processing.decode_first_stage" in before["patches"]
+    for _ in range(times):
+        host.reload()
+    after = host.get("/probe/state")
+    assert after["patches"] == before["patches"]
+    assert after["depth"] == before["depth"]
+    infos = host.get("/sdapi/v1/script-info")
+    assert sum(info["name"] == NAME for info in infos) == 2
+    axes = host.get("/probe/axes")
+    assert len(axes) == len(set(axes)) if not IS_REAL else axes.count("[VAE Guard] Decode by") == 1
+
+
+def test_disabling_takes_everything_out_and_enabling_brings_it_back(host: Host) -> None:
+    before = host.get("/probe/state")
+    host.enable(False)
+    without = host.get("/probe/state")
+    assert without["patches"] == []
+    assert without["depth"] < before["depth"]
+    assert all(info["name"] != NAME for info in host.get("/sdapi/v1/script-info"))
+    assert "VAE Guard" not in host.generate().infotext
+    host.enable(True)
+    assert host.get("/probe/state")["patches"] == before["patches"]
+    assert "VAE Guard: full" in host.generate().infotext
+
+
+def test_the_console_shows_no_error_of_ours(host: Host) -> None:
+    lines = host.log().splitlines()
+    assert [line for line in lines if line.startswith("***") and EXTENSION in line] == []
+    assert [line for line in lines if "Please report this" in line] == []

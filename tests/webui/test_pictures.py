@@ -1,0 +1,167 @@
+"""With the extension the host makes the pictures that it makes without."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.webui.host import ApiError, Host, Picture, decode
+from tests.webui.scenarios import IMG2IMG, SCENARIOS
+
+Without = dict[str, Picture]
+THRESHOLD_ALWAYS_MISSED = 1000.0  # GB
+# The host truncates the first pass to 8 bits and encodes that: rounding errors come back enlarged.
+ROUNDED_TWICE = {"hires fix, picture": 0.005}
+
+
+def assert_same(ours: Picture, host: Picture, most: float = 0.001) -> None:
+    """Up to rounding: at most 1 of 255, and that in less than ``most`` of the values."""
+    assert len(ours.images) == len(host.images)
+    for one, other in zip(ours.images, host.images, strict=True):
+        assert one.shape == other.shape
+        difference = np.abs(one.astype(int) - other)
+        assert difference.max() <= 1
+        assert (difference > 0).mean() < most
+
+
+def entry(infotext: str, key: str = "VAE Guard") -> str | None:
+    """An entry of the infotext's last line."""
+    for part in infotext.splitlines()[-1].split(", " + key + ": ")[1:]:
+        return part.split('"')[1] if part.startswith('"') else part.split(", ")[0]
+    return None
+
+
+def test_the_reference_pictures_are_worth_comparing_with(without: Without) -> None:
+    for name, picture in without.items():
+        for image in picture.images:
+            assert image.std() > 10, name
+    assert not np.array_equal(without["tiling"].images[0], without["txt2img"].images[0])
+    assert all("VAE Guard" not in text for picture in without.values() for text in picture.infotexts)
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_same_picture_by_default(host: Host, without: Without, name: str) -> None:
+    assert_same(host.generate(**SCENARIOS[name]), without[name], ROUNDED_TWICE.get(name, 0.001))
+
+
+@pytest.mark.parametrize("name", ["txt2img", "tiling", "hires fix, picture", "inpaint"])
+@pytest.mark.parametrize("decode_by", ["Full", "Tiled", "Tiled + RAM", "CPU"])
+def test_same_picture_by_every_exact_way(host: Host, without: Without, name: str, decode_by: str) -> None:
+    picture = host.generate(**SCENARIOS[name], guard=[False, decode_by, 0])
+    assert_same(picture, without[name], ROUNDED_TWICE.get(name, 0.001))
+    told = {"Full": "full", "Tiled": "tiled", "Tiled + RAM": "offload|RAM", "CPU": "CPU"}[decode_by]
+    done = entry(picture.infotext)
+    assert done is not None
+    assert any(word.lower() in done.lower() for word in told.split("|")), done
+    assert entry(picture.infotext, "VAE Guard decode by") == decode_by
+
+
+def test_a_missed_threshold_takes_the_tiled_way_and_says_so(host: Host, without: Without) -> None:
+    picture = host.generate(guard=[True, "Auto", THRESHOLD_ALWAYS_MISSED])
+    assert_same(picture, without["txt2img"])
+    done = entry(picture.infotext)
+    assert done is not None
+    assert done.startswith("tiled")
+    assert "1000 GB" in done
+    assert "VAE Guard: 128x128 decoded by another way" in host.log()
+
+
+def test_with_the_fallback_off_the_threshold_does_not_matter(host: Host) -> None:
+    assert entry(host.generate(guard=[False, "Auto", THRESHOLD_ALWAYS_MISSED]).infotext) == "full"
+
+
+def test_the_threshold_of_the_settings(host: Host, without: Without) -> None:
+    with host.options(vae_guard_mode="Fixed threshold", vae_guard_threshold=THRESHOLD_ALWAYS_MISSED):
+        fallen = host.generate(**SCENARIOS["hires fix, picture"])
+        lower = host.generate(guard=[True, "Auto", 0.001])
+    assert_same(fallen, without["hires fix, picture"], ROUNDED_TWICE["hires fix, picture"])
+    assert (entry(fallen.infotext) or "").startswith("tiled")
+    assert (entry(fallen.infotext, "VAE Guard encode") or "").startswith("tiled")
+    assert entry(lower.infotext) == "full"
+
+
+def test_override_settings_count_for_one_generation(host: Host) -> None:
+    values = {"vae_guard_mode": "Fixed threshold", "vae_guard_threshold": THRESHOLD_ALWAYS_MISSED}
+    with host.options(vae_guard_mode="Automatic (by predicted need)", vae_guard_threshold=4.0):
+        assert (entry(host.generate(override_settings=values).infotext) or "").startswith("tiled")
+        assert entry(host.generate().infotext) == "full"
+
+
+def test_img2img_encodes_by_the_threshold_too(host: Host, without: Without) -> None:
+    picture = host.generate(**IMG2IMG, guard=[True, "Auto", THRESHOLD_ALWAYS_MISSED])
+    assert_same(picture, without["img2img"])
+    assert (entry(picture.infotext, "VAE Guard encode") or "").startswith("tiled")
+
+
+def test_taesd_when_it_is_the_only_fallback(host: Host, without: Without) -> None:
+    with host.options(vae_guard_fallback=["TAESD"]):
+        picture = host.generate(guard=[True, "Auto", THRESHOLD_ALWAYS_MISSED])
+    assert (entry(picture.infotext) or "").startswith("TAESD")
+    assert picture.images[0].shape == (128, 128, 3)
+    assert not np.array_equal(picture.images[0], without["txt2img"].images[0])
+    assert "TAESD is approximate" in host.log()
+
+
+def test_the_latents_of_a_taesd_picture_can_be_decoded_in_full(host: Host, without: Without) -> None:
+    host.generate(guard=[False, "TAESD", 0])
+    kept = host.get("/vae-guard/latents")
+    assert (kept[0]["decoded_by"], kept[0]["width"], kept[0]["height"]) == ("taesd", 128, 128)
+    again = host.post("/vae-guard/latents/0/decode")
+    assert_same(Picture([np.asarray(decode(again["images"][0]))], again["infotexts"]), without["txt2img"])
+    assert "decoded again" in again["infotexts"][0]
+    with pytest.raises(ApiError, match="422"):
+        host.post("/vae-guard/latents/99/decode")
+
+
+def test_a_setting_that_cannot_be_used_is_told_and_its_default_used(host: Host, without: Without) -> None:
+    with host.options(vae_guard_fallback=["Tiled", "by magic"]):
+        picture = host.generate(guard=[True, "Auto", THRESHOLD_ALWAYS_MISSED])
+    assert_same(picture, without["txt2img"])
+    assert "the setting 'vae_guard_fallback'" in host.log()
+
+
+def test_arguments_by_name(host: Host, without: Without) -> None:
+    by_name = host.generate(guard=[{"decode_by": "tiled"}])
+    as_object = host.generate(guard={"decode_by": "Tiled", "fallback": True})
+    for picture in (by_name, as_object):
+        assert_same(picture, without["txt2img"])
+        assert (entry(picture.infotext) or "").startswith("tiled")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ([True, "by magic", 0], "decode_by"),
+        ([True, 3, 0], "decode_by"),
+        (["yes", "Auto", 0], "fallback"),
+        ([True, "Auto", -1], "threshold"),
+        ([True, "Auto", "lots"], "threshold"),
+        ([True, "Auto", 1e9], "threshold"),
+        ([{"decode": "Tiled"}], "decode"),
+        ({"threshold": True}, "threshold"),
+        ([True, "Auto", 0, 5], "4"),
+        ("Tiled", "args"),
+    ],
+)  # fmt: skip
+def test_a_bad_argument_is_the_apis_error_and_named(host: Host, arguments: object, named: str) -> None:
+    with pytest.raises(ApiError) as raised:
+        host.generate(guard=arguments)
+    assert raised.value.status == 422
+    assert raised.value.body["error"] == "HTTPException"
+    assert named in raised.value.body["detail"]
+    assert "VAE Guard" in raised.value.body["detail"]
+
+
+def test_the_infotext_can_be_read_back(host: Host) -> None:
+    asked = host.generate(guard=[False, "Tiled + RAM", 2.5])
+    params = host.post("/probe/parse", {"infotext": asked.infotext})
+    wanted = {"VAE Guard decode by": "Tiled + RAM", "VAE Guard threshold": "2.5", "VAE Guard fallback": "off"}
+    assert {key: params[key] for key in wanted} == wanted
+
+
+def test_xyz_axes(host: Host) -> None:
+    axes = host.get("/probe/axes")
+    assert [axis for axis in axes if "VAE Guard" in axis] == [
+        "[VAE Guard] Decode by",
+        "[VAE Guard] Threshold",
+    ]

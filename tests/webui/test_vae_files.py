@@ -1,0 +1,96 @@
+"""VAE files chosen in the host's dropdown: of another layout, of one name, wrong, gone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from tests.webui import weights
+from tests.webui.host import Host, Picture
+from tests.webui.test_pictures import assert_same
+
+
+@pytest.fixture(autouse=True)
+def _put_back(host: Host) -> Iterator[None]:
+    yield
+    choose(host, "None")
+
+
+def choose(host: Host, name: str) -> None:
+    host.post("/sdapi/v1/options", {"sd_vae": name})
+
+
+def in_use(host: Host) -> str | None:
+    path = host.get("/probe/state")["vae"]
+    return path and path.rpartition("/")[2]
+
+
+def listed(host: Host) -> dict[str, str]:
+    return {entry["model_name"]: entry["filename"] for entry in host.get("/sdapi/v1/sd-vae")}
+
+
+def test_a_file_of_diffusers_loads_like_any_other(host: Host, without: dict[str, Picture]) -> None:
+    choose(host, "other.safetensors")
+    usual = host.generate()
+    assert not np.array_equal(usual.images[0], without["txt2img"].images[0])
+    choose(host, "None")
+    choose(host, "other-diffusers.safetensors")
+    assert in_use(host) == "other-diffusers.safetensors"
+    converted = host.generate()
+    assert_same(converted, usual)
+    assert "VAE Guard: full" in converted.infotext
+    assert "VAE: other-diffusers.safetensors" in converted.infotext
+
+
+def test_after_a_change_of_the_vae_the_new_weights_are_used(host: Host, without: dict[str, Picture]) -> None:
+    host.generate()
+    choose(host, "other.safetensors")
+    other = host.generate(guard=[False, "Tiled", 0])
+    choose(host, "None")
+    own = host.generate(guard=[False, "Tiled", 0])
+    assert_same(own, without["txt2img"])
+    assert not np.array_equal(other.images[0], own.images[0])
+
+
+def test_override_settings_may_name_a_vae(host: Host, without: dict[str, Picture]) -> None:
+    other = host.generate(override_settings={"sd_vae": "other-diffusers.safetensors"})
+    assert "VAE: other-diffusers.safetensors" in other.infotext
+    assert in_use(host) is None
+    assert_same(host.generate(), without["txt2img"])
+
+
+@pytest.mark.parametrize("before", ["None", "other.safetensors"])
+def test_a_wrong_file_leaves_the_vae_that_was_in_use(host: Host, before: str) -> None:
+    choose(host, before)
+    earlier, used = host.generate(), in_use(host)
+    choose(host, "wrong.safetensors")
+    assert in_use(host) == used
+    assert_same(host.generate(), earlier)
+    assert "wrong.safetensors" in host.log()
+    assert "stays in use" in host.log()
+
+
+def test_a_file_that_vanished_leaves_the_vae_that_was_in_use(host: Host, without: dict[str, Picture]) -> None:
+    path = weights.save_vae(host.data / "models/VAE/short-lived.safetensors", weights.vae(4))
+    host.post("/sdapi/v1/refresh-vae")
+    assert "short-lived.safetensors" in listed(host)
+    path.unlink()
+    choose(host, "short-lived.safetensors")
+    assert in_use(host) is None
+    assert_same(host.generate(), without["txt2img"])
+
+
+def test_two_files_of_one_name_can_both_be_chosen(host: Host) -> None:
+    twins = {name: path for name, path in listed(host).items() if "twin" in name}
+    assert sorted(path.rpartition("VAE/")[2] for path in twins.values()) == [
+        "a/twin.safetensors",
+        "b/twin.safetensors",
+    ]
+    pictures = []
+    for name, path in twins.items():
+        choose(host, name)
+        assert host.get("/probe/state")["vae"] == path
+        pictures.append(host.generate().images[0])
+    assert not np.array_equal(*pictures)

@@ -1,0 +1,78 @@
+"""Small weights for both hosts: random, the same on every machine, and tame (pictures stay within [-1, 1])."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from vae_lib.networks import TAESD, AutoencoderKL, AutoencoderKLConfig
+
+CONFIG = AutoencoderKLConfig(ch=32, num_res_blocks=1, use_quant_conv=True, use_post_quant_conv=True)
+
+
+def random_weights(shapes: Mapping[str, torch.Size], seed: int) -> dict[str, Tensor]:
+    """Each tensor from a generator of its own, seeded by its name: the order does not matter."""
+    weights = {}
+    for name, shape in shapes.items():
+        generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} {name}".encode()))
+        values = torch.randn(shape, generator=generator)
+        if len(shape) > 1:
+            weights[name] = values / shape[1:].numel() ** 0.5
+        else:
+            weights[name] = 0.02 * values + (1.0 if name.endswith("weight") else 0.0)
+    return weights
+
+
+def vae(seed: int = 1) -> dict[str, Tensor]:
+    """A VAE in the ldm layout. Its posterior has next to no spread, and its latents are of SD1's size."""
+    shapes = {name: value.shape for name, value in AutoencoderKL(CONFIG).state_dict().items()}
+    weights = random_weights(shapes, seed)
+    weights["decoder.conv_out.weight"] *= 0.5
+    weights["encoder.conv_out.weight"] *= 4.0
+    weights["quant_conv.weight"] = torch.eye(8)[:, :, None, None].clone()
+    weights["quant_conv.weight"][4:] = 0.0
+    weights["quant_conv.bias"] = torch.tensor([0.0] * 4 + [-20.0] * 4)
+    return weights
+
+
+def save_vae(path: Path, weights: Mapping[str, Tensor]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({name: value.contiguous() for name, value in weights.items()}, path)
+    return path
+
+
+def as_diffusers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same VAE under diffusers' names, told by diffusers' own converter from the ldm layout."""
+    from diffusers import AutoencoderKL as Diffusers
+    from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
+
+    names = ["DownEncoderBlock2D"] * 4, ["UpDecoderBlock2D"] * 4
+    model = Diffusers(
+        block_out_channels=(32, 64, 128, 128),
+        down_block_types=names[0],
+        up_block_types=names[1],
+        layers_per_block=1,
+        latent_channels=4,
+    )
+    prefixed = {f"first_stage_model.{name}": value for name, value in weights.items()}
+    model.load_state_dict(convert_ldm_vae_checkpoint(prefixed, model.config))
+    return model.state_dict()
+
+
+def save_taesd(folder: Path) -> None:
+    """TAESD for SD1 in the two files that the host looks for, in the older .pth form that every host reads."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tiny = TAESD(4)
+    for half in ("encoder", "decoder"):
+        shapes = {name: value.shape for name, value in getattr(tiny, half).state_dict().items()}
+        weights = random_weights(shapes, 7)
+        last = max(
+            (name for name in weights if name.endswith("weight")), key=lambda name: int(name.split(".")[0])
+        )
+        weights[last] *= 0.02 if half == "decoder" else 0.05
+        torch.save(weights, folder / f"taesd_{half}.pth", _use_new_zipfile_serialization=False)
