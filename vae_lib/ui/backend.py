@@ -1,0 +1,108 @@
+"""What the VAE tab asks of the program around it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from vae_lib.hub import DownloadManager
+
+
+@dataclass(frozen=True)
+class VAEFile:
+    """A file that the tab lists. ``name`` is shown and is unique among those listed together."""
+
+    name: str
+    path: Path
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The diffusion model in use. ``family`` is a name in ``FAMILIES``, None where it is not known."""
+
+    title: str
+    family: str | None
+
+
+@dataclass(frozen=True)
+class KeptLatents:
+    """Latents of an earlier picture.
+
+    Attributes:
+        title: a few words for a list, such as "12:04:31, 512x512".
+        latents: the sampler's own (scaled), (B, C, h, w), on any device and of any float dtype.
+        family: a name in ``FAMILIES``, None where it is not known.
+    """
+
+    title: str
+    latents: Tensor
+    family: str | None
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Memory of a device in bytes: all of it, what can be allocated now, and what the user keeps back of that."""
+
+    total: int
+    free: int
+    reserve: int = 0
+
+    @property
+    def usable(self) -> int:
+        """What a decode may take."""
+        return max(0, self.free - self.reserve)
+
+
+class Backend(Protocol):
+    """The host as the tab sees it. Methods are called from any thread and are expected to return soon.
+
+    Each may raise a ``VAEGuardError``; the tab then shows its sentence.
+    """
+
+    def files(self) -> Sequence[VAEFile]:
+        """The VAEs there are, TAESDs included; damaged files too, which the tab lists with what is wrong."""
+
+    def refresh(self) -> None:
+        """Look at the folders again (after a download, or when the user asks)."""
+
+    def in_use(self) -> str | None:
+        """The ``name`` of the file whose weights decode now; None when it is none of ``files``."""
+
+    def checkpoint(self) -> Checkpoint | None:
+        """The diffusion model in use, if there is one."""
+
+    def cannot_select(self) -> str | None:
+        """Why nothing can be selected here, in a sentence; None when ``select`` and ``assign`` work."""
+
+    def select(self, name: str) -> None:
+        """Decode with this file from now on. When it fails, what was in use stays in use."""
+
+    def assign(self, name: str) -> None:
+        """Use this file whenever the checkpoint that is in use now is."""
+
+    def last_latents(self) -> Sequence[KeptLatents]:
+        """Latents of the last pictures, the newest first."""
+
+    def devices(self) -> Sequence[torch.device]:
+        """Devices whose memory is of interest; the first is the one that decodes."""
+
+    def dtype(self) -> torch.dtype:
+        """The floating-point type that the VAE computes in."""
+
+    def memory(self, device: torch.device) -> Memory:
+        """Memory of a device now; also asked for the CPU."""
+
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels of the pictures that are being made."""
+
+    def computing(self) -> AbstractContextManager[object]:
+        """Entered while the tab computes, to keep generations and the tab out of each other's way."""
+
+    def downloads(self) -> DownloadManager | None:
+        """What downloads run in; None where there are none."""

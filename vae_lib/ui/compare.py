@@ -1,0 +1,326 @@
+"""Decoding the same thing with several VAEs by several routes."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from itertools import count
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from vae_lib.checkpoints import FAMILIES, Family, LoadedVAE, load_vae
+from vae_lib.decode import DEFAULT_ORDER, Ladder, PeakMemory, Route, size_text
+from vae_lib.errors import Cancelled, InputError, VAEGuardError
+from vae_lib.networks import TAESD, AutoencoderKL
+from vae_lib.ui.backend import Backend, VAEFile
+from vae_lib.ui.memory import seconds_text, title
+
+AUTO = "Automatic"
+ORIGINAL = "original"
+
+_numbers = count(1)
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is decoded: a picture (3, H, W) in [-1, 1], or the sampler's latents (1, C, h, w) and their family."""
+
+    picture: Tensor | None = None
+    latents: Tensor | None = None
+    family: Family | None = None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One VAE by one route. ``picture`` (3, H, W) in [0, 1] is there when it worked, ``problem`` when it did not.
+
+    ``against`` says how it differs from the original picture, or without one from the first cell's.
+    """
+
+    vae: str
+    route: str
+    picture: Tensor | None = None
+    done_by: str = ""
+    seconds: float = 0.0
+    peak_bytes: int = 0
+    predicted_bytes: int = 0
+    against: str = ""
+    remark: str = ""
+    problem: str = ""
+
+    @property
+    def title(self) -> str:
+        return f"{self.vae}, {self.route}"
+
+
+@dataclass
+class Comparison:
+    """A comparison that runs in a thread of its own; everything here may be read meanwhile."""
+
+    number: int
+    total: int
+    original: Tensor | None
+    cells: list[Cell] = field(default_factory=list)
+    message: str = "Waiting for another comparison to end."
+    fraction: float = 0.0
+    problem: str = ""
+    finished: threading.Event = field(default_factory=threading.Event)
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    def pictures(self) -> dict[str, Tensor]:
+        """All pictures (3, H, W) in [0, 1] by their titles."""
+        found = {} if self.original is None else {ORIGINAL: self.original}
+        return found | {cell.title: cell.picture for cell in self.cells if cell.picture is not None}
+
+
+class Comparer:
+    """Runs comparisons one after the other, and keeps the last few for the difference view."""
+
+    KEPT = 4
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._turn = threading.Lock()
+        self._kept: dict[int, Comparison] = {}
+
+    def get(self, number: int | None) -> Comparison | None:
+        return None if number is None else self._kept.get(number)
+
+    def start(
+        self, source: Source, files: Sequence[VAEFile], routes: Sequence[str], limit_bytes: int | None = None
+    ) -> Comparison:
+        """Begin; ``routes`` are ``AUTO`` or titles of routes, ``limit_bytes`` lowers what a decode may take.
+
+        Raises:
+            InputError: when nothing was chosen.
+        """
+        if not files:
+            raise InputError("Choose at least one VAE to compare.")
+        if not routes:
+            raise InputError("Choose at least one route.")
+        original = None if source.picture is None else _unit(source.picture)
+        run = Comparison(next(_numbers), len(files) * len(routes), original)
+        self._kept[run.number] = run
+        for old in sorted(self._kept)[: -self.KEPT]:
+            if self._kept[old].finished.is_set():
+                del self._kept[old]
+        arguments = (run, source, list(files), list(routes), limit_bytes)
+        threading.Thread(target=self._run, args=arguments, name="vae-guard-compare", daemon=True).start()
+        return run
+
+    def _run(
+        self, run: Comparison, source: Source, files: list[VAEFile], routes: list[str], limit: int | None
+    ) -> None:
+        try:
+            with self._turn, self._backend.computing(), torch.no_grad():
+                for file in files:
+                    self._with_vae(run, source, file, routes, limit)
+        except Cancelled:
+            run.problem = "Stopped; what was done until then is shown."
+        except VAEGuardError as error:
+            run.problem = str(error)
+        except Exception as error:  # the tab must say something whatever happens
+            run.problem = f"The comparison ended with an unexpected error ({type(error).__name__}: {error})."
+            raise
+        finally:
+            run.message, run.fraction = "", 1.0
+            run.finished.set()
+
+    def _with_vae(
+        self, run: Comparison, source: Source, file: VAEFile, routes: list[str], limit: int | None
+    ) -> None:
+        if run.stop.is_set():
+            raise Cancelled("Stopped.")
+        run.message = f"Loading {file.name}"
+        latents: Tensor | None = None
+        loaded: LoadedVAE | None = None
+        problem, remark = "", ""
+        try:
+            loaded = load_vae(file.path)
+            if isinstance(loaded.model, TAESD):
+                run.total -= len(routes) - 1
+                routes = [title(Route.TAESD)]
+            ladder = self._ladder(run, loaded, limit)
+            if source.picture is not None:
+                run.message = f"Encoding with {file.name}"
+                latents = self._encode(ladder, source.picture)
+            elif source.latents is not None:
+                latents, remark = _unscaled(source, loaded)
+        except Cancelled:
+            raise
+        except VAEGuardError as error:
+            problem = str(error)
+        for route in routes:
+            if run.stop.is_set():
+                raise Cancelled("Stopped.")
+            cell = Cell(file.name, route, problem=problem, remark=remark)
+            if not problem and loaded is not None and latents is not None:
+                run.message = f"Decoding with {file.name}, {route}"
+                try:
+                    cell = self._decode(cell, self._ladder(run, loaded, limit), latents)
+                except Cancelled:
+                    raise
+                except VAEGuardError as error:
+                    cell = replace(cell, problem=str(error))
+            run.cells.append(replace(cell, against=_against(run, cell)))
+            run.fraction = len(run.cells) / run.total
+
+    def _ladder(self, run: Comparison, loaded: LoadedVAE, limit: int | None) -> Ladder:
+        def budget(device: torch.device) -> int:
+            usable = self._backend.memory(device).usable
+            return usable if limit is None else min(usable, limit)
+
+        def progress(done: int, total: int) -> None:
+            run.fraction = (len(run.cells) + done / max(total, 1)) / run.total
+
+        model = loaded.model
+        return Ladder(
+            model if isinstance(model, AutoencoderKL) else None,
+            model if isinstance(model, TAESD) else None,
+            device=self._backend.devices()[0],
+            dtype=self._backend.dtype(),
+            budget=budget,
+            output_device=torch.device("cpu"),
+            progress=progress,
+            cancelled=run.stop.is_set,
+        )
+
+    def _encode(self, ladder: Ladder, picture: Tensor) -> Tensor:
+        model = ladder.vae or ladder.taesd
+        half = None if model is None else model.encoder
+        if half is None:
+            raise InputError(
+                "This file holds only a decoder, so it cannot encode the picture; compare it on latents."
+            )
+        ladder.order = tuple(
+            route for route in DEFAULT_ORDER if (route is Route.TAESD) == (ladder.vae is None)
+        )
+        return ladder.encode(picture[None]).result
+
+    def _decode(self, cell: Cell, ladder: Ladder, latents: Tensor) -> Cell:
+        route = next((route for route in Route if title(route) == cell.route), None)
+        ladder.order = DEFAULT_ORDER if route is None else (route,)
+        with PeakMemory(ladder.device) as peak:
+            outcome = ladder.decode(latents)
+        return replace(
+            cell,
+            picture=_unit(outcome.result[0].float().cpu()),
+            done_by=outcome.plan.describe(),
+            seconds=outcome.seconds,
+            peak_bytes=peak.bytes,
+            predicted_bytes=outcome.plan.peak_bytes,
+            remark=" ".join(filter(None, (cell.remark, "; ".join(a.problem for a in outcome.attempts)))),
+        )
+
+
+def _against(run: Comparison, cell: Cell) -> str:
+    if cell.picture is None:
+        return ""
+    first = next(iter(run.pictures().values()), None)
+    if first is None:
+        return "this is the first"
+    return str(difference(first, cell.picture)) if first.shape == cell.picture.shape else "another size"
+
+
+def _unscaled(source: Source, loaded: LoadedVAE) -> tuple[Tensor, str]:
+    """The latents as this VAE takes them, and what there is to say about that."""
+    assert source.latents is not None
+    latents, identity = source.latents.float(), loaded.identity
+    if latents.shape[1] != identity.latent_channels:
+        raise InputError(
+            f"These latents have {latents.shape[1]} channels and this VAE takes {identity.latent_channels}."
+        )
+    if identity.is_taesd:
+        return latents, ""
+    family = source.family or identity.family or identity.guess
+    remark = ""
+    if source.family is not None and identity.family is not None:
+        if source.family.scaling_factor != identity.family.scaling_factor:
+            remark = f"The latents are of {source.family.name}, the VAE is of {identity.family.name}."
+    elif family is None:
+        family = next((f for f in FAMILIES.values() if f.latent_channels == latents.shape[1]), None)
+        if family is None:
+            raise InputError("No known family has such latents, so their scaling factor is unknown.")
+        remark = f"Neither file tells the family; the scaling factor of {family.name} was taken."
+    assert family is not None
+    return latents / family.scaling_factor + family.shift_factor, remark
+
+
+def family_of_latents(metadata: dict[str, str], channels: int) -> Family | None:
+    """The family that a latents file's metadata tells."""
+    family = FAMILIES.get(metadata.get("vae_guard.family", metadata.get("family", "")))
+    if family is None:
+        try:
+            scale = float(metadata["scaling_factor"])
+            shift = float(metadata.get("shift_factor", 0))
+        except (KeyError, ValueError):
+            return None
+        if not (math.isfinite(scale) and math.isfinite(shift) and scale > 0):
+            return None
+        family = Family("their own", channels, scale, shift)
+    return family if family.latent_channels == channels else None
+
+
+def picture_tensor(image: Image.Image) -> Tensor:
+    """(3, H, W) in [-1, 1], cropped to multiples of 8 pixels.
+
+    Raises:
+        InputError: when the picture is smaller than that.
+    """
+    width, height = (side - side % 8 for side in image.size)
+    if not width or not height:
+        raise InputError(f"The picture has only {image.width} x {image.height} pixels; 8 x 8 are needed.")
+    pixels = np.asarray(image.convert("RGB").crop((0, 0, width, height)), dtype=np.float32)
+    return torch.from_numpy(pixels.copy()).permute(2, 0, 1) / 127.5 - 1
+
+
+def to_image(picture: Tensor) -> Image.Image:
+    """An image of (3, H, W) in [0, 1]."""
+    return Image.fromarray((picture * 255).round().byte().permute(1, 2, 0).numpy())
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How two pictures in [0, 1] differ; ``psnr`` in dB, infinite when they do not."""
+
+    image: Image.Image
+    gain: float
+    largest: float
+    psnr: float
+
+    def __str__(self) -> str:
+        if not self.largest:
+            return "identical, to the last bit"
+        return f"largest difference {255 * self.largest:.3g} of 255, PSNR {self.psnr:.1f} dB"
+
+
+def difference(one: Tensor, other: Tensor, gain: float | None = None) -> Difference:
+    """|one - other|, amplified so that the largest is white (``gain`` None) or by a factor.
+
+    Raises:
+        InputError: when the pictures are not of one size.
+    """
+    if one.shape != other.shape:
+        raise InputError(
+            f"These pictures have different sizes: {one.shape[2]} x {one.shape[1]} and "
+            f"{other.shape[2]} x {other.shape[1]}."
+        )
+    delta = (one - other).abs()
+    largest, mean_square = float(delta.max()), float((delta.double() ** 2).mean())
+    factor = gain if gain is not None else (1 / largest if largest else 1.0)
+    psnr = -10 * math.log10(mean_square) if mean_square else math.inf
+    return Difference(to_image((delta * factor).clamp(0, 1)), factor, largest, psnr)
+
+
+def _unit(picture: Tensor) -> Tensor:
+    """From [-1, 1], perhaps a little beyond, to [0, 1]."""
+    return ((picture + 1) / 2).clamp(0, 1)
+
+
+def caption(cell: Cell) -> str:
+    return f"{cell.title}: {seconds_text(cell.seconds)}, {size_text(cell.peak_bytes)}"

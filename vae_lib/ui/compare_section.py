@@ -1,0 +1,279 @@
+"""The second section: the same latents or picture through several VAEs and routes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from PIL import Image
+
+from vae_lib.checkpoints import FAMILIES, load_latents
+from vae_lib.decode import Route, size_text
+from vae_lib.errors import InputError, VAEGuardError
+from vae_lib.ui import markup
+from vae_lib.ui.backend import Backend
+from vae_lib.ui.compare import (
+    AUTO,
+    ORIGINAL,
+    Comparer,
+    Comparison,
+    Source,
+    caption,
+    difference,
+    family_of_latents,
+    picture_tensor,
+    to_image,
+)
+from vae_lib.ui.library import Library
+from vae_lib.ui.memory import seconds_text, title
+
+_LAST, _PICTURE, _FILE = "Last latents", "A picture", "A latents file"
+_GAINS = {"until visible": None, "1 ×": 1.0, "10 ×": 10.0, "100 ×": 100.0, "1000 ×": 1000.0}
+_EXAMPLE = Path(__file__).parents[1] / "data" / "coffee.jpg"
+_HEAD = ("VAE", "Route", "Time", "Peak", "Predicted", "Against the first")
+
+
+class CompareSection:
+    def __init__(self, backend: Backend, library: Library) -> None:
+        self._backend, self._library, self._comparer = backend, library, Comparer(backend)
+        kept = [latents.title for latents in backend.last_latents()]
+        start = _LAST if kept else _PICTURE
+        routes = [AUTO, title(Route.FULL), title(Route.TILED), title(Route.OFFLOAD)]
+        if backend.devices()[0].type != "cpu":
+            routes.append(title(Route.CPU))
+        example = str(_EXAMPLE) if not kept and _EXAMPLE.is_file() else None
+        self.number = gr.State(None)
+        with gr.Row():
+            with gr.Column(scale=2, min_width=300):
+                self.source = gr.Radio(
+                    [_LAST, _PICTURE, _FILE], value=start, label="Decode", elem_id="vg_source"
+                )
+                self.kept = gr.Dropdown(
+                    kept, value=kept[0] if kept else None, label="Latents of", visible=start == _LAST
+                )
+                self.picture = gr.Image(
+                    example,
+                    type="pil",
+                    label="Picture, encoded first by each VAE",
+                    height=220,
+                    visible=start == _PICTURE,
+                    elem_id="vg_picture",
+                )
+                self.file = gr.File(
+                    label="Latents (.safetensors)",
+                    file_types=[".safetensors"],
+                    visible=start == _FILE,
+                    elem_id="vg_latents",
+                )
+                self.vaes = gr.Dropdown([], multiselect=True, label="VAEs", elem_id="vg_vaes")
+                self.routes = gr.CheckboxGroup(
+                    routes, value=[AUTO, title(Route.TILED)], label="Routes", elem_id="vg_route_boxes"
+                )
+                self.limit = gr.Number(
+                    0, label="Memory limit in MB (0: what is free)", precision=0, elem_id="vg_limit"
+                )
+                with gr.Row():
+                    go = gr.Button("Compare", variant="primary", elem_id="vg_compare", min_width=120)
+                    stop = gr.Button("Stop", elem_id="vg_stop", min_width=80)
+            with gr.Column(scale=5, min_width=320):
+                self.status = gr.HTML(
+                    markup.page('<p class="vg-dim">Choose VAEs and routes, then Compare.</p>'),
+                    elem_id="vg_status",
+                )
+                self.gallery = gr.Gallery(
+                    label="Pictures",
+                    columns=3,
+                    object_fit="contain",
+                    height=380,
+                    visible=False,
+                    elem_id="vg_gallery",
+                )
+                self.table = gr.HTML(elem_id="vg_results")
+                with gr.Row(visible=False) as self.difference_row:
+                    self.one = gr.Dropdown([], label="Difference of", min_width=170, elem_id="vg_one")
+                    self.other = gr.Dropdown([], label="and", min_width=170, elem_id="vg_other")
+                    self.gain = gr.Dropdown(
+                        list(_GAINS),
+                        value="until visible",
+                        label="amplified",
+                        min_width=110,
+                        elem_id="vg_gain",
+                    )
+                self.said = gr.HTML(elem_id="vg_difference_said")
+                self.shown = gr.Image(
+                    label="Difference",
+                    type="pil",
+                    visible=False,
+                    height=380,
+                    interactive=False,
+                    elem_id="vg_difference",
+                )
+        quiet = {"show_progress": "hidden", "api_name": False}
+        self.source.change(self._switch, self.source, [self.kept, self.picture, self.file], **quiet)
+        inputs = [self.source, self.kept, self.picture, self.file, self.vaes, self.routes, self.limit]
+        results = [self.status, self.gallery, self.table, self.number]
+        views = [self.difference_row, self.one, self.other]
+        go.click(self.run, inputs, results, **quiet).then(self._offer, self.number, views, **quiet).then(
+            self._difference, [self.number, self.one, self.other, self.gain], [self.said, self.shown], **quiet
+        )
+        stop.click(self._stop, self.number, None, queue=False, **quiet)
+        for component in (self.one, self.other, self.gain):
+            component.input(
+                self._difference,
+                [self.number, self.one, self.other, self.gain],
+                [self.said, self.shown],
+                **quiet,
+            )
+
+    def choices(self) -> tuple[Any, Any]:
+        """The files and the latents that there are now."""
+        kept = [latents.title for latents in self._backend.last_latents()]
+        names = gr.update(choices=self._library.names())
+        return names, gr.update(choices=kept, value=kept[0] if kept else None)
+
+    def _switch(self, source: str) -> tuple[Any, Any, Any]:
+        titles = [latents.title for latents in self._backend.last_latents()]
+        kept = gr.update(visible=source == _LAST, choices=titles, value=titles[0] if titles else None)
+        return kept, gr.update(visible=source == _PICTURE), gr.update(visible=source == _FILE)
+
+    def run(
+        self,
+        source: str,
+        kept: str | None,
+        picture: Image.Image | None,
+        file: Any,
+        vaes: list[str] | None,
+        routes: list[str] | None,
+        limit: float | None,
+    ) -> Iterator[tuple[str, Any, str, int | None]]:
+        """Start a comparison and show how far it is until it ends."""
+        try:
+            if limit is not None and not 0 <= limit < 1e7:
+                raise InputError("The memory limit must be a number of megabytes.")
+            rows = [self._library.row(name) for name in vaes or ()]
+            gone = next((name for name, row in zip(vaes or (), rows, strict=True) if row is None), None)
+            if gone is not None:
+                raise InputError(f"{gone} is not there any more; refresh the list in Files.")
+            files = [row.file for row in rows if row is not None]
+            run = self._comparer.start(
+                self._source(source, kept, picture, file),
+                files,
+                routes or [],
+                None if not limit else int(limit * 1e6),
+            )
+        except VAEGuardError as error:
+            yield markup.note(str(error), "bad"), gr.update(), "", None
+            return
+        shown = -1
+        while not run.finished.wait(0.25):
+            gallery: Any = gr.update()
+            if len(run.cells) != shown:
+                shown = len(run.cells)
+                gallery = _gallery(run)
+            yield _status(run), gallery, _results(run), run.number
+        yield _status(run), _gallery(run), _results(run), run.number
+
+    def _source(self, source: str, kept: str | None, picture: Image.Image | None, file: Any) -> Source:
+        if source == _PICTURE:
+            if picture is None:
+                raise InputError("Upload a picture first.")
+            return Source(picture=picture_tensor(picture))
+        if source == _FILE:
+            if file is None:
+                raise InputError("Upload a latents file first.")
+            latents, metadata = load_latents(file.name)
+            return Source(latents=latents[:1], family=family_of_latents(metadata, latents.shape[1]))
+        found = next((latents for latents in self._backend.last_latents() if latents.title == kept), None)
+        if found is None:
+            raise InputError(
+                "There are no latents of an earlier picture: generate one in the WebUI, or choose a picture here."
+            )
+        return Source(latents=found.latents[:1].cpu(), family=FAMILIES.get(found.family or ""))
+
+    def _stop(self, number: int | None) -> None:
+        run = self._comparer.get(number)
+        if run is not None:
+            run.stop.set()
+
+    def _offer(self, number: int | None) -> tuple[Any, Any, Any]:
+        run = self._comparer.get(number)
+        names = [] if run is None else list(run.pictures())
+        if len(names) < 2:
+            return gr.update(visible=False), gr.update(), gr.update()
+        return (
+            gr.update(visible=True),
+            gr.update(choices=names, value=names[0]),
+            gr.update(choices=names, value=names[1]),
+        )
+
+    def _difference(
+        self, number: int | None, one: str | None, other: str | None, gain: str
+    ) -> tuple[str, Any]:
+        run = self._comparer.get(number)
+        pictures = {} if run is None else run.pictures()
+        if one not in pictures or other not in pictures or len(pictures) < 2:
+            return "", gr.update(visible=False)
+        try:
+            found = difference(pictures[one], pictures[other], _GAINS[gain])
+        except VAEGuardError as error:
+            return markup.note(str(error), "warn"), gr.update(visible=False)
+        label = f"Difference, {found.gain:.3g} times amplified"
+        return markup.note(f"{one} and {other}: {found}."), gr.update(
+            value=found.image, visible=True, label=label
+        )
+
+
+def _status(run: Comparison) -> str:
+    if not run.finished.is_set():
+        text = f"<p>{escape(run.message)} … ({len(run.cells)} of {run.total} done)</p>"
+        return markup.page(text + markup.progress(run.fraction))
+    if run.problem:
+        return markup.note(run.problem, "warn")
+    failed = sum(bool(cell.problem) for cell in run.cells)
+    done = f"{len(run.cells) - failed} of {len(run.cells)} decoded"
+    return markup.note(
+        f"{done}; the table says why the others were not." if failed else f"{done}.", "warn" if failed else ""
+    )
+
+
+def _gallery(run: Comparison) -> Any:
+    items = [(to_image(cell.picture), caption(cell)) for cell in run.cells if cell.picture is not None]
+    if run.original is not None and items:
+        items.insert(0, (to_image(run.original), ORIGINAL))
+    return gr.update(value=items, visible=bool(items))
+
+
+def _results(run: Comparison) -> str:
+    """One row per cell."""
+    rows: list[list[markup.Cell]] = []
+    for cell in list(run.cells):
+        if cell.problem:
+            problem = f'<span class="vg-bad-text">{escape(cell.problem)}</span>'
+            rows.append(
+                [
+                    (f"<b>{escape(cell.vae)}</b>", ""),
+                    (escape(cell.route), ""),
+                    *[("–", "vg-num")] * 3,
+                    (problem, "vg-wide"),
+                ]
+            )
+            continue
+        remark = f'<div class="vg-dim">{escape(cell.remark)}</div>' if cell.remark else ""
+        how = "" if cell.done_by == cell.route else f' <span class="vg-dim">{escape(cell.done_by)}</span>'
+        rows.append(
+            [
+                (f"<b>{escape(cell.vae)}</b>", ""),
+                (escape(cell.route) + how, ""),
+                (seconds_text(cell.seconds), "vg-num"),
+                (size_text(cell.peak_bytes), "vg-num"),
+                (size_text(cell.predicted_bytes), "vg-num"),
+                (escape(cell.against) + remark, "vg-wide"),
+            ]
+        )
+    head = list(_HEAD)
+    if run.original is not None:
+        head[-1] = "Against the original"
+    return markup.table(head, rows) if rows else ""

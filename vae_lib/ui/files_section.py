@@ -1,0 +1,223 @@
+"""The first section: which VAEs there are, what each is, and using one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from html import escape
+from typing import Any
+
+import gradio as gr
+
+from vae_lib.checkpoints import FAMILIES, Family, Identity
+from vae_lib.decode import size_text
+from vae_lib.errors import VAEGuardError
+from vae_lib.ui import markup
+from vae_lib.ui.backend import Backend, Checkpoint
+from vae_lib.ui.library import Library, Row
+
+PICK = "vg_pick_file"
+_SURE = {
+    "hash": "by its hash",
+    "metadata": "by its metadata",
+    "checkpoint": "by its checkpoint",
+    "ambiguous": "not certain",
+}
+_HEAD = ("Name", "Family", "Layout", "Type", "Size", "Hash")
+
+
+def same_latents(one: Family, other: Family) -> bool:
+    """Whether two families share a latent space, as SD1 and SD2 do."""
+    return (one.latent_channels, one.scaling_factor, one.shift_factor) == (
+        other.latent_channels,
+        other.scaling_factor,
+        other.shift_factor,
+    )
+
+
+def mismatch(identity: Identity, checkpoint: Checkpoint | None) -> str:
+    """The sentence for a VAE that does not belong to the checkpoint; empty when it may."""
+    wanted = FAMILIES.get(checkpoint.family or "") if checkpoint is not None else None
+    if checkpoint is None or wanted is None:
+        return ""
+    if identity.family is not None:
+        fits = same_latents(identity.family, wanted)
+    else:
+        fits = identity.latent_channels == wanted.latent_channels
+    if fits:
+        return ""
+    return (
+        f"This VAE is of {identity.family_name} and the checkpoint {checkpoint.title} of {wanted.name}: pictures "
+        "would come out wrong. Choose a VAE of the checkpoint's family."
+    )
+
+
+def family_text(identity: Identity) -> str:
+    """The family, or its candidates with the likeliest."""
+    if identity.family is None and identity.guess is not None:
+        return f"{identity.family_name} (by its name {identity.guess.name})"
+    return identity.family_name
+
+
+def files_table(backend: Backend, rows: Sequence[Row], chosen: str | None) -> str:
+    """All files, the damaged ones with what is wrong with them."""
+    in_use, checkpoint = backend.in_use(), backend.checkpoint()
+    body, number = [], None
+    for index, row in enumerate(rows):
+        name = markup.pick_button(PICK, index, row.name)
+        if row.name == in_use:
+            name += " " + markup.chip("in use", on=True)
+        if row.name == chosen:
+            number = index
+        identity = row.identity
+        if identity is None:
+            problem = f'<span class="vg-bad-text">{escape(row.problem or "")}</span>'
+            body.append([(name, ""), (problem, "vg-wide"), *[("", "")] * 4])
+            continue
+        kind = "" if identity.kind == "AutoencoderKL" else f"{markup.chip(identity.kind)} "
+        warning = (
+            " " + '<span class="vg-bad-text">other family</span>' if mismatch(identity, checkpoint) else ""
+        )
+        sure = f' <span class="vg-dim">{_SURE[identity.certainty]}</span>'
+        body.append(
+            [
+                (f"{name} {kind}", ""),
+                (escape(family_text(identity)) + sure + warning, "vg-wide"),
+                (escape(identity.layout), ""),
+                (escape(_dtype(identity.dtype)), ""),
+                (size_text(identity.file_size), "vg-num"),
+                (identity.short_hash or ("…" if row.hashing else "–"), "vg-mono"),
+            ]
+        )
+    return markup.table(_HEAD, body, number, "There are no VAEs yet: get one in Downloads.")
+
+
+def details(backend: Backend, row: Row | None) -> str:
+    """Everything that is known of one file."""
+    if row is None:
+        return markup.page('<p class="vg-dim">Click a name to see what the file is.</p>')
+    if row.identity is None:
+        return markup.page(f"<h4>{escape(row.name)}</h4>") + markup.note(row.problem or "", "bad")
+    found = row.identity
+    factors = "unknown"
+    if found.scaling_factor is not None:
+        factors = f"{found.scaling_factor:g}" + (
+            f", shift {found.shift_factor:g}" if found.shift_factor else ""
+        )
+    pairs = [
+        ("Family", f"{family_text(found)}, {_SURE[found.certainty]}"),
+        ("Kind", f"{found.kind}, {found.layout} layout"),
+        ("Latents", f"{found.latent_channels} channels, scaling factor {factors}"),
+        ("Weights", f"{found.parameters / 1e6:.1f} million, {_dtype(found.dtype)}"),
+        ("File", f"{found.path} ({size_text(found.file_size)})"),
+        (
+            "SHA-256",
+            found.sha256 or ("being computed" if row.hashing else "not computed: a whole checkpoint"),
+        ),
+    ]
+    warning = markup.note(mismatch(found, backend.checkpoint()), "warn")
+    return markup.page(
+        f"<h4>{escape(row.name)}</h4><p>{escape(found.explanation)}</p>{markup.facts(pairs)}{warning}"
+    )
+
+
+def use(backend: Backend, library: Library, name: str | None, *, always: bool = False) -> str:
+    """Select a file, or tie it to the checkpoint; the sentence that says how it went, as HTML."""
+    row = library.row(name)
+    if row is None or name is None:
+        return markup.note("Choose a VAE in the table first.", "warn")
+    if row.identity is None:
+        return markup.note(row.problem or "", "bad")
+    if row.identity.is_taesd:
+        return markup.note(
+            "A TAESD is not used in place of a VAE: VAE Guard falls back to it by itself, and the WebUI has its "
+            "own option for it.",
+            "warn",
+        )
+    checkpoint = backend.checkpoint()
+    try:
+        if always:
+            backend.assign(name)
+        else:
+            backend.select(name)
+    except VAEGuardError as error:
+        return markup.note(str(error), "warn")
+    warning = mismatch(row.identity, checkpoint)
+    if always and checkpoint is not None:
+        done = f"{name} is now used whenever {checkpoint.title} is."
+    else:
+        done = f"{name} is now in use."
+    return markup.note(f"{done} {warning}".strip(), "warn" if warning else "")
+
+
+class FilesSection:
+    """The components, with ``table_outputs`` for other sections that change the folder."""
+
+    def __init__(self, backend: Backend, library: Library) -> None:
+        self._backend, self._library = backend, library
+        with gr.Row():
+            with gr.Column(scale=5, min_width=320):
+                self.table = gr.HTML(elem_id="vg_files")
+                self.pick = gr.Radio(choices=[], elem_id=PICK, elem_classes="vg-hidden")
+                refresh = gr.Button("Refresh", size="sm", elem_id="vg_refresh")
+            with gr.Column(scale=3, min_width=300):
+                self.details = gr.HTML(details(backend, None), elem_id="vg_details")
+                with gr.Row():
+                    use_it = gr.Button("Use it", variant="primary", elem_id="vg_use", min_width=120)
+                    always = gr.Button(
+                        "Always with this checkpoint",
+                        visible=backend.cannot_select() is None,
+                        elem_id="vg_assign",
+                        min_width=120,
+                    )
+                self.said = gr.HTML(elem_id="vg_said")
+        self.table_outputs = [self.table, self.pick, self.details]
+        shown = {"outputs": self.table_outputs, "show_progress": "hidden", "api_name": False}
+        self.pick.input(
+            self.show, self.pick, show_progress="hidden", outputs=self.table_outputs, api_name=False
+        )
+        refresh.click(self._refresh, None, self.said, show_progress="hidden", api_name=False).then(
+            self.watch, self.pick, **shown
+        )
+        for button, function in ((use_it, self._use), (always, self._always)):
+            button.click(function, self.pick, self.said, show_progress="hidden", api_name=False).then(
+                self.show, self.pick, **shown
+            )
+
+    def show(self, chosen: str | None) -> tuple[str, dict[str, Any], str]:
+        """The table as it is now."""
+        rows = self._library.rows()
+        names = [row.name for row in rows]
+        row = next((row for row in rows if row.name == chosen), None)
+        choices = gr.update(choices=names, value=chosen if chosen in names else None)
+        return files_table(self._backend, rows, chosen), choices, details(self._backend, row)
+
+    def watch(self, chosen: str | None) -> Iterator[tuple[Any, Any, Any]]:
+        """The table, again and again until all hashes are there."""
+        yield self.show(chosen)
+        left = self._library.hashing
+        while left:
+            time.sleep(0.4)
+            if self._library.hashing != left:
+                left = self._library.hashing
+                table, choices, text = self.show(chosen)
+                choices.pop("value")  # the user may have chosen another in the meantime
+                yield table, choices, text if chosen is not None else gr.update()
+
+    def _refresh(self) -> str:
+        try:
+            self._backend.refresh()
+        except VAEGuardError as error:
+            return markup.note(str(error), "bad")
+        return ""
+
+    def _use(self, name: str | None) -> str:
+        return use(self._backend, self._library, name)
+
+    def _always(self, name: str | None) -> str:
+        return use(self._backend, self._library, name, always=True)
+
+
+def _dtype(names: str) -> str:
+    short = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
+    return ", ".join(short.get(name, name) for name in names.split(", "))

@@ -1,0 +1,104 @@
+"""The files that the tab lists, identified at once and hashed in the background."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from vae_lib.checkpoints import Identity, identify
+from vae_lib.errors import VAEGuardError
+from vae_lib.ui.backend import Backend, VAEFile
+
+HASH_AT_MOST_BYTES = 1 << 30  # whole checkpoints are larger, and no catalog lists them as VAEs
+
+_State = tuple[str, int, int]  # path, bytes, time of change
+
+
+@dataclass(frozen=True)
+class Row:
+    """A file and what it is, or the sentence that says why it cannot be used."""
+
+    file: VAEFile
+    identity: Identity | None
+    problem: str | None = None
+    hashing: bool = False
+
+    @property
+    def name(self) -> str:
+        return self.file.name
+
+
+class Library:
+    """Identities of a backend's files, kept until a file changes."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._lock = threading.Lock()
+        self._known: dict[_State, Identity | str] = {}
+        self._hashed: set[_State] = set()
+        self._pending: set[_State] = set()
+        self._queue: queue.SimpleQueue[_State] = queue.SimpleQueue()
+        self._worker: threading.Thread | None = None
+
+    def rows(self) -> list[Row]:
+        """All files in the backend's order; headers of new ones are read, and their hashing is begun."""
+        return [self._row(file) for file in self._backend.files()]
+
+    def row(self, name: str | None) -> Row | None:
+        """The file of this name, if it is still there."""
+        found = next((file for file in self._backend.files() if file.name == name), None)
+        return None if found is None else self._row(found)
+
+    @property
+    def hashing(self) -> int:
+        """Files whose hash is still to come."""
+        with self._lock:
+            return len(self._pending)
+
+    def names(self, rows: Sequence[Row] | None = None) -> list[str]:
+        """Names of the files that can be used."""
+        return [row.name for row in (self.rows() if rows is None else rows) if row.identity is not None]
+
+    def _row(self, file: VAEFile) -> Row:
+        try:
+            status = file.path.stat()
+        except OSError as error:
+            return Row(file, None, f"{file.path} cannot be read: {error.strerror or error}.")
+        state = (str(file.path), status.st_size, status.st_mtime_ns)
+        with self._lock:
+            known = self._known.get(state)
+        if known is None:
+            known = _identify(file.path, hash_file=False)
+            with self._lock:
+                self._known.setdefault(state, known)
+        if isinstance(known, str):
+            return Row(file, None, known)
+        with self._lock:
+            if state not in self._hashed and status.st_size <= HASH_AT_MOST_BYTES:
+                self._hashed.add(state)
+                self._pending.add(state)
+                self._queue.put(state)
+                if self._worker is None:
+                    self._worker = threading.Thread(target=self._hash, name="vae-guard-hash", daemon=True)
+                    self._worker.start()
+            return Row(file, known, hashing=state in self._pending)
+
+    def _hash(self) -> None:
+        while True:
+            state = self._queue.get()
+            found = _identify(Path(state[0]), hash_file=True)
+            with self._lock:
+                self._known[state] = found
+                self._pending.discard(state)
+
+
+def _identify(path: Path, *, hash_file: bool) -> Identity | str:
+    try:
+        return identify(path, hash_file=hash_file)
+    except VAEGuardError as error:
+        return str(error)
+    except Exception as error:  # one odd file must not take the table away
+        return f"{path.name} cannot be identified ({type(error).__name__}: {error})."

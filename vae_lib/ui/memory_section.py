@@ -1,0 +1,130 @@
+"""The third section: what the chosen size needs, and how far each route goes on this device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from math import sqrt
+from typing import Any
+
+import gradio as gr
+import torch
+
+from vae_lib.decode import DEFAULT_ORDER, Route, Work, choose, dtype_name
+from vae_lib.errors import InputError, PlanError, VAEGuardError
+from vae_lib.networks import AutoencoderKLConfig
+from vae_lib.ui import markup, memory
+from vae_lib.ui.backend import Backend, Memory
+from vae_lib.ui.library import Library
+
+_STANDARD = {
+    "Any SD1, SD2 or SDXL VAE": AutoencoderKLConfig(),
+    "Any SD3 or FLUX.1 VAE": AutoencoderKLConfig(
+        z_channels=16, embed_dim=16, use_quant_conv=False, use_post_quant_conv=False
+    ),
+}
+_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+_NAMES = {"cpu": "Main memory", "cuda": "GPU memory", "mps": "GPU memory"}
+
+
+class MemorySection:
+    def __init__(self, backend: Backend, library: Library) -> None:
+        self._backend, self._library = backend, library
+        width, height = backend.size()
+        standard = list(_STANDARD)
+        devices = [str(device) for device in backend.devices()]
+        with gr.Row():
+            self.width = gr.Number(width, label="Width", precision=0, minimum=64, maximum=memory.LARGEST, step=64,
+                                   min_width=90, elem_id="vg_width")  # fmt: skip
+            self.height = gr.Number(height, label="Height", precision=0, minimum=64, maximum=memory.LARGEST, step=64,
+                                    min_width=90, elem_id="vg_height")  # fmt: skip
+            self.dtype = gr.Dropdown(list(_DTYPES), value=dtype_name(backend.dtype()), label="Computed in",
+                                     min_width=90, elem_id="vg_dtype")  # fmt: skip
+            self.operation = gr.Dropdown(["decode", "encode"], value="decode", label="Work", min_width=110)
+            self.device = gr.Dropdown(devices, value=devices[0], label="Device", min_width=110,
+                                      visible=len(devices) > 1)  # fmt: skip
+            self.vae = gr.Dropdown(
+                standard, value=standard[0], label="VAE", min_width=230, elem_id="vg_memory_vae"
+            )
+        self._button = gr.Button("Look again", size="sm", elem_id="vg_memory_go")
+        self.bar = gr.HTML(elem_id="vg_bar")
+        self.line = gr.HTML(elem_id="vg_plan")
+        self.routes = gr.HTML(elem_id="vg_routes")
+        self.plot = gr.HTML(elem_id="vg_plot")
+        inputs = [self.width, self.height, self.dtype, self.operation, self.device, self.vae]
+        outputs = [self.bar, self.line, self.routes, self.plot]
+        for event in (self._button.click, *(component.change for component in inputs)):
+            event(self.show, inputs, outputs, show_progress="hidden", api_name=False)
+        self.inputs, self.outputs = inputs, outputs
+
+    def choices(self) -> Any:
+        """The files that can be asked for, after the standard networks."""
+        return gr.update(choices=[*_STANDARD, *self._library.names()])
+
+    def show(
+        self, width: float | None, height: float | None, dtype: str, operation: str, device: str, vae: str
+    ) -> Iterator[tuple[str, str, str, str]]:
+        """What the size needs at once, then the curves, which take seconds the first time."""
+        try:
+            work = self._work(width, height, dtype, operation, device, vae)
+            memories = {work.device.type: self._backend.memory(work.device)}
+            memories.setdefault("cpu", self._backend.memory(torch.device("cpu")))
+            bar, line = _summary(work, memories)
+            table = memory.routes_table(work, memories, {})
+        except VAEGuardError as error:
+            yield "", markup.note(str(error), "bad"), "", ""
+            return
+        yield bar, line, table, markup.page('<p class="vg-dim">Predicting other sizes …</p>')
+        try:
+            curves = {route: memory.curve(work, route) for route in memory.routes_of(work)}
+        except VAEGuardError as error:
+            yield bar, line, table, markup.note(str(error), "bad")
+            return
+        pixels = work.pixels
+        on_device: dict[Route, memory.Curve] = {
+            route: curve for route, curve in curves.items() if route is not Route.CPU
+        }
+        plot = memory.plot(on_device, memories[work.device.type].usable, sqrt(pixels[0] * pixels[1]))
+        yield bar, line, memory.routes_table(work, memories, curves), plot
+
+    def _work(
+        self, width: float | None, height: float | None, dtype: str, operation: str, device: str, vae: str
+    ) -> Work:
+        for name, value in (("width", width), ("height", height)):
+            if value is None or not 64 <= value <= memory.LARGEST:
+                raise InputError(f"The {name} must be a number of pixels from 64 to {memory.LARGEST}.")
+        config: AutoencoderKLConfig | None = _STANDARD.get(vae)
+        channels = config.latent_channels if config is not None else 4
+        if config is None:
+            row = self._library.row(vae)
+            if row is None:
+                raise InputError(f"{vae} is not there any more; choose another VAE.")
+            config, channels = memory.vae_of_file(row.file.path)
+        scale = config.downscale if config is not None else 8
+        assert width is not None
+        assert height is not None
+        return Work(
+            config, operation, max(1, round(height) // scale), max(1, round(width) // scale), 1,
+            torch.device(device), _DTYPES[dtype], taesd=True, latent_channels=channels,
+        )  # fmt: skip
+
+
+def _summary(work: Work, memories: Mapping[str, Memory]) -> tuple[str, str]:
+    """The bar and the planner's line."""
+    device = memories[work.device.type]
+    where = _NAMES.get(work.device.type, "Memory") + (f" ({work.device})" if work.device.index else "")
+    exact = [route for route in DEFAULT_ORDER if route.exact]
+    try:
+        plan = choose(
+            replace(work, taesd=work.config is None),
+            device.usable,
+            order=exact if work.config is not None else (Route.TAESD,),
+            cpu_free_bytes=memories["cpu"].usable,
+        )
+    except PlanError as error:
+        least = memory.plan_for(replace(work), Route.FULL, {work.device.type: Memory(1 << 62, 1 << 62)})
+        return memory.bar(device, least.peak_bytes if least else 0, where), markup.note(str(error), "bad")
+    need = plan.peak_bytes if plan.device == work.device else 0
+    return memory.bar(device, need, where), markup.note(
+        f"{plan.reason}, about {memory.seconds_text(plan.seconds)}."
+    )

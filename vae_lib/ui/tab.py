@@ -1,0 +1,51 @@
+"""The VAE tab."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+from gradio.context import Context
+
+from vae_lib.ui import markup
+from vae_lib.ui.backend import Backend
+from vae_lib.ui.compare_section import CompareSection
+from vae_lib.ui.downloads_section import DownloadsSection
+from vae_lib.ui.files_section import FilesSection
+from vae_lib.ui.library import Library
+from vae_lib.ui.memory_section import MemorySection
+
+
+def build_tab(backend: Backend) -> None:
+    """Make the tab's components and their events; to be called inside a gr.Blocks, once.
+
+    Long work runs in events that need the queue, several of them at once: ``blocks.queue(concurrency_count=...)``
+    with more than one, which the WebUI does. Everything is filled anew whenever the page is loaded.
+
+    Raises:
+        RuntimeError: outside a gr.Blocks.
+    """
+    root = Context.root_block
+    if root is None:
+        raise RuntimeError("build_tab must be called inside a gr.Blocks.")
+    library = Library(backend)
+    gr.HTML(f"<style>{markup.CSS}</style>", elem_classes="vg-hidden")
+    with gr.Tabs(elem_id="vg_tabs"):
+        with gr.TabItem("Files", id="vg_files_tab"):
+            files = FilesSection(backend, library)
+        with gr.TabItem("Compare", id="vg_compare_tab") as compare_tab:
+            compare = CompareSection(backend, library)
+        with gr.TabItem("Memory", id="vg_memory_tab") as memory_tab:
+            memory = MemorySection(backend, library)
+        with gr.TabItem("Downloads", id="vg_downloads_tab"):
+            downloads = DownloadsSection(backend, library, files)
+    quiet: dict[str, Any] = {"show_progress": "hidden", "api_name": False}
+    root.load(files.watch, files.pick, files.table_outputs, **quiet)
+    if downloads.outputs:
+        root.load(downloads.watch, None, downloads.outputs, **quiet).then(
+            files.show, files.pick, files.table_outputs, **quiet
+        )
+    compare_tab.select(compare.choices, None, [compare.vaes, compare.kept], **quiet)
+    memory_tab.select(memory.choices, None, memory.vae, **quiet).then(
+        memory.show, memory.inputs, memory.outputs, **quiet
+    )
