@@ -117,7 +117,8 @@ def _load(path: Path) -> Any:
     for options in ({"mmap": True}, {}) if is_zip else ({},):
         try:
             with _placeholders(named):
-                return torch.load(str(path), map_location="cpu", weights_only=True, **options)
+                # Not torch.load, which the WebUI replaces by one that refuses the files of newer versions of torch.
+                return torch.serialization.load(str(path), map_location="cpu", weights_only=True, **options)
         except Exception as error:
             failure = error
     others = sorted(name for name in named - _BUILTIN_DATA if not _WEIGHTS.fullmatch(name))

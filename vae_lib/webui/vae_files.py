@@ -26,6 +26,7 @@ def install() -> None:
 
     patching.patch(sd_vae, "load_vae_dict", _load_vae_dict)
     patching.patch(sd_vae, "load_vae", _load_vae)
+    patching.patch(sd_vae, "get_loaded_vae_hash", _get_loaded_vae_hash)
     patching.patch(sd_vae, "refresh_vae_list", _refresh_vae_list)
     sd_vae.refresh_vae_list()
 
@@ -41,18 +42,26 @@ def _load_vae_dict(original: Wrapper) -> Wrapper:
 
 
 def _read(original: Wrapper, filename: str, map_location: Any) -> dict[str, torch.Tensor]:
-    """The file in the ldm layout: read by the host or, where it cannot (pickles of a newer torch), by us."""
+    """The file in the ldm layout.
+
+    Pickles are read by us first: the host cannot read those of a newer torch. What we refuse, the host may try.
+    """
+    name, refusal = os.path.basename(filename), None
+    if not filename.lower().endswith(".safetensors"):
+        try:
+            return dict(load_vae(filename, kind="AutoencoderKL", hash_file=False).model.state_dict())
+        except CheckpointError as error:
+            refusal = error
     try:
         state_dict = original(filename, map_location)
     except Exception as error:
-        notices.log.info("the WebUI could not read %s (%s)", filename, error)
-        state_dict = None
+        raise refusal or CheckpointError(f"{name} cannot be read: {error}") from error
     if not isinstance(state_dict, Mapping):
-        return dict(load_vae(filename, kind="AutoencoderKL", hash_file=False).model.state_dict())
+        raise refusal or CheckpointError(f"{name} cannot be read.")
     try:
         return convert_to_ldm(state_dict)
     except CheckpointError as error:
-        raise CheckpointError(f"{os.path.basename(filename)}: {error}") from error
+        raise refusal or CheckpointError(f"{name}: {error}") from error
 
 
 def _check_fit(name: str, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
@@ -112,6 +121,24 @@ def _name_of(path: str | None) -> str | None:
     return next(
         (name for name, known in sd_vae.vae_dict.items() if known == path), path and os.path.basename(path)
     )
+
+
+def _get_loaded_vae_hash(original: Wrapper) -> Wrapper:
+    def get_loaded_vae_hash() -> Any:
+        from modules import sd_vae
+
+        try:
+            return original()
+        except OSError as error:
+            name = os.path.basename(sd_vae.loaded_vae_file or "")
+            notices.tell_once(
+                f"gone: {sd_vae.loaded_vae_file}",
+                f"the file of the VAE in use, {name}, cannot be read any more ({error.strerror or error}); the VAE "
+                "stays in use as it was loaded, without its hash in the infotext.",
+            )
+            return None
+
+    return get_loaded_vae_hash
 
 
 def _refresh_vae_list(original: Wrapper) -> Wrapper:
