@@ -64,10 +64,16 @@ class HostStore:
 
     def __init__(self, device: torch.device, folder: str | None = None) -> None:
         self._device = device
-        self._folder = (
-            tempfile.TemporaryDirectory(prefix="vae-guard-", dir=folder) if device.type == "cpu" else None
-        )
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._files = 0
+        if device.type == "cpu":
+            try:
+                self._folder = tempfile.TemporaryDirectory(prefix="vae-guard-", dir=folder)
+            except OSError as error:
+                raise PlanError(
+                    f"There is no folder for the scratch file of offloaded activations ({error.strerror}). "
+                    "Set TMPDIR to a folder that can be written to."
+                ) from error
 
     def _empty(self, like: Tensor) -> Tensor:
         if self._folder is None:

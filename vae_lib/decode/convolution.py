@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from vae_lib.decode.buffers import Workspace, nbytes
 
 # Tiles multiplied at once: enough for a matrix product to run at full speed, few enough to stay in the cache.
-WINOGRAD_TILES = 512
+WINOGRAD_TILES = 256
 
 
 @dataclass(frozen=True)
@@ -111,8 +111,7 @@ class ConvShape:
             return kept + bias, moved + by_rows + max(kept, 3 * 3 * pairs * size) + kept + bias
         if self.scale == "up":
             kept = 16 * pairs * size
-            full = 0 if resident and dtype == torch.float32 else 9 * pairs * 4
-            return kept + 2 * self.out_channels * size, full + kept + pairs * 4 + bias
+            return kept + 2 * self.out_channels * size, moved + kept + pairs * 4 + bias
         kept = 9 * pairs * size
         return kept + bias, kept + moved + bias
 
@@ -127,7 +126,7 @@ class Convolution:
         if shape.algorithm == "winograd":
             self._weight = _winograd_weight(weight.to(device, dtype), shape.scale == "up")
         elif shape.scale == "up":
-            self._weight = _subpixel_weight(weight.to(device, torch.float32), dtype)
+            self._weight = _subpixel_weight(weight.to(device, dtype))
             self._bias = None if self._bias is None else self._bias.repeat(2)
         else:
             self._weight = weight.to(device, dtype).contiguous(memory_format=torch.channels_last)
@@ -199,13 +198,13 @@ def _conv2d(window: Tensor, weight: Tensor, bias: Tensor | None, stride: int) ->
     return out.squeeze(0).permute(1, 2, 0).contiguous()
 
 
-def _subpixel_weight(weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """(O, I, 3, 3) float32 -> (2, 2 * O, I, 2, 2): the taps that fall on the same small pixel added up.
+def _subpixel_weight(weight: Tensor) -> Tensor:
+    """(O, I, 3, 3) -> (2, 2 * O, I, 2, 2): the taps that fall on the same small pixel added up, in float32.
 
     The first axis is the output row's parity, the first half of the second axis the even output columns.
     """
     out, channels = weight.shape[:2]
-    result = torch.empty(2, 2 * out, 2, 2, channels, dtype=dtype, device=weight.device).permute(0, 1, 4, 2, 3)
+    result = weight.new_empty(2, 2 * out, 2, 2, channels).permute(0, 1, 4, 2, 3)
     taps = (
         (slice(0, 1), slice(1, 3)),
         (slice(0, 2), slice(2, 3)),
@@ -214,8 +213,9 @@ def _subpixel_weight(weight: Tensor, dtype: torch.dtype) -> Tensor:
         for x in (0, 1):
             for i in (0, 1):
                 for j in (0, 1):
-                    result[y, x * out : (x + 1) * out, :, i, j] = weight[:, :, taps[y][i], taps[x][j]].sum(
-                        (2, 3)
+                    rows, columns = taps[y][i], taps[x][j]
+                    result[y, x * out : (x + 1) * out, :, i, j] = weight[:, :, rows, columns].sum(
+                        (2, 3), dtype=torch.float32
                     )
     return result
 

@@ -156,20 +156,23 @@ class _Simulation:
         halo_bytes = chain.halo * source.width * source.channels * size
         tail = 0
         if step.changes_source and wrap:
-            self.weights += halo_bytes  # the copy of the top rows
+            head = min(chain.halo, source.height)
+            self.weights += head * source.width * source.channels * size  # the copy of the top rows
 
         staged = not self.on_device
         inner: _Band | None = None
         for first, last in bands(out.height, step.rows):
             is_inner = last - first == step.rows and first >= BORDER and last <= out.height - BORDER
-            band = inner if is_inner and inner is not None else self._band(step, chain, first, last)
-            if is_inner:
-                inner = band
+            if is_inner and inner is not None:
+                band = inner
+                self.peak(band.peak + tail)
+            else:
+                band = self._band(step, chain, first, last, tail)
+                inner = band if is_inner else inner
             cost, rows = self.cost, last - first
             cost.multiplications += band.multiplications
             cost.moved_bytes += band.moved
             cost.transferred_bytes += band.read * staged * (step.source != INPUT)
-            self.peak(band.peak + tail)
             held, residual, above = band.held, band.residual, chain.source_row(last)
             if step.changes_source:
                 new = min(halo_bytes, above * source.width * source.channels * size)
@@ -198,8 +201,8 @@ class _Simulation:
             if name:
                 stored_rows[name] = step.rows
 
-    def _band(self, step: ConvPass, chain: Chain, first: int, last: int) -> _Band:
-        """The stages of one band; the workspace grows as they ask for it."""
+    def _band(self, step: ConvPass, chain: Chain, first: int, last: int, tail: int) -> _Band:
+        """The stages of one band; the workspace grows as they ask for it. ``tail``: bytes that the reader holds."""
         dtype, size, linear = self.dtype, self.dtype.itemsize, step.shortcut.conv if step.shortcut else None
         ranges, rows, band = chain.computed(first, last), last - first, _Band()
         for index, stage in enumerate(step.stages):
@@ -214,15 +217,20 @@ class _Simulation:
                     band.multiplications += rows * width * linear.in_channels * linear.out_channels
                     if not self.on_device and index == 0:
                         self.take("staging", rows * width * linear.in_channels * size)
-            band.peak = max(band.peak, band.held + band.residual)
+            self._band_peak(band, tail)
             for name, elements in shape.workspace(made, width).items():
                 self.take(name, elements * size)
             band.held = nbytes(made, chain.sizes[index + 1].width, shape.out_channels, dtype=dtype)
-            band.peak = max(band.peak, band.held + band.residual + shape.transient_bytes(made, width, dtype))
+            self._band_peak(band, tail, shape.transient_bytes(made, width, dtype))
             band.multiplications += shape.multiplications(made, width)
             band.moved += 4 * window
             band.read = window if index == 0 else band.read
         return band
+
+    def _band_peak(self, band: _Band, tail: int, transient: int = 0) -> None:
+        need = band.held + band.residual + transient
+        band.peak = max(band.peak, need)
+        self.peak(need + tail)
 
     def attention_pass(self, step: AttentionPass, source: MapSize) -> None:
         dtype, size = self.dtype, self.dtype.itemsize

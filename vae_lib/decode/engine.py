@@ -62,7 +62,7 @@ def decode(
     )
     ticker = _Ticker(passes, z_size, len(latents), progress, cancelled)
     for index in range(len(latents)):
-        z = latents[index].to(device, dtype).permute(1, 2, 0).contiguous()
+        z = _rows(latents[index], device, dtype)
         if vae.post_quant_conv is not None:
             z = Linear(vae.post_quant_conv, device, dtype)(z)
         _run(passes, z, out[index], tiling, device, dtype, wrap, ticker)
@@ -92,16 +92,26 @@ def encode_moments(
     size = MapSize(height, width, channels)
     passes = encoder_passes(vae.encoder, size, tiling, device, dtype)
     scale, z2 = vae.downscale, vae.encoder.conv_out.out_channels
-    out = torch.empty(count, height // scale, width // scale, z2, dtype=dtype, device=device)
+    quant = None if vae.quant_conv is None else Linear(vae.quant_conv, device, dtype)
+    channels = z2 if quant is None else quant.out_channels
+    out = torch.empty(count, height // scale, width // scale, channels, dtype=dtype, device=device)
     ticker = _Ticker(passes, size, count, progress, cancelled)
     for index in range(count):
-        image = images[index].to(device, dtype).permute(1, 2, 0).contiguous()
-        _run(passes, image, out[index], tiling, device, dtype, wrap, ticker)
-    if vae.quant_conv is not None:
-        quant = Linear(vae.quant_conv, device, dtype)
-        out = torch.stack([quant(moments) for moments in out])
+        image = _rows(images[index], device, dtype)
+        moments = out[index] if quant is None else out.new_empty(*out.shape[1:3], z2)
+        _run(passes, image, moments, tiling, device, dtype, wrap, ticker)
+        del image  # before the next one comes
+        if quant is not None:
+            quant.into(out[index], moments)
+        del moments
     mean, log_variance = out.permute(0, 3, 1, 2).to(output_device or device).chunk(2, dim=1)
     return mean, log_variance.clamp(-30.0, 20.0)
+
+
+def _rows(picture: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """(channels, height, width) as a contiguous (height, width, channels) copy, made in one step."""
+    rows = picture.permute(1, 2, 0)
+    return torch.empty(rows.shape, dtype=dtype, device=device).copy_(rows)
 
 
 def _run(

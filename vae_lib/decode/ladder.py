@@ -21,6 +21,7 @@ Progress = Callable[[int, int], None]
 # How much of the predicted need must be free for another try after memory ran out in spite of the prediction.
 SHRINK = 0.6
 MOST_ATTEMPTS = 8
+UNLIMITED = 1 << 62
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,15 @@ class Attempt:
 
     plan: Plan
     problem: str
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """What went wrong in a try: numbers that overflowed, or memory, or what no smaller plan of the route can help."""
+
+    problem: str
+    overflow: bool = False
+    for_good: bool = False
 
 
 @dataclass(frozen=True)
@@ -122,7 +132,9 @@ class Ladder:
             scale = 8 if self.vae is None else self.vae.downscale
             height, width = height // scale, width // scale
         work = self.work(operation, height, width, batch)
-        order, attempts, limit = list(self.order), list[Attempt](), 1 << 62
+        if operation == "encode":
+            work = replace(work, picture=(tensor.shape[2], tensor.shape[3]))
+        order, attempts, limit = list(self.order), list[Attempt](), UNLIMITED
         repairs = [dtype for dtype in self.repair if dtype != self.dtype]
         while True:
             budget = min(self.budget(self.device), limit)
@@ -137,42 +149,51 @@ class Ladder:
             except PlanError as error:
                 if not attempts:
                     raise
+                untried = [route for route in order if route not in {a.plan.route for a in attempts}]
+                if limit < UNLIMITED and untried:  # it was our own caution that left nothing
+                    order, limit = untried, UNLIMITED
+                    continue
                 tries = "; ".join(f"{a.plan.describe()}: {a.problem}" for a in attempts)
                 raise PlanError(f"Every way failed ({tries}). {error}") from None
-            problem, outcome = self._try(plan, operation, tensor, for_taesd)
-            if outcome is not None and self._is_finite(outcome.result):
-                return replace(outcome, attempts=tuple(attempts))
+            result = self._try(plan, operation, tensor, for_taesd)
+            if isinstance(result, Outcome):
+                return replace(result, attempts=tuple(attempts))
             release_cached(plan.device)
-            if outcome is not None:  # not finite
-                del outcome
-                if not repairs or plan.route is Route.TAESD:
-                    self._blame(tensor, plan)
-                attempts.append(Attempt(plan, f"NaN or infinite numbers in {dtype_name(plan.dtype)}"))
-                work = replace(work, dtype=repairs[0], resident=False)
-                repairs, limit = repairs[1:], 1 << 62
+            attempts.append(Attempt(plan, result.problem))
+            if result.overflow:
+                repairs = [dtype for dtype in repairs if dtype != plan.dtype]
+                if not repairs or plan.route is Route.TAESD or not torch.isfinite(tensor).all():
+                    self._blame(operation, tensor, plan)
+                resident = self.vae is None or _is_resident(self.vae, self.device, repairs[0])
+                work = replace(work, dtype=repairs.pop(0), resident=resident)
+                limit = UNLIMITED
                 continue
-            attempts.append(Attempt(plan, problem))
-            limit = int(min(budget, plan.peak_bytes) * SHRINK)
+            if result.for_good:
+                order = [route for route in order if route is not plan.route]
+            else:
+                limit = int(min(budget, plan.peak_bytes) * SHRINK)
             if plan.route in (Route.FULL, Route.CPU, Route.TAESD) or len(attempts) > MOST_ATTEMPTS // 2:
                 order = [route for route in order if route is not plan.route]
             if plan.device != self.device or plan.route is Route.TAESD:
-                limit = 1 << 62
+                limit = UNLIMITED
             if not order or len(attempts) >= MOST_ATTEMPTS:
                 tries = "; ".join(f"{a.plan.describe()}: {a.problem}" for a in attempts)
                 raise PlanError(f"Every allowed way failed ({tries}). Free some memory or allow more ways.")
 
-    def _try(
-        self, plan: Plan, operation: str, tensor: Tensor, for_taesd: Tensor
-    ) -> tuple[str, Outcome | None]:
-        """("", outcome), or (what went wrong, None) when memory ran out: nothing of the failed try stays alive."""
+    def _try(self, plan: Plan, operation: str, tensor: Tensor, for_taesd: Tensor) -> Outcome | _Failure:
+        """Only expected failures come back as such; nothing of a failed try stays alive."""
         started = time.perf_counter()
         try:
             outcome = self._execute(plan, operation, tensor, for_taesd)
-            return "", replace(outcome, seconds=time.perf_counter() - started)
+            if self._is_finite(outcome):
+                return replace(outcome, seconds=time.perf_counter() - started)
+            return _Failure(f"NaN or infinite numbers in {dtype_name(plan.dtype)}", overflow=True)
+        except PlanError as error:  # no space for the scratch file
+            return _Failure(str(error).rstrip("."), for_good=True)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-        return f"out of memory, although {size_text(plan.peak_bytes)} was to be enough", None
+            return _Failure(f"out of memory, although {size_text(plan.peak_bytes)} was to be enough")
 
     def _execute(self, plan: Plan, operation: str, tensor: Tensor, for_taesd: Tensor) -> Outcome:
         common: dict[str, Any] = {
@@ -195,13 +216,24 @@ class Ladder:
         mean, log_variance = engine.encode_moments(self.vae, tensor, plan.tiling, **common)
         return Outcome(mean, plan, 0.0, log_variance=log_variance)
 
-    def _is_finite(self, result: Tensor) -> bool:
-        return not self.check_finite or all(bool(torch.isfinite(item).all()) for item in result)
+    def _is_finite(self, outcome: Outcome) -> bool:
+        results = [outcome.result] if outcome.log_variance is None else [outcome.result, outcome.log_variance]
+        return not self.check_finite or all(
+            bool(torch.isfinite(item).all()) for result in results for item in result
+        )
 
     def _check_channels(self, operation: str, tensor: Tensor) -> None:
         if tensor.ndim != 4:
             raise InputError(
                 f"A tensor of four dimensions is needed; this one has shape {tuple(tensor.shape)}."
+            )
+        least = (
+            (1, 1, 1) if operation == "decode" else (1, *[8 if self.vae is None else self.vae.downscale] * 2)
+        )
+        if any(side < lowest for side, lowest in zip((len(tensor), *tensor.shape[2:]), least, strict=True)):
+            raise InputError(
+                f"There is nothing to {operation} in a tensor of shape {tuple(tensor.shape)}: it must be at least "
+                f"(1, {tensor.shape[1]}, {least[1]}, {least[2]})."
             )
         if operation == "decode":
             wanted = self.vae.latent_channels if self.vae else self.taesd.latent_channels if self.taesd else 4
@@ -215,8 +247,10 @@ class Ladder:
             if tensor.shape[1] != wanted:
                 raise InputError(f"A picture of {wanted} channels is needed; this one has {tensor.shape[1]}.")
 
-    def _blame(self, tensor: Tensor, plan: Plan) -> None:
+    def _blame(self, operation: str, tensor: Tensor, plan: Plan) -> None:
         if not torch.isfinite(tensor).all():
+            if operation == "encode":
+                raise InputError("The picture holds NaN or infinite numbers; nothing can be encoded from it.")
             raise InputError(
                 "The latents hold NaN or infinite numbers: the diffusion model (UNet) failed, not the VAE. "
                 "Sample again, in full precision (--no-half) if it recurs."

@@ -45,6 +45,7 @@ class Work:
         config: the VAE's; for TAESD alone, None.
         operation: "decode" or "encode".
         height, width: of the latents.
+        picture: height and width of the picture to encode, if they are no multiples of the downscale.
         batch: pictures; they are done one after the other.
         device, dtype: where and in which floating-point type to compute.
         wrap: pad circularly (seamless textures).
@@ -65,10 +66,13 @@ class Work:
     output_on_device: bool = True
     taesd: bool = False
     latent_channels: int = 4
+    picture: tuple[int, int] | None = None
 
     @property
     def pixels(self) -> tuple[int, int]:
         """Height and width of the picture."""
+        if self.picture is not None:
+            return self.picture
         scale = 8 if self.config is None else self.config.downscale
         return self.height * scale, self.width * scale
 
@@ -96,7 +100,7 @@ def default_rates(device: torch.device, dtype: torch.dtype) -> Rates:
     if device.type == "cpu":
         threads = torch.get_num_threads()
         slow = 1 if dtype == torch.float32 else 8  # half precision is emulated on most CPUs
-        return Rates(50e9 * threads / slow, 15e9 / slow, 2e9, 5e-4)
+        return Rates(32e9 * threads / slow, 15e9 / slow, 2e9, 5e-4)
     fast = 1 if dtype == torch.float32 else 4
     return Rates(4e12 * fast, 250e9, 10e9, 4e-4)
 
@@ -171,28 +175,37 @@ def cost_of(work: Work, tiling: Tiling) -> Cost:
     passes, size = passes_for(work, tiling)
     item = work.dtype.itemsize
     height, width = work.pixels
-    latents, picture = work.height * work.width, height * width * 3
+    latents, picture, clamped = work.height * work.width, height * width * 3, 0
     if work.operation == "decode":
         channels = work.config.z_channels
         post_quant = (work.config.embed_dim + channels) if work.config.use_post_quant_conv else channels
         base = work.batch * picture * item * work.output_on_device + latents * post_quant * item
     else:
-        moments = 2 * work.config.z_channels
-        base = picture * item + 2 * work.batch * latents * moments * item
+        z, embed = 2 * work.config.z_channels, 2 * work.config.embed_dim
+        quant = work.config.use_quant_conv
+        base = picture + work.batch * latents * (embed if quant else z) + latents * z * quant
+        base = (base + (z + 1) * embed * (quant and not work.resident)) * item
+        clamped = work.batch * latents * (embed if quant else z) // 2 * item
     cost = estimate(
         passes, size, device=work.device, dtype=work.dtype, offload=tiling.offload, wrap=work.wrap,
         resident=work.resident, base_bytes=base,
     )  # fmt: skip
     return Cost(
-        cost.peak_bytes, work.batch * cost.multiplications, work.batch * cost.moved_bytes,
+        max(cost.peak_bytes, base + clamped), work.batch * cost.multiplications, work.batch * cost.moved_bytes,
         work.batch * cost.transferred_bytes, work.batch * cost.bands,
     )  # fmt: skip
 
 
 def _band_sizes(work: Work) -> Sequence[int]:
-    """Band sizes worth trying, largest first: to fill a GPU, or to stay in the cache of a CPU."""
+    """Band sizes worth trying, largest first: to fill a GPU, or to stay in the cache of a CPU.
+
+    Bands of less than four rows cost much time, for the halo, and save memory only if the rows are very long.
+    """
+    assert work.config is not None
     largest = 16 * MIB if work.device.type == "cpu" else 128 * MIB
-    return [largest >> i for i in range(12) if largest >> i >= 32 << 10]
+    row = work.pixels[1] * work.config.widths[0] * 2 * work.dtype.itemsize
+    smallest = max(32 << 10, min(MIB, 4 * row))
+    return [largest >> i for i in range(12) if largest >> i >= smallest]
 
 
 def _tilings(work: Work, route: Route) -> list[list[Tiling]]:
