@@ -227,6 +227,7 @@ class Guard:
                     raise
                 problems.append(str(error))
                 continue
+            _remember_dtype(outcome)
             route = outcome.plan.route
             wanted = request.route if operation == "decode" else None
             fallback = route is not (wanted or Route.FULL) or bool(outcome.attempts) or bool(problems)
@@ -274,18 +275,40 @@ def ladder_for(
     """The ladder on the VAE of ``model`` as it is loaded now, with the host's options."""
     from modules import shared
 
-    vae = model.first_stage_model
+    vae, repair = model.first_stage_model, _repair_dtypes()
+    dtype = first_stage.compute_dtype(vae.encoder if operation == "encode" else vae.decoder)
+    if _overflowed.get(_identity()) in repair and not shared.cmd_opts.disable_nan_check:
+        dtype = _overflowed[_identity()]
     return Ladder(
         first_stage.borrow(vae, operation),
         first_stage.taesd(model, operation) if Route.TAESD in order else None,
         device=device,
-        dtype=first_stage.compute_dtype(vae.encoder if operation == "encode" else vae.decoder),
+        dtype=dtype,
         order=order,
         budget=budget,
-        repair=_repair_dtypes(),
+        repair=repair,
         wrap=first_stage.wraps(vae, operation),
         check_finite=not shared.cmd_opts.disable_nan_check,
     )
+
+
+_overflowed: dict[tuple[Any, ...], torch.dtype] = {}
+
+
+def _identity() -> tuple[Any, ...]:
+    """The VAE in use, by its file or its checkpoint's."""
+    from modules import sd_vae, shared
+
+    return (sd_vae.loaded_vae_file, shared.opts.sd_model_checkpoint)
+
+
+def _remember_dtype(outcome: Outcome) -> None:
+    """A VAE whose numbers overflowed once starts in the dtype that held them the next time."""
+    if (
+        any(attempt.plan.dtype != outcome.plan.dtype for attempt in outcome.attempts)
+        and outcome.plan.route.exact
+    ):
+        _overflowed[_identity()] = outcome.plan.dtype
 
 
 def _repair_dtypes() -> tuple[torch.dtype, ...]:

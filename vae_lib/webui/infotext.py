@@ -80,8 +80,8 @@ def sentence(record: Record, x: Tensor) -> str:
 
 
 def is_numeric(error: VAEGuardError) -> bool:
-    """Whether an error of the ladder is about NaN or infinity, not about memory."""
-    return "NaN or infinite" in str(error)
+    """Whether an error of the ladder says that no allowed dtype holds the numbers; memory had no part in it."""
+    return str(error).startswith("The VAE gave NaN or infinite")
 
 
 def pasted_decode_by(params: dict[str, Any]) -> str:

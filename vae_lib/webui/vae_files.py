@@ -99,8 +99,8 @@ def _load_vae(original: Wrapper) -> Wrapper:
             sd_vae.delete_base_vae()
             model.base_vae = None
         name = _name_of(in_use)
-        stays = f"{name} stays" if name else "the checkpoint's own VAE stays"
-        notices.tell(f"{problem.rstrip('.')}. {stays[0].upper()}{stays[1:]} in use.", warning=True)
+        stays = f"The VAE in use stays: {name}." if name else "The checkpoint's own VAE stays in use."
+        notices.tell(f"{problem.rstrip('.')}. {stays}", warning=True)
         _take_back(vae_file, name or "Automatic")
         return None
 
