@@ -22,8 +22,17 @@ def started(
         pictures = {name: running.generate(**scenario) for name, scenario in SCENARIOS.items()}
         running.enable(True)
         yield running, pictures
+        assert complaints(running.log()) == []
     finally:
         running.stop()
+
+
+def complaints(log: str) -> list[str]:
+    """What the console must not show after all the tests: failures of the extension's own code."""
+    ours = ("vae_guard", "vae_lib", hosts.EXTENSION)
+    lines = log.splitlines()
+    failed = [line for line in lines if line.startswith("*** Error") and any(name in line for name in ours)]
+    return failed + [line for line in lines if "Please report this" in line]
 
 
 @pytest.fixture(scope="session")

@@ -67,12 +67,15 @@ def as_diffusers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def save_taesd(folder: Path) -> None:
     """TAESD for SD1 in the two files that the host looks for, in the older .pth form that every host reads."""
     folder.mkdir(parents=True, exist_ok=True)
-    tiny = TAESD(4)
-    for half in ("encoder", "decoder"):
-        shapes = {name: value.shape for name, value in getattr(tiny, half).state_dict().items()}
-        weights = random_weights(shapes, 7)
-        last = max(
-            (name for name in weights if name.endswith("weight")), key=lambda name: int(name.split(".")[0])
-        )
-        weights[last] *= 0.02 if half == "decoder" else 0.05
-        torch.save(weights, folder / f"taesd_{half}.pth", _use_new_zipfile_serialization=False)
+    tiny = TAESD(4).eval().requires_grad_(False)
+    random = torch.Generator().manual_seed(7)
+    for half, example in (
+        ("encoder", torch.rand(1, 3, 64, 64, generator=random)),
+        ("decoder", torch.randn(1, 4, 8, 8, generator=random)),
+    ):
+        network = getattr(tiny, half)
+        network.load_state_dict(random_weights({k: v.shape for k, v in network.state_dict().items()}, 7))
+        last = network[-1]
+        last.weight *= (0.2 if half == "decoder" else 1.0) / network(example).std()
+        last.bias[:] = 0.5 if half == "decoder" else 0.0
+        torch.save(network.state_dict(), folder / f"taesd_{half}.pth", _use_new_zipfile_serialization=False)
