@@ -229,7 +229,9 @@ def _to_diffusers(vae: AutoencoderKL) -> dict[str, Tensor]:
 def _ldm(vae: AutoencoderKL, device: torch.device, dtype: torch.dtype) -> Decode | None:
     """The decoder of ldm with our weights."""
     try:
-        from ldm.modules.diffusionmodules.model import Decoder  # type: ignore[import-not-found, unused-ignore]
+        from ldm.modules.diffusionmodules.model import (
+            Decoder,  # type: ignore[import-not-found, unused-ignore]
+        )
     except ImportError as error:
         print(f"ldm is not installed: left out ({error})", file=sys.stderr)
         return None

@@ -4,7 +4,17 @@ from vae_lib.decode.devices import choose_device, free_bytes
 from vae_lib.decode.engine import decode, encode_moments
 from vae_lib.decode.ladder import Attempt, Ladder, Outcome
 from vae_lib.decode.measure import PeakMemory
-from vae_lib.decode.plan import DEFAULT_ORDER, Plan, Route, Work, candidates, choose, dtype_name, size_text, smallest
+from vae_lib.decode.plan import (
+    DEFAULT_ORDER,
+    Plan,
+    Route,
+    Work,
+    candidates,
+    choose,
+    dtype_name,
+    size_text,
+    smallest,
+)
 from vae_lib.decode.program import Tiling
 
 __all__ = [

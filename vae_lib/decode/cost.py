@@ -10,7 +10,7 @@ import torch
 from vae_lib.decode.attention import attend_bytes
 from vae_lib.decode.buffers import nbytes
 from vae_lib.decode.convolution import Linear
-from vae_lib.decode.normalization import stretch_rows
+from vae_lib.decode.normalization import mixes_dtypes, stretch_rows
 from vae_lib.decode.passes import AttentionPass, Chain, ConvPass, MapSize, Pass, bands
 from vae_lib.decode.program import INPUT, OUTPUT
 
@@ -106,6 +106,11 @@ class _Simulation:
         """A new pass: the scratch buffers and prepared weights of the last one are gone."""
         self.workspace.clear()
         self.workspace_bytes = self.weights = 0
+
+    def normalise(self, rows: int, width: int, channels: int) -> None:
+        """Rows brought to float32 to be normalised, where PyTorch cannot mix dtypes."""
+        if not mixes_dtypes(self.device, self.dtype):
+            self.take("normalised", stretch_rows(rows, width, channels, self.device) * width * channels * 4)
 
     def gather(self, name: str, rows: int, size: MapSize) -> None:
         """Statistics of a band."""
@@ -210,6 +215,8 @@ class _Simulation:
             shape = stage.shape
             window = nbytes(*shape.window(made, width), dtype=dtype)
             self.take(f"window {index}", window)
+            if stage.norm is not None:
+                self.normalise(shape.window(made, width)[0], width, shape.in_channels)
             if step.shortcut is not None and step.shortcut.tap == index:
                 channels = chain.sizes[index].channels if linear is None else linear.out_channels
                 band.residual = rows * width * channels * size
@@ -242,6 +249,7 @@ class _Simulation:
         rows, key_rows = min(step.rows, height), min(step.key_rows, height)
         one_row = width * channels * size
         self.take("rows", key_rows * one_row)
+        self.normalise(max(key_rows, rows), width, channels)
         if self.on_device:
             self.maps["keys and values"] = 2 * height * one_row
             self.peak()

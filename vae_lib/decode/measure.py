@@ -50,7 +50,8 @@ class _LiveTensors(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self.live = self.peak = 0
         self._device = device
-        self._known: dict[int, Any] = {}
+        self._known: dict[int, list[int]] = {}  # storage -> tensors over it, bytes
+        self._seen: set[int] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         for tensor in tree_flatten((args, kwargs))[0]:
@@ -64,17 +65,23 @@ class _LiveTensors(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
     def _see(self, tensor: torch.Tensor, count: bool) -> None:
-        if tensor.device.type != self._device.type:
+        """A storage lives as long as a tensor over it does. (PyTorch 2.1 cannot hold weak references to storages.)"""
+        if tensor.device.type != self._device.type or id(tensor) in self._seen:
             return
         storage = tensor.untyped_storage()
         key = storage._cdata
-        if key in self._known:
-            return
-        size = storage.nbytes() if count else 0
-        self._known[key] = weakref.finalize(storage, self._freed, key, size)
-        self.live += size
-        self.peak = max(self.peak, self.live)
+        if key not in self._known:
+            self._known[key] = [0, storage.nbytes() if count else 0]
+            self.live += self._known[key][1]
+            self.peak = max(self.peak, self.live)
+        self._known[key][0] += 1
+        self._seen.add(id(tensor))
+        weakref.finalize(tensor, self._freed, id(tensor), key)
 
-    def _freed(self, key: int, size: int) -> None:
-        self._known.pop(key, None)
-        self.live -= size
+    def _freed(self, tensor: int, key: int) -> None:
+        self._seen.discard(tensor)
+        entry = self._known[key]
+        entry[0] -= 1
+        if entry[0] == 0:
+            del self._known[key]
+            self.live -= entry[1]

@@ -7,6 +7,8 @@ image, not a mean of the bands' variances, so normalising any band with it gives
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor, nn
 
@@ -66,3 +68,41 @@ class Statistics:
             weight, bias = norm.weight.detach().to(device, wide), norm.bias.detach().to(device, wide)
             scale, shift = scale * weight, shift * weight + bias
         return scale.float(), shift.float()
+
+
+def normalise(out: Tensor, rows: Tensor, scale: Tensor, shift: Tensor, workspace: Workspace) -> None:
+    """``out`` becomes rows * scale + shift, computed in float32; ``rows`` may lie in host memory."""
+    if rows.device != out.device:
+        out.copy_(rows, non_blocking=True)
+        rows = out
+    if mixes_dtypes(out.device, out.dtype):
+        torch.addcmul(shift, rows, scale, out=out)
+        return
+    step = stretch_rows(*rows.shape, rows.device)
+    for first in range(0, rows.shape[0], step):
+        part = rows[first : first + step]
+        wide = workspace.take("normalised", tuple(part.shape), torch.float32)
+        wide.copy_(part)
+        torch.addcmul(shift, wide, scale, out=wide)
+        out[first : first + step].copy_(wide)
+
+
+@functools.cache
+def mixes_dtypes(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether ``addcmul`` takes half precision with float32 factors there; not every PyTorch does on every device."""
+    if dtype == torch.float32:
+        return True
+    try:
+        rows, factor = torch.ones(2, 2, dtype=dtype, device=device), torch.full((2,), 2.0, device=device)
+        torch.addcmul(factor, rows, factor, out=rows)
+        return bool((rows == 4).all())
+    except (RuntimeError, AssertionError):
+        return not _is_here(device)  # predictions for a device of another machine
+
+
+def _is_here(device: torch.device) -> bool:
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError):
+        return False
+    return True

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from vae_lib.decode.attention import attend
 from vae_lib.decode.buffers import FeatureMap, RowReader, Store, Workspace
 from vae_lib.decode.convolution import Convolution, ConvShape, Linear
-from vae_lib.decode.normalization import Statistics
+from vae_lib.decode.normalization import Statistics, normalise
 from vae_lib.networks import AttnBlock
 
 
@@ -184,7 +184,7 @@ def run_conv_pass(step: ConvPass, context: Context) -> None:
             window = workspace.take(f"window {index}", stage.shape.window(rows, size.width), dtype)
             given: list[tuple[int, Tensor]] = [] if band is None else [(ranges[index - 1][0], band)]
             pieces: Iterable[tuple[int, Tensor]] = given or reader.window(low, high)
-            fill_window(window, pieces, low, high, size, stage, affines[index], wrap)
+            fill_window(window, pieces, low, high, size, stage, affines[index], wrap, workspace)
             if step.shortcut is not None and step.shortcut.tap == index:
                 pieces = given or reader.window(first, last)
                 staging = workspace if index == 0 and not context.store.on_device else None
@@ -226,7 +226,7 @@ def run_attention_pass(step: AttentionPass, context: Context) -> None:
     def normalised(first: int, last: int) -> Tensor:
         rows = workspace.take("rows", (last - first, width, channels), dtype)
         for row, piece in source.pieces(first, last):
-            _normalise(rows[row - first : row - first + piece.shape[0]], piece, scale, shift)
+            normalise(rows[row - first : row - first + piece.shape[0]], piece, scale, shift, workspace)
         return rows
 
     keys, values = (FeatureMap(height, width, channels, context.store) for _ in range(2))
@@ -270,6 +270,7 @@ def fill_window(
     stage: Stage,
     affine: tuple[Tensor, Tensor] | None,
     wrap: bool,
+    workspace: Workspace,
 ) -> None:
     """Lay rows low..high-1 into the padded window, normalised and activated if the stage asks for it.
 
@@ -286,7 +287,7 @@ def fill_window(
         if affine is None:
             rows.copy_(piece, non_blocking=True)
         else:
-            _normalise(rows, piece, *affine)
+            normalise(rows, piece, *affine, workspace)
         filled_from, filled_to = min(filled_from, first), max(filled_to, last)
     window[: filled_from - low].zero_()
     window[filled_to - low :].zero_()
@@ -297,14 +298,6 @@ def fill_window(
     if wrap:
         window[:, 0] = window[:, width]
         window[:, width + 1] = window[:, 1]
-
-
-def _normalise(out: Tensor, rows: Tensor, scale: Tensor, shift: Tensor) -> None:
-    """``out`` becomes rows * scale + shift, computed in float32; ``rows`` may lie in host memory."""
-    if rows.device != out.device:
-        out.copy_(rows, non_blocking=True)
-        rows = out
-    torch.addcmul(shift, rows, scale, out=out)
 
 
 def _on_device(rows: Tensor, name: str, workspace: Workspace, context: Context) -> Tensor:

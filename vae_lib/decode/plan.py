@@ -340,6 +340,7 @@ def _limit(work: Work, route: Route, free_bytes: int, cpu_free_bytes: int | None
 
 def _first_fit(work: Work, route: Route, limit: int, rates: Rates | None) -> Plan | None:
     """The fastest plan of the route that fits, found by bisection along each ladder."""
+    fitting: list[Plan] = []
     for ladder in _ladders(work, route, rates):
         low, high, found = 0, len(ladder), None
         while low < high:
@@ -350,8 +351,8 @@ def _first_fit(work: Work, route: Route, limit: int, rates: Rates | None) -> Pla
             else:
                 low = middle + 1
         if found is not None:
-            return found
-    return None
+            fitting.append(found)  # large bands that recompute can be faster than tiny ones that do not
+    return min(fitting, key=lambda plan: plan.seconds, default=None)
 
 
 def smallest(work: Work, order: Sequence[Route] = DEFAULT_ORDER, rates: Rates | None = None) -> Plan | None:
