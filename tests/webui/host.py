@@ -212,10 +212,10 @@ def prepare_data(data: Path) -> None:
     weights.save_taesd(models / "VAE-taesd")
 
 
-def start(data: Path, *arguments: str, disabled: Sequence[str] = ()) -> Host:
+def start(data: Path, *arguments: str, disabled: Sequence[str] = (), **settings: Any) -> Host:
     """Start the host on a data folder and wait until its checkpoint is loaded."""
     port = free_port()
-    settings = {"live_previews_enable": False, "samples_save": False, "disabled_extensions": list(disabled)}
+    settings |= {"live_previews_enable": False, "samples_save": False, "disabled_extensions": list(disabled)}
     (data / "config.json").write_text(json.dumps(settings))
     environment = {
         name: value for name, value in os.environ.items() if not re.match("GRADIO_|COMMANDLINE_ARGS", name)
