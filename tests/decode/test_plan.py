@@ -1,0 +1,171 @@
+"""The planner chooses the cheapest way that fits, says why, and names the least that would do."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.decode.helpers import BF16, CPU, FP32, SMALL
+from vae_lib.decode import Route, Work, candidates, choose, dtype_name, size_text, smallest
+from vae_lib.decode.plan import Rates
+from vae_lib.errors import PlanError
+from vae_lib.networks import AutoencoderKLConfig
+
+CUDA = torch.device("cuda")
+PLENTY = 1 << 50
+SD15 = AutoencoderKLConfig()
+BIG = Work(SD15, "decode", 128, 128, 1, CUDA, torch.float16)  # planned, not run
+LITTLE = Work(SMALL, "decode", 16, 16, 1, CPU, FP32)
+UNITS = {"bytes": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+
+
+def in_bytes(text: str) -> int:
+    number, unit = text.split()
+    return round(float(number) * UNITS[unit])
+
+
+@settings(max_examples=25)
+@given(share=st.floats(0.2, 1.2))
+def test_the_fastest_that_fits_on_the_device(share: float) -> None:
+    exact = (Route.FULL, Route.TILED, Route.OFFLOAD)
+    budget = int(choose(LITTLE, PLENTY).peak_bytes * share)
+    fitting = [plan for route in exact for plan in candidates(LITTLE, route) if plan.peak_bytes <= budget]
+    if not fitting:
+        with pytest.raises(PlanError):
+            choose(LITTLE, budget, order=exact)
+        return
+    plan = choose(LITTLE, budget, order=exact)
+    assert plan.peak_bytes <= budget
+    assert plan.seconds <= 1.02 * min(other.seconds for other in fitting)
+
+
+@pytest.mark.parametrize("work", [LITTLE, BIG], ids=["small", "SD 1024x1024"])
+def test_more_memory_is_never_slower(work: Work) -> None:
+    exact = (Route.FULL, Route.TILED, Route.OFFLOAD)
+    least = smallest(work, exact)
+    assert least is not None
+    full = choose(work, PLENTY, order=exact)
+    assert full.route is Route.FULL
+    steps = 30
+    budgets = [least.peak_bytes + (full.peak_bytes - least.peak_bytes) * i // steps for i in range(steps + 1)]
+    seconds = [choose(work, budget, order=exact).seconds for budget in budgets]
+    assert all(later <= 1.0001 * earlier for earlier, later in itertools.pairwise(seconds))
+    assert seconds[-1] == full.seconds
+
+
+def test_order_is_respected() -> None:
+    work = replace(BIG, taesd=True)
+    full = choose(work, PLENTY)
+    assert full.route is Route.FULL
+    assert choose(work, PLENTY, order=(Route.TAESD, Route.FULL)).route is Route.TAESD
+    assert choose(work, PLENTY, order=(Route.CPU, Route.TILED)).route is Route.CPU
+    assert choose(work, PLENTY, order=(Route.OFFLOAD,)).route is Route.OFFLOAD
+    assert choose(work, full.peak_bytes - 1).route in (Route.TILED, Route.OFFLOAD)
+    # Under a budget that no exact way on the device meets, the CPU comes before TAESD as the order says.
+    least = smallest(work, (Route.TILED, Route.OFFLOAD))
+    assert least is not None
+    small = least.peak_bytes - 1
+    assert choose(work, small).route is Route.CPU or choose(work, small, patience=1e9).route is Route.CPU
+    assert choose(work, small, patience=1e9).device == CPU
+
+
+def test_taesd_only_if_allowed_and_there() -> None:
+    tight = 10_000_000
+    slow = Rates(1.0, 1.0, 1.0, 1.0)
+    everything = tuple(Route)
+    assert all(plan.route is not Route.TAESD for plan in [choose(BIG, PLENTY, order=everything, rates=slow)])
+    with pytest.raises(PlanError, match="the least that would do"):
+        choose(BIG, tight, order=(Route.FULL, Route.TAESD))
+    with pytest.raises(PlanError, match="no TAESD"):
+        choose(BIG, PLENTY, order=(Route.TAESD,))
+    work = replace(BIG, taesd=True)
+    assert choose(work, PLENTY, order=(Route.TAESD,)).route is Route.TAESD
+    assert choose(work, 300_000_000, order=(Route.FULL, Route.TAESD)).route is Route.TAESD
+    assert choose(work, PLENTY, order=(Route.FULL, Route.TILED)).route is Route.FULL
+
+
+def test_an_exact_way_that_takes_ages_gives_way_to_taesd() -> None:
+    work = replace(BIG, taesd=True)
+    least = smallest(work, (Route.TILED, Route.OFFLOAD))
+    assert least is not None
+    tight = max(least.peak_bytes - 1, min(p.peak_bytes for p in candidates(work, Route.TAESD)))
+    order = (Route.FULL, Route.CPU, Route.TAESD)
+    assert choose(work, tight, order=order, patience=0.01).route is Route.TAESD
+    assert choose(work, tight, order=order, patience=1e9).route is Route.CPU
+    assert choose(work, tight, order=order[:2], patience=0.01).route is Route.CPU
+
+
+@pytest.mark.parametrize("work", [LITTLE, BIG, replace(LITTLE, operation="encode")])
+@pytest.mark.parametrize("order", [(Route.FULL,), (Route.TILED,), (Route.FULL, Route.TILED, Route.OFFLOAD)])
+def test_the_least_that_would_do_does(work: Work, order: tuple[Route, ...]) -> None:
+    with pytest.raises(PlanError) as error:
+        choose(work, 1000, order=order)
+    match = re.search(
+        r"^1\.0 KB is not enough for .*the least that would do is ([\d.]+ \w+) \(", str(error.value)
+    )
+    assert match is not None
+    plan = choose(work, in_bytes(match[1]), order=order)
+    least = smallest(work, order)
+    assert least is not None
+    assert plan.peak_bytes == least.peak_bytes
+    with pytest.raises(PlanError):
+        choose(work, least.peak_bytes - 1, order=order)
+
+
+def test_the_cpu_route_has_its_own_budget() -> None:
+    order = (Route.CPU,)
+    assert choose(BIG, 1000, order=order).device == CPU
+    assert choose(BIG, 1000, order=order).dtype == FP32
+    with pytest.raises(PlanError):
+        choose(BIG, PLENTY, order=order, cpu_free_bytes=1000)
+
+
+def test_reason_is_one_line() -> None:
+    full = choose(BIG, PLENTY)
+    assert full.reason == f"{full.describe()}: needs {size_text(full.peak_bytes)} of {size_text(PLENTY)} free"
+    tiled = choose(BIG, full.peak_bytes * 2 // 3)
+    assert tiled.reason == (
+        f"{tiled.describe()}: needs {size_text(tiled.peak_bytes)} of {size_text(full.peak_bytes * 2 // 3)} free"
+        f"; full would need {size_text(full.peak_bytes)}"
+    )
+    assert f", {tiled.band_rows}-row bands" in tiled.describe()
+    assert "of main memory" in choose(BIG, 1000, order=(Route.CPU,)).reason
+
+
+def test_weights_that_cannot_do_it() -> None:
+    half = AutoencoderKLConfig(ch=32, ch_mult=(1,), num_res_blocks=1, has_encoder=False)
+    with pytest.raises(PlanError, match="only a decoder"):
+        choose(replace(LITTLE, config=half, operation="encode"), PLENTY)
+    half = AutoencoderKLConfig(ch=32, ch_mult=(1,), num_res_blocks=1, has_decoder=False)
+    with pytest.raises(PlanError, match="only an encoder"):
+        choose(replace(LITTLE, config=half), PLENTY)
+
+
+def test_weights_elsewhere_cost_memory() -> None:
+    here, there = (choose(replace(BIG, resident=resident), PLENTY) for resident in (True, False))
+    assert there.peak_bytes > here.peak_bytes
+
+
+@given(size=st.integers(0, 10**13))
+def test_size_text(size: int) -> None:
+    assert in_bytes(size_text(size, up=True)) >= size
+    assert in_bytes(size_text(size, up=True)) <= 1.1 * size + 1
+    assert abs(in_bytes(size_text(size)) - size) <= 0.05 * size
+
+
+def test_names() -> None:
+    assert [dtype_name(dtype) for dtype in (FP32, torch.float16, BF16)] == ["fp32", "fp16", "bf16"]
+    assert dtype_name(torch.float64) == "torch.float64"
+    assert [size_text(size) for size in (12, 1500, 2_340_000, 345_600_000, 1_600_000_000)] == [
+        "12 bytes",
+        "1.5 KB",
+        "2.3 MB",
+        "346 MB",
+        "1.6 GB",
+    ]
