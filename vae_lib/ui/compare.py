@@ -7,6 +7,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,11 +15,11 @@ from PIL import Image
 from torch import Tensor
 
 from vae_lib.checkpoints import FAMILIES, Family, LoadedVAE, load_vae
-from vae_lib.decode import DEFAULT_ORDER, Ladder, PeakMemory, Route, size_text
+from vae_lib.decode import DEFAULT_ORDER, Ladder, PeakMemory, Route
 from vae_lib.errors import Cancelled, InputError, VAEGuardError
 from vae_lib.networks import TAESD, AutoencoderKL
 from vae_lib.ui.backend import Backend, VAEFile
-from vae_lib.ui.memory import seconds_text, title
+from vae_lib.ui.memory import title
 
 AUTO = "Automatic"
 ORIGINAL = "original"
@@ -323,4 +324,5 @@ def _unit(picture: Tensor) -> Tensor:
 
 
 def caption(cell: Cell) -> str:
-    return f"{cell.title}: {seconds_text(cell.seconds)}, {size_text(cell.peak_bytes)}"
+    """A short title."""
+    return f"{Path(cell.vae).stem}, {cell.route}"

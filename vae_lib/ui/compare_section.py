@@ -87,7 +87,6 @@ class CompareSection:
                     label="Pictures",
                     columns=3,
                     object_fit="contain",
-                    height=380,
                     visible=False,
                     elem_id="vg_gallery",
                 )

@@ -66,7 +66,8 @@ CSS = """
 @media (max-width: 640px) {
   .vg.vg.vg table, .vg.vg.vg tbody { display: block; }
   .vg.vg.vg thead { display: none; }
-  .vg.vg.vg tbody tr { display: grid; grid-template-columns: 1fr 1fr; padding: 7px 10px;
+  .vg.vg.vg .vg-plot { font-size: 22px; }
+  .vg.vg.vg tbody tr { display: grid; grid-template-columns: 1fr 1fr; column-gap: 10px; padding: 7px 10px;
     border-bottom: 1px solid var(--border-color-primary); }
   .vg.vg.vg tbody tr:last-child { border-bottom: 0; }
   .vg.vg.vg td, .vg.vg.vg td.vg-num { border: 0; padding: 1px 0; text-align: left; white-space: normal; min-width: 0; }
@@ -110,7 +111,9 @@ def table(
 ) -> str:
     """A table; on a narrow screen each row becomes a card, its cells labelled by ``head``."""
     body = []
+    kinds: list[str] = []
     for number, row in enumerate(rows):
+        kinds = max(kinds, [kind for _, kind in row], key=lambda found: found.count("vg-num"))
         cells = "".join(
             f'<td class="{kind}" data-label="{escape(label)}">{html}</td>'
             for label, (html, kind) in zip(head, row, strict=False)
@@ -118,7 +121,10 @@ def table(
         body.append(f"<tr{' class=vg-chosen' if number == chosen else ''}>{cells}</tr>")
     if not body:
         return page(f'<p class="vg-dim">{escape(empty)}</p>')
-    heads = "".join(f"<th>{escape(label)}</th>" for label in head)
+    heads = "".join(
+        f'<th class="{"vg-num" if kind == "vg-num" else ""}">{escape(label)}</th>'
+        for label, kind in zip(head, kinds, strict=False)
+    )
     return page(
         f'<div class="vg-scroll"><table><thead><tr>{heads}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'
     )

@@ -175,7 +175,7 @@ def seconds_text(seconds: float) -> str:
 
 def plot(curves: Mapping[Route, Curve], usable: int, side: float) -> str:
     """Needed memory against the side of a square picture, both logarithmic, with the line of what is usable."""
-    left, right, top, bottom, width, height = 62, 14, 12, 38, 720, 320
+    left, right, top, bottom, width, height = 92, 30, 12, 56, 720, 340
     x_low, x_high = 256, 8192
     values = [usable, *(c(x) for c in curves.values() for x in (x_low, x_high))]
     y_low = 10 ** floor(log10(max(1e6, min(values))))
@@ -192,7 +192,7 @@ def plot(curves: Mapping[Route, Curve], usable: int, side: float) -> str:
     for x in (256, 512, 1024, 2048, 4096, 8192):
         parts.append(
             f'<line class="vg-grid" x1="{at_x(x):.1f}" x2="{at_x(x):.1f}" y1="{top}" y2="{height - bottom}"/>'
-            f'<text x="{at_x(x):.1f}" y="{height - bottom + 16}" text-anchor="middle">{x}</text>'
+            f'<text x="{at_x(x):.1f}" y="{height - bottom + 22}" text-anchor="middle">{x}</text>'
         )
     y = y_low
     while y <= y_high:
@@ -220,7 +220,7 @@ def plot(curves: Mapping[Route, Curve], usable: int, side: float) -> str:
         )
     middle = left + (width - left - right) / 2
     parts.append(
-        f'<text x="{middle}" y="{height - 4}" text-anchor="middle">side of a square picture, pixels</text>'
+        f'<text x="{middle}" y="{height - 7}" text-anchor="middle">side of a square picture, pixels</text>'
     )
     keys = "".join(
         f'<span><i style="background:{COLOURS[route]}"></i>{title(route)}</span>'

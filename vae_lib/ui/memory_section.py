@@ -34,11 +34,11 @@ class MemorySection:
         standard = list(_STANDARD)
         devices = [str(device) for device in backend.devices()]
         with gr.Row():
-            self.width = gr.Number(width, label="Width", precision=0, minimum=64, maximum=memory.LARGEST, step=64,
+            self.width = gr.Number(width, label="Width", precision=0, step=64,
                                    min_width=90, elem_id="vg_width")  # fmt: skip
-            self.height = gr.Number(height, label="Height", precision=0, minimum=64, maximum=memory.LARGEST, step=64,
+            self.height = gr.Number(height, label="Height", precision=0, step=64,
                                     min_width=90, elem_id="vg_height")  # fmt: skip
-            self.dtype = gr.Dropdown(list(_DTYPES), value=dtype_name(backend.dtype()), label="Computed in",
+            self.dtype = gr.Dropdown(list(_DTYPES), value=dtype_name(backend.dtype()), label="Type",
                                      min_width=90, elem_id="vg_dtype")  # fmt: skip
             self.operation = gr.Dropdown(["decode", "encode"], value="decode", label="Work", min_width=110)
             self.device = gr.Dropdown(devices, value=devices[0], label="Device", min_width=110,
