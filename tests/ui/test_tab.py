@@ -1,0 +1,326 @@
+"""The VAE tab by itself, in a real browser, on a folder of small VAEs."""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import shutil
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from tests.hub.conftest import vae_bytes
+from tests.hub.hub_server import HubServer, running_hub
+from vae_lib.networks import TAESD, AutoencoderKL, AutoencoderKLConfig
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+ARGUMENTS = (
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+)  # fmt: skip
+BUNDLED = Path(__file__).parents[2] / "vae_lib" / "data" / "vae_guard_tiny.safetensors"
+
+if CHROMIUM is None and os.environ.get("CI") != "true":
+    pytest.skip("no Chromium here; the browser tests run in CI", allow_module_level=True)
+
+pytest.importorskip("gradio")
+from playwright.sync_api import Browser, Page, expect, sync_playwright  # noqa: E402
+
+# A row of the table of files, by the file's name.
+ROW = "#vg_files tbody tr"
+
+
+@dataclass
+class Site:
+    """The app under test: where it is, its folder, and the hub that it downloads from."""
+
+    address: str
+    folder: Path
+    hub: HubServer
+
+
+def diffusers_state(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The same weights under the keys of diffusers' ``AutoencoderKL``."""
+    levels = 1 + max(int(key.split(".")[2]) for key in state if key.startswith("encoder.down."))
+
+    def up(match: re.Match[str]) -> str:
+        return f"decoder.up_blocks.{levels - 1 - int(match[1])}."
+
+    renamed = {}
+    for key, tensor in state.items():
+        name = re.sub(r"encoder\.down\.(\d+)\.", r"encoder.down_blocks.\1.", key)
+        name = re.sub(r"decoder\.up\.(\d+)\.", up, name)
+        for ours, theirs in (
+            (".mid.block_1.", ".mid_block.resnets.0."),
+            (".mid.block_2.", ".mid_block.resnets.1."),
+            (".mid.attn_1.norm.", ".mid_block.attentions.0.group_norm."),
+            (".mid.attn_1.q.", ".mid_block.attentions.0.to_q."),
+            (".mid.attn_1.k.", ".mid_block.attentions.0.to_k."),
+            (".mid.attn_1.v.", ".mid_block.attentions.0.to_v."),
+            (".mid.attn_1.proj_out.", ".mid_block.attentions.0.to_out.0."),
+            (".block.", ".resnets."),
+            (".nin_shortcut.", ".conv_shortcut."),
+            (".downsample.", ".downsamplers.0."),
+            (".upsample.", ".upsamplers.0."),
+            (".norm_out.", ".conv_norm_out."),
+        ):
+            name = name.replace(ours, theirs)
+        is_linear = ".attentions.0.to_" in name and name.endswith("weight")
+        renamed[name] = (tensor.flatten(1) if is_linear else tensor).contiguous()
+    return renamed
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("vaes")
+    torch.manual_seed(0)
+    state = {
+        key: tensor.detach()
+        for key, tensor in AutoencoderKL(AutoencoderKLConfig(ch=32, num_res_blocks=1)).state_dict().items()
+    }
+    sdxl = {"modelspec.architecture": "stable-diffusion-xl-v1-base"}
+    save_file(state, folder / "plain.safetensors", metadata=sdxl)
+    save_file(diffusers_state(state), folder / "from_diffusers.safetensors")
+    halves = {key: tensor.detach().half() for key, tensor in TAESD(4).state_dict().items()}
+    save_file(halves, folder / "taesd.safetensors")
+    decoder_only = {key: t for key, t in state.items() if not key.startswith(("encoder.", "quant_conv."))}
+    save_file(decoder_only, folder / "decoder_only.safetensors")
+    (folder / "page.safetensors").write_text("<!DOCTYPE html><html><body>Log in</body></html>")
+    (folder / "<img src=x onerror=alert(1)>.safetensors").write_bytes(b"")
+    shutil.copy(BUNDLED, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def site(folder: Path) -> Iterator[Site]:
+    import huggingface_hub.constants
+
+    from vae_lib.ui import standalone
+    from vae_lib.ui.app import launch
+
+    with running_hub() as hub, pytest.MonkeyPatch.context() as patch:
+        manager = functools.partial(standalone.DownloadManager, endpoint=hub.endpoint)
+        patch.setattr(standalone, "DownloadManager", manager)
+        patch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+        patch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_IMPLICIT_TOKEN", True)
+        patch.delenv("HF_TOKEN", raising=False)
+        for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"):
+            patch.delenv(name, raising=False)
+        hub.add("acme/good", {"good.safetensors": vae_bytes(seed=1)})
+        hub.add("acme/two", {"vae_a.safetensors": vae_bytes(seed=2), "vae_b.safetensors": vae_bytes(seed=3)})
+        hub.add("acme/pickle", {"old.ckpt": b"not looked at without consent"})
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        app = launch(folder, port=port, open_browser=False, block=False)
+        yield Site(f"http://127.0.0.1:{port}/", folder, hub)
+        app.server.force_exit = True  # not waiting for browsers that keep their connections
+        app.close()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    assert CHROMIUM is not None, "CI must have Chromium: .ci/run installs it"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(ARGUMENTS))
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Browser, site: Site) -> Iterator[Page]:
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page.set_default_timeout(20_000)
+    expect.set_options(timeout=20_000)
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto(site.address)
+    expect(page.locator(ROW, has_text="plain.safetensors")).to_be_visible()
+    yield page
+    page.close()
+    assert not errors
+
+
+def open_section(page: Page, name: str) -> None:
+    page.locator("#vg_tabs > .tab-nav button", has_text=name).click()
+
+
+def choose_vaes(page: Page, *names: str) -> None:
+    field = page.locator("#vg_vaes input")
+    field.click()
+    expect(page.locator("#vg_vaes ul.options")).to_contain_text(names[0])
+    for name in names:
+        field.fill(name)
+        page.locator("#vg_vaes ul.options li", has_text=re.compile(rf"^\W*{re.escape(name)}\s*$")).click()
+    field.press("Escape")
+
+
+def overflow(page: Page) -> int:
+    """Pixels by which the page is wider than the window."""
+    return int(page.evaluate("document.documentElement.scrollWidth - window.innerWidth"))
+
+
+def test_files_are_listed_with_what_they_are(page: Page) -> None:
+    plain = page.locator(ROW, has_text="plain.safetensors")
+    expect(plain).to_contain_text("SDXL")
+    expect(plain).to_contain_text("by its metadata")
+    expect(plain.locator(".vg-mono")).to_have_text(re.compile("^[0-9a-f]{10}$"))  # hashed in the background
+    expect(page.locator(ROW, has_text="from_diffusers")).to_contain_text("diffusers")
+    expect(page.locator(ROW, has_text="from_diffusers")).to_contain_text("SD1, SD2 or SDXL")
+    expect(page.locator(ROW, has_text="taesd.safetensors").locator(".vg-chip")).to_have_text("TAESD")
+    expect(page.locator(ROW, has_text="page.safetensors")).to_contain_text("is a web page, not weights")
+    expect(page.locator(ROW, has_text="<img src=x")).to_contain_text("is empty")
+    expect(page.locator(ROW)).to_have_count(8)  # the bundled file's copy is another file
+
+
+def test_details_and_using_one_without_the_webui(page: Page) -> None:
+    page.locator("#vg_use").click()
+    expect(page.locator(".prose#vg_said")).to_contain_text("Choose a VAE in the table first")
+    page.get_by_role("button", name="plain.safetensors", exact=True).click()
+    details = page.locator(".prose#vg_details")
+    expect(details).to_contain_text("4 channels, scaling factor 0.13025")
+    expect(details).to_contain_text(re.compile("[0-9a-f]{64}"))
+    expect(page.locator("tr.vg-chosen")).to_contain_text("plain.safetensors")
+    page.locator("#vg_use").click()
+    expect(page.locator(".prose#vg_said")).to_contain_text("Stable Diffusion WebUI")
+    page.get_by_role("button", name="page.safetensors", exact=True).click()
+    expect(details).to_contain_text("download it again")
+
+
+def test_refresh_shows_a_new_file_and_drops_a_deleted_one(page: Page, site: Site) -> None:
+    new = site.folder / "sub" / "new.safetensors"
+    new.parent.mkdir()
+    new.write_bytes(vae_bytes(seed=9))
+    page.locator("#vg_refresh").click()
+    expect(page.locator(ROW, has_text="sub/new.safetensors")).to_be_visible()
+    shutil.rmtree(new.parent)
+    page.locator("#vg_refresh").click()
+    expect(page.locator(ROW, has_text="sub/new.safetensors")).to_have_count(0)
+
+
+def test_compare_a_picture(page: Page, tmp_path: Path) -> None:
+    Image.linear_gradient("L").resize((70, 64)).convert("RGB").save(tmp_path / "picture.png")
+    open_section(page, "Compare")
+    clear = page.locator("#vg_picture button[aria-label=Clear]")
+    clear.click()
+    page.locator("#vg_picture input[type=file]").set_input_files(tmp_path / "picture.png")
+    expect(page.locator("#vg_picture img")).to_be_visible()
+    choose_vaes(page, "vae_guard_tiny.safetensors", "taesd.safetensors", "decoder_only.safetensors")
+    page.locator("#vg_compare").click()
+    expect(page.locator(".prose#vg_status")).to_contain_text("3 of 5 decoded; the table says why")
+    results = page.locator("#vg_results tbody tr")
+    expect(results).to_have_count(5)
+    tiny = results.filter(has_text="vae_guard_tiny")
+    expect(tiny).to_have_count(2)
+    expect(tiny.first).to_contain_text("dB")
+    expect(tiny.first).to_contain_text(re.compile(r"\d (MB|KB)"))
+    expect(results.filter(has_text="decoder_only").first).to_contain_text("holds only a decoder")
+    expect(page.locator("#vg_gallery")).to_contain_text("original")
+    expect(page.locator(".prose#vg_difference_said")).to_contain_text("original and")
+    expect(page.locator("#vg_difference img")).to_be_visible()
+    # two routes of one VAE give the same picture, and the difference view says so
+    page.locator("#vg_one input").click()
+    page.locator("#vg_one ul.options li", has_text="vae_guard_tiny.safetensors, Automatic").click()
+    page.locator("#vg_other input").click()
+    page.locator("#vg_other ul.options li", has_text="vae_guard_tiny.safetensors, Tiled").click()
+    said = page.locator(".prose#vg_difference_said")
+    expect(said).to_contain_text("Automatic and")
+    expect(said).to_contain_text(re.compile(r"identical|PSNR (\d{3}|[89]\d)"))
+
+
+def test_compare_latents_and_what_can_go_wrong(page: Page, tmp_path: Path) -> None:
+    open_section(page, "Compare")
+    page.get_by_label("A latents file").check()
+    page.locator("#vg_compare").click()
+    expect(page.locator(".prose#vg_status")).to_contain_text("Upload a latents file first")
+    save_file({"latents": torch.randn(1, 4, 8, 8)}, tmp_path / "four.safetensors")
+    page.locator("#vg_latents input[type=file]").set_input_files(tmp_path / "four.safetensors")
+    expect(page.locator("#vg_latents")).to_contain_text("four.safetensors")
+    page.locator("#vg_compare").click()
+    expect(page.locator(".prose#vg_status")).to_contain_text("Choose at least one VAE")
+    choose_vaes(page, "from_diffusers.safetensors", "plain.safetensors")
+    page.get_by_label("Tiled", exact=True).uncheck()
+    page.locator("#vg_compare").click()
+    expect(page.locator(".prose#vg_status")).to_contain_text("2 decoded")
+    results = page.locator("#vg_results tbody tr")
+    expect(results.filter(has_text="from_diffusers")).to_contain_text("scaling factor of SD1 was taken")
+    expect(results.filter(has_text="plain")).to_contain_text("PSNR")
+    page.get_by_label("Last latents").check()
+    page.locator("#vg_compare").click()
+    expect(page.locator(".prose#vg_status")).to_contain_text("no latents of an earlier picture")
+
+
+def test_memory_of_a_size(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vae_lib.ui.standalone.free_bytes", lambda device: 2_000_000_000)
+    open_section(page, "Memory")
+    expect(page.locator(".prose#vg_bar")).to_contain_text("needed")
+    expect(page.locator("#vg_plot svg polyline")).to_have_count(4)
+    expect(page.locator(".prose#vg_plot")).to_contain_text("usable now: 2.0 GB")
+    routes = page.locator("#vg_routes tbody tr")
+    expect(routes).to_have_count(4)
+    expect(routes.filter(has_text="Tiled + RAM")).to_contain_text(re.compile(r"\d+ × \d+"))
+    page.locator("#vg_width input").fill("2048")
+    page.locator("#vg_height input").fill("2048")
+    expect(routes.first).to_contain_text("does not fit")
+    expect(page.locator(".prose#vg_plan")).to_contain_text("full would need 4.4 GB")
+    page.locator("#vg_width input").fill("3")
+    expect(page.locator(".prose#vg_plan")).to_contain_text("The width must be")
+
+
+def test_download_from_a_repository(page: Page, site: Site) -> None:
+    open_section(page, "Downloads")
+    page.get_by_role("button", name="sdxl-vae-fp16-fix").click()
+    expect(page.locator("#vg_reference textarea, #vg_reference input")).to_have_value("sdxl-vae-fp16-fix")
+    expect(page.locator(".prose#vg_catalog")).to_contain_text("MIT")
+
+    reference = page.locator("#vg_reference textarea, #vg_reference input")
+    newest = page.locator("#vg_job_0")
+    site.hub.fault("CDN GET .*good", rate=300_000)
+    reference.fill("acme/good")
+    page.locator("#vg_download").click()
+    expect(newest).to_contain_text("/s, ")  # speed and time left
+    newest.get_by_role("button", name="Cancel").click()
+    expect(newest).to_contain_text("cancelled")
+    expect(page.locator(".prose#vg_unfinished")).to_contain_text("acme/good")
+    page.locator("#vg_download").click()
+    expect(newest).to_contain_text("good.safetensors is downloaded and verified")
+    newest.get_by_role("button", name="Use it now").click()
+    expect(page.locator(".prose#vg_download_said")).to_contain_text("Stable Diffusion WebUI")
+
+    reference.fill("acme/two")
+    page.locator("#vg_download").click()
+    expect(newest).to_contain_text("several files")
+    page.locator("#vg_choice input").click()
+    page.locator("#vg_choice ul.options li", has_text="vae_b").click()
+    expect(reference).to_have_value("acme/two/vae_b.safetensors")
+    page.locator("#vg_download").click()
+    expect(newest).to_contain_text("vae_b.safetensors is downloaded and verified")
+
+    reference.fill("acme/pickle")
+    page.locator("#vg_download").click()
+    expect(newest).to_contain_text("is a pickle")
+    expect(newest).to_contain_text("Allow pickles")
+
+    open_section(page, "Files")
+    expect(page.locator(ROW, has_text="good.safetensors")).to_be_visible()
+    expect(page.locator(ROW, has_text="vae_b.safetensors")).to_be_visible()
+
+
+@pytest.mark.parametrize(("width", "theme"), [(390, "light"), (390, "dark"), (1280, "dark")])
+def test_every_section_fits_the_screen(browser: Browser, site: Site, width: int, theme: str) -> None:
+    page = browser.new_page(viewport={"width": width, "height": 844})
+    page.goto(f"{site.address}?__theme={theme}")
+    expect(page.locator(ROW, has_text="plain.safetensors")).to_be_visible(timeout=20_000)
+    for section in ("Files", "Compare", "Memory", "Downloads"):
+        open_section(page, section)
+        assert overflow(page) <= 0, section
+    is_dark = page.evaluate("document.body.classList.contains('dark')")
+    assert is_dark == (theme == "dark")
+    page.close()
