@@ -158,6 +158,9 @@ def redecode_for_page(gallery: Any) -> tuple[Any, str]:
         )  # fmt: skip
         shown.append(image)
     before = [item["name"] if isinstance(item, dict) else item for item in gallery or []]
+    before = [
+        item.split("?")[0] if isinstance(item, str) else item for item in before
+    ]  # the host adds a time
     return [*shown, *before], plaintext_to_html(pictures[0][1])
 
 

@@ -23,7 +23,7 @@ def tell(message: str, *, warning: bool = False, page: bool = True) -> None:
     if current is not None:
         current.comment(f"VAE Guard: {message}")
     if page:
-        _to_page(message, warning)
+        _to_page(f"VAE Guard: {message}", warning)
 
 
 def tell_once(key: str, message: str, *, warning: bool = True) -> None:
