@@ -35,18 +35,19 @@ class VAEGuardScript(scripts.Script):
     def ui(self, is_img2img: bool) -> list[Any]:
         default = request.Request()
         tab = "img2img" if is_img2img else "txt2img"
-        with gr.Accordion(TITLE, open=False, elem_id=f"{tab}_vae_guard"), gr.Row():
-            fallback = gr.Checkbox(
-                default.fallback, label="Auto fallback", elem_id=self.elem_id("fallback"), min_width=120
-            )
-            decode_by = gr.Dropdown(
-                list(request.DECODE_BY), value=default.decode_by, label="Decode by",
-                elem_id=self.elem_id("decode_by"), min_width=120,
-            )  # fmt: skip
-            threshold = gr.Number(
-                default.threshold, label="Threshold in GB (0: as in the settings)", minimum=0,
-                maximum=request.LARGEST_THRESHOLD, elem_id=self.elem_id("threshold"), min_width=120,
-            )  # fmt: skip
+        with gr.Accordion(TITLE, open=False, elem_id=f"{tab}_vae_guard"):
+            with gr.Row():
+                fallback = gr.Checkbox(
+                    default.fallback, label="Auto fallback", elem_id=self.elem_id("fallback"), min_width=120
+                )
+                decode_by = gr.Dropdown(
+                    list(request.DECODE_BY), value=default.decode_by, label="Decode by",
+                    elem_id=self.elem_id("decode_by"), min_width=120,
+                )  # fmt: skip
+                threshold = gr.Number(
+                    default.threshold, label="Threshold in GB (0: as in the settings)", minimum=0,
+                    maximum=request.LARGEST_THRESHOLD, elem_id=self.elem_id("threshold"), min_width=120,
+                )  # fmt: skip
             self._again = gr.Button(
                 "Decode again in full", elem_id=f"{tab}_vae_guard_again", elem_classes=["vae-guard-again"]
             )
@@ -63,6 +64,7 @@ class VAEGuardScript(scripts.Script):
             wanted = request.from_args(args)
         except InputError as error:
             notices.tell(f"{error} The defaults are used.", warning=True)
+            p.comment(f"VAE Guard: {error} The defaults are used.")
             wanted = request.Request()
         # XYZ axes set theirs on p, a copy for each cell.
         p.vae_guard = request.merged(wanted, getattr(p, "vae_guard_axes", {}))
