@@ -1,0 +1,441 @@
+"""The engine gives the plain network's picture, whatever the size, the bands and the options."""
+
+from __future__ import annotations
+
+import gc
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from tests.decode.helpers import (
+    BF16,
+    CPU,
+    FP16,
+    FP32,
+    FP64,
+    SD,
+    SMALL,
+    circular,
+    distance,
+    images,
+    latents_for,
+    network,
+    run_decode,
+    run_encode,
+    sd3_like,
+)
+from vae_lib.checkpoints import load_vae
+from vae_lib.decode import Tiling, decode, encode_moments
+from vae_lib.errors import Cancelled, CheckpointError, PlanError
+from vae_lib.networks import AutoencoderKL, AutoencoderKLConfig
+
+BUNDLED = Path(__file__).parents[2] / "vae_lib" / "data" / "vae_guard_tiny.safetensors"
+
+CONFIGS = (
+    SMALL,
+    SD,
+    AutoencoderKLConfig(ch=32, ch_mult=(1,), num_res_blocks=1),
+    AutoencoderKLConfig(ch=64, ch_mult=(1,), num_res_blocks=3),
+    AutoencoderKLConfig(ch=64, ch_mult=(1, 2), num_res_blocks=1, z_channels=5, embed_dim=3),
+    sd3_like(ch=32, ch_mult=(1, 2), num_res_blocks=2),
+    sd3_like(ch=64, ch_mult=(1, 2), num_res_blocks=1),
+    AutoencoderKLConfig(ch=32, ch_mult=(2, 1, 3), num_res_blocks=1, use_quant_conv=False),
+)
+
+tilings = st.builds(
+    Tiling,
+    band_bytes=st.integers(8, 22).map(lambda power: 1 << power),
+    recompute=st.integers(0, 4),
+    offload=st.booleans(),
+    attention_bytes=st.sampled_from([1, 1 << 12, 1 << 16, 32 << 20]),
+)
+sides = st.tuples(st.integers(1, 14), st.integers(1, 14)) | st.sampled_from([(1, 40), (40, 1)])
+sides = sides.filter(lambda size: size != (1, 1))  # there PyTorch's norm refuses one value per group
+
+
+def assert_exact(
+    result: Tensor, plain: Callable[[AutoencoderKL, Tensor], Tensor], pair: tuple, source: Tensor
+) -> None:
+    """As near to the network in float64 as the plain network in float32 is, give or take the order of sums.
+
+    Where a norm sees next to no variance (few pixels, one channel per group) both lose digits: hence the comparison.
+    """
+    vae, vae64 = pair
+    exact = plain(vae64, source.double())
+    allowed = 1e-5 + 4 * distance(plain(vae, source.float()), exact)
+    assert allowed < 5e-3  # else this would prove nothing
+    assert distance(result, exact) <= allowed
+
+
+def networks(config: AutoencoderKLConfig, wrap: bool) -> tuple[AutoencoderKL, AutoencoderKL]:
+    """The plain network in float32 and in float64."""
+    pair = network(config), network(config, FP64)
+    return tuple(map(circular, pair)) if wrap else pair  # type: ignore[return-value]
+
+
+def plain_decode(vae: AutoencoderKL, latents: Tensor) -> Tensor:
+    return vae.decode(latents)
+
+
+def plain_encode(vae: AutoencoderKL, pictures: Tensor) -> Tensor:
+    return torch.cat(vae.encode_moments(pictures), 1)
+
+
+@settings(max_examples=30)
+@given(
+    config=st.sampled_from(CONFIGS), size=sides, tiling=tilings, wrap=st.booleans(), batch=st.integers(1, 2)
+)
+def test_decode_is_the_plain_networks(
+    config: AutoencoderKLConfig, size: tuple[int, int], tiling: Tiling, wrap: bool, batch: int
+) -> None:
+    latents = latents_for(config, *size, batch)
+    picture = run_decode(network(config), latents, tiling, wrap=wrap)
+    assert_exact(picture, plain_decode, networks(config, wrap), latents)
+
+
+@settings(max_examples=30)
+@given(
+    config=st.sampled_from(CONFIGS),
+    size=sides,
+    extra=st.tuples(st.integers(0, 7), st.integers(0, 7)),
+    tiling=tilings,
+    wrap=st.booleans(),
+    batch=st.integers(1, 2),
+)
+def test_encode_is_the_plain_networks(
+    config: AutoencoderKLConfig,
+    size: tuple[int, int],
+    extra: tuple[int, int],
+    tiling: Tiling,
+    wrap: bool,
+    batch: int,
+) -> None:
+    """Mean and log-variance, also of pictures whose sides are no multiples of the downscale."""
+    scale = config.downscale
+    pictures = images(*(n * scale + more % scale for n, more in zip(size, extra, strict=True)), batch)
+    moments = torch.cat(run_encode(network(config), pictures, tiling, wrap=wrap), 1)
+    assert_exact(moments, plain_encode, networks(config, wrap), pictures)
+
+
+@pytest.mark.parametrize("recompute", range(3))
+@pytest.mark.parametrize("wrap", [False, True])
+def test_winograd_within_the_network(recompute: int, wrap: bool) -> None:
+    """Wide and large enough that the fast algorithm is chosen, with bands that do not divide the picture."""
+    config = AutoencoderKLConfig(ch=64, ch_mult=(1, 1), num_res_blocks=1)
+    latents = latents_for(config, 49, 43)
+    picture = run_decode(network(config), latents, Tiling(1 << 18, recompute), wrap=wrap)
+    assert_exact(picture, plain_decode, networks(config, wrap), latents)
+    pictures = images(97, 85)
+    moments = torch.cat(run_encode(network(config), pictures, Tiling(1 << 18, recompute), wrap=wrap), 1)
+    assert_exact(moments, plain_encode, networks(config, wrap), pictures)
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-6, 1e3])
+@pytest.mark.parametrize("offset", [0.0, 30.0])
+def test_flat_and_extreme_latents(scale: float, offset: float) -> None:
+    """A picture of one colour leaves the norms almost no variance, large latents a great deal."""
+    latents = latents_for(SD, 7, 9) * scale + offset
+    picture = run_decode(network(SD), latents, Tiling(1 << 14, 1))
+    assert_exact(picture, plain_decode, (network(SD), network(SD, FP64)), latents)
+
+
+def test_latents_of_any_dtype_and_layout() -> None:
+    latents = latents_for(SMALL, 6, 5, 2)
+    wanted = run_decode(network(), latents, Tiling(1 << 13))
+    assert torch.equal(run_decode(network(), latents.double(), Tiling(1 << 13)), wanted)
+    for other in (
+        latents.contiguous(memory_format=torch.channels_last),
+        latents.transpose(2, 3).contiguous().transpose(2, 3),
+        torch.cat([latents, latents], 3)[..., :5],
+        latents.flip(0).flip(0),
+    ):
+        assert torch.equal(run_decode(network(), other, Tiling(1 << 13)), wanted)
+    half = latents.half()
+    assert torch.equal(
+        run_decode(network(), half, Tiling(1 << 13)), run_decode(network(), half.float(), Tiling(1 << 13))
+    )
+
+
+def test_input_and_weights_are_left_alone() -> None:
+    vae, latents = network(), latents_for(SMALL, 6, 5)
+    before = {name: weight.clone() for name, weight in vae.state_dict().items()}
+    source = latents.clone()
+    for dtype in (FP32, BF16):
+        run_decode(vae, source, Tiling(1 << 12, 2), dtype)
+        run_encode(vae, images(12, 10), Tiling(1 << 12, 2), dtype)
+    assert torch.equal(source, latents)
+    assert all(torch.equal(weight, before[name]) for name, weight in vae.state_dict().items())
+    assert all(weight.dtype == FP32 for weight in vae.parameters())
+
+
+def test_pictures_of_a_batch_do_not_mix() -> None:
+    latents = latents_for(SMALL, 5, 6, 3) * torch.tensor([1.0, 50.0, 0.01]).view(3, 1, 1, 1)
+    together = run_decode(network(), latents, Tiling(1 << 12))
+    alone = [run_decode(network(), item[None], Tiling(1 << 12)) for item in latents]
+    assert torch.equal(together, torch.cat(alone))
+
+
+def test_results_need_no_gradient_and_the_grad_mode_is_kept() -> None:
+    vae = AutoencoderKL(SMALL)  # parameters that require gradients
+    latents = latents_for(SMALL, 3, 3).requires_grad_()
+    assert not run_decode(vae, latents, Tiling(1 << 12)).requires_grad
+    assert torch.is_grad_enabled()
+    with torch.inference_mode():
+        run_decode(vae, latents.detach(), Tiling(1 << 12))
+
+
+def test_weights_that_cannot_do_it() -> None:
+    config = AutoencoderKLConfig(ch=32, ch_mult=(1,), num_res_blocks=1, has_encoder=False)
+    with pytest.raises(CheckpointError, match="only a decoder"):
+        run_encode(AutoencoderKL(config), images(8, 8), Tiling(1 << 12))
+    config = AutoencoderKLConfig(ch=32, ch_mult=(1,), num_res_blocks=1, has_decoder=False)
+    with pytest.raises(CheckpointError, match="only an encoder"):
+        run_decode(AutoencoderKL(config), latents_for(config, 8, 8), Tiling(1 << 12))
+
+
+# Half precision: no further from the float32 picture than diffusers in that dtype
+
+
+def _diffusers(vae: AutoencoderKL, dtype: torch.dtype) -> torch.nn.Module:
+    diffusers = pytest.importorskip("diffusers")
+    config = vae.config
+    levels = len(config.ch_mult)
+    theirs = diffusers.AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+        block_out_channels=config.widths,
+        layers_per_block=config.num_res_blocks,
+        latent_channels=config.z_channels,
+        use_quant_conv=config.use_quant_conv,
+        use_post_quant_conv=config.use_post_quant_conv,
+    )
+    theirs.load_state_dict(_diffusers_keys(vae))
+    return theirs.to(dtype).eval().requires_grad_(False)
+
+
+def _diffusers_keys(vae: AutoencoderKL) -> dict[str, Tensor]:
+    """Our weights under diffusers' names."""
+    last = len(vae.config.ch_mult) - 1
+    result = {}
+    for name, weight in vae.state_dict().items():
+        part, _, rest = name.partition(".")
+        words = rest.split(".")
+        if words[0] in ("down", "up"):
+            level = int(words[1]) if words[0] == "down" else last - int(words[1])
+            kind = {"block": "resnets", "downsample": "downsamplers.0", "upsample": "upsamplers.0"}[words[2]]
+            rest = ".".join([f"{words[0]}_blocks", str(level), kind, *words[3:]])
+            rest = rest.replace("nin_shortcut", "conv_shortcut")
+        elif words[0] == "mid":
+            rest = rest.replace("mid.block_1", "mid_block.resnets.0")
+            rest = rest.replace("mid.block_2", "mid_block.resnets.1")
+            rest = rest.replace("mid.attn_1.norm", "mid_block.attentions.0.group_norm")
+            for ours, theirs in (("q", "to_q"), ("k", "to_k"), ("v", "to_v"), ("proj_out", "to_out.0")):
+                rest = rest.replace(f"mid.attn_1.{ours}.", f"mid_block.attentions.0.{theirs}.")
+            weight = weight.flatten(1) if "attentions" in rest and weight.ndim == 4 else weight
+        result[f"{part}.{rest.replace('norm_out', 'conv_norm_out')}"] = weight
+    return result
+
+
+def needs(dtype: torch.dtype) -> None:
+    """PyTorch 2.1 has no float16 convolution on CPUs."""
+    try:
+        torch.nn.functional.conv2d(torch.ones(1, 1, 3, 3, dtype=dtype), torch.ones(1, 1, 3, 3, dtype=dtype))
+    except RuntimeError as error:
+        pytest.skip(str(error))
+
+
+def _error(result: Tensor, wanted: Tensor) -> float:
+    """Root mean square: unlike the largest difference it does not hang on one pixel's luck."""
+    return float((result.double() - wanted.double()).square().mean().sqrt())
+
+
+@pytest.mark.parametrize("dtype", [FP16, BF16], ids=str)
+@pytest.mark.parametrize("tiling", [Tiling(1 << 24), Tiling(1 << 12, 2)], ids=["full", "small bands"])
+@pytest.mark.parametrize(
+    "config",
+    [
+        AutoencoderKLConfig(ch=32, ch_mult=(1, 2, 4), num_res_blocks=1),
+        AutoencoderKLConfig(ch=64, ch_mult=(1, 2), num_res_blocks=1),
+    ],
+    ids=["three levels", "wide"],
+)
+def test_half_precision_is_no_worse_than_diffusers(
+    config: AutoencoderKLConfig, tiling: Tiling, dtype: torch.dtype
+) -> None:
+    needs(dtype)
+    vae = network(config)
+    # Weights that the type can hold, so that only the arithmetic differs; seeds averaged over.
+    rounded = AutoencoderKL(config).requires_grad_(False)
+    rounded.load_state_dict({k: v.to(dtype).float() for k, v in vae.state_dict().items()})
+    theirs, half = _diffusers(rounded, dtype), network(config, dtype)
+    ours_off = theirs_off = 0.0
+    for seed in range(3):
+        latents = latents_for(config, 3, 4, seed=seed).to(dtype)
+        wanted = rounded.double().decode(latents.double())
+        rounded.float()
+        ours_off += _error(run_decode(half, latents, tiling, dtype), wanted)
+        theirs_off += _error(theirs.decode(latents).sample, wanted)
+    # Rounding noise of one picture scatters by a tenth either way between equally good orders of sums.
+    assert 0 < ours_off <= 1.1 * theirs_off
+    pictures = images(5 * config.downscale, 4 * config.downscale).to(dtype)
+    wanted = rounded.double().encode(pictures.double())
+    rounded.float()
+    theirs_off = _error(theirs.encode(pictures).latent_dist.mean, wanted)
+    assert 0 < _error(run_encode(half, pictures, tiling, dtype)[0], wanted) <= 1.2 * theirs_off
+
+
+@pytest.fixture(scope="module")
+def bundled() -> AutoencoderKL:
+    model = load_vae(BUNDLED, dtype=FP32).model
+    assert isinstance(model, AutoencoderKL)
+    return model.requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def photo() -> Tensor:
+    """A crop of the bundled photograph, (1, 3, 64, 56) in [-1, 1]."""
+    np = pytest.importorskip("numpy")
+    image = pytest.importorskip("PIL.Image").open(BUNDLED.with_name("coffee.jpg")).convert("RGB")
+    pixels = torch.from_numpy(np.asarray(image, np.float32))[100:164, 200:256]
+    return (pixels / 127.5 - 1).permute(2, 0, 1)[None]
+
+
+@pytest.mark.parametrize("offload", [False, True])
+def test_trained_weights(bundled: AutoencoderKL, photo: Tensor, offload: bool) -> None:
+    tiling = Tiling(1 << 15, 1, offload)
+    mean, log_variance = run_encode(bundled, photo, tiling)
+    wanted = bundled.encode_moments(photo)
+    assert distance(mean, wanted[0]) < 1e-4
+    assert distance(log_variance, wanted[1]) < 1e-4
+    assert distance(run_decode(bundled, mean, tiling), bundled.decode(mean)) < 1e-4
+
+
+@pytest.mark.parametrize("dtype", [FP16, BF16], ids=str)
+def test_trained_weights_in_half_precision(bundled: AutoencoderKL, photo: Tensor, dtype: torch.dtype) -> None:
+    needs(dtype)
+    latents = bundled.encode(photo)
+    wanted = bundled.decode(latents)
+    ours = run_decode(bundled, latents, Tiling(1 << 15), dtype)
+    theirs = _diffusers(bundled, dtype).decode(latents.to(dtype)).sample
+    assert 0 < _error(ours, wanted) <= 1.05 * _error(theirs, wanted)
+
+
+# Progress and cancellation
+
+
+class _Recorder:
+    def __init__(self, stop_after: int | None = None) -> None:
+        self.calls: list[tuple[int, int]] = []
+        self.stop_after = stop_after
+
+    def progress(self, done: int, total: int) -> None:
+        self.calls.append((done, total))
+
+    def cancelled(self) -> bool:
+        return self.stop_after is not None and len(self.calls) >= self.stop_after
+
+
+@settings(max_examples=15)
+@given(
+    config=st.sampled_from(CONFIGS[:3]),
+    size=st.tuples(st.integers(1, 9), st.integers(1, 5)),
+    tiling=tilings,
+    batch=st.integers(1, 3),
+    encode=st.booleans(),
+)
+def test_progress_counts_to_the_total(
+    config: AutoencoderKLConfig, size: tuple[int, int], tiling: Tiling, batch: int, encode: bool
+) -> None:
+    recorder = _Recorder()
+    if encode:
+        pictures = images(size[0] * config.downscale, size[1] * config.downscale, batch)
+        encode_moments(network(config), pictures, tiling, device=CPU, dtype=FP32, progress=recorder.progress)
+    else:
+        latents = latents_for(config, *size, batch)
+        decode(network(config), latents, tiling, device=CPU, dtype=FP32, progress=recorder.progress)
+    total = recorder.calls[0][1]
+    assert recorder.calls == [(done, total) for done in range(1, total + 1)]
+    assert total % batch == 0
+
+
+def _live_tensors() -> int:
+    gc.collect()
+    return sum(issubclass(type(thing), Tensor) for thing in gc.get_objects())
+
+
+@pytest.mark.parametrize("offload", [False, True])
+def test_cancelling_at_any_band(offload: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    vae, latents, tiling = network(), latents_for(SMALL, 4, 3), Tiling(1 << 12, offload=offload)
+    counter = _Recorder()
+    decode(vae, latents, tiling, device=CPU, dtype=FP32, progress=counter.progress)
+    total = len(counter.calls)
+    assert total > 20
+    before = _live_tensors()
+    for stop_after in range(1, total):
+        recorder = _Recorder(stop_after)
+        with pytest.raises(Cancelled):
+            decode(
+                vae,
+                latents,
+                tiling,
+                device=CPU,
+                dtype=FP32,
+                progress=recorder.progress,
+                cancelled=recorder.cancelled,
+            )
+        assert len(recorder.calls) == stop_after
+        assert list(tmp_path.iterdir()) == []
+    assert _live_tensors() == before
+    # After the last band the picture is there: it is not thrown away.
+    recorder = _Recorder(total)
+    decode(
+        vae,
+        latents,
+        tiling,
+        device=CPU,
+        dtype=FP32,
+        progress=recorder.progress,
+        cancelled=recorder.cancelled,
+    )
+
+
+def test_no_scratch_file_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    vae, tiling = network(), Tiling(1 << 12, offload=True)
+    seen: list[int] = []
+    decode(
+        vae,
+        latents_for(SMALL, 4, 3),
+        tiling,
+        device=CPU,
+        dtype=FP32,
+        progress=lambda done, total: seen.append(len(list(tmp_path.iterdir()))),
+    )
+    assert max(seen) == 1  # the test looks at the right place
+    assert list(tmp_path.iterdir()) == []
+
+    def fail(done: int, total: int) -> None:
+        if done == total // 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        decode(vae, latents_for(SMALL, 4, 3), tiling, device=CPU, dtype=FP32, progress=fail)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_space(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr("os.posix_fallocate", no_space)
+    with pytest.raises(PlanError, match=r"No space left on device.*TMPDIR"):
+        run_decode(network(), latents_for(SMALL, 4, 3), Tiling(1 << 12, offload=True))
+    assert list(tmp_path.iterdir()) == []
