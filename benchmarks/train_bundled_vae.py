@@ -478,7 +478,7 @@ def train(wheels: Path, output: Path, steps: int, minutes: float) -> None:
             mean, log_variance = model.encode_moments(target)
             decoded = model.decode(mean + (0.5 * log_variance).exp() * torch.randn_like(mean))
         loss = loss_of(decoded.float(), target, mean.float(), log_variance.float())
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()  # type: ignore[no-untyped-call, unused-ignore]
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimiser in optimisers:
             optimiser.step()

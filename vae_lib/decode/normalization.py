@@ -78,7 +78,8 @@ def normalise(out: Tensor, rows: Tensor, scale: Tensor, shift: Tensor, workspace
     if mixes_dtypes(out.device, out.dtype):
         torch.addcmul(shift, rows, scale, out=out)
         return
-    step = stretch_rows(*rows.shape, rows.device)
+    count, width, channels = rows.shape
+    step = stretch_rows(count, width, channels, rows.device)
     for first in range(0, rows.shape[0], step):
         part = rows[first : first + step]
         wide = workspace.take("normalised", tuple(part.shape), torch.float32)
