@@ -30,7 +30,7 @@ ROOM = 1.10
 def check(work: Work, tiling: Tiling) -> None:
     assert work.config is not None
     weights = network(work.config, work.dtype if work.resident else FP32)
-    measured = measured_peak(work, weights, tiling)
+    measured = measured_peak(work, weights, tiling, work.picture)
     assert measured <= cost_of(work, tiling).peak_bytes <= ROOM * measured
 
 
