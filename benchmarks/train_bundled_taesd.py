@@ -31,7 +31,6 @@ from typing import cast
 
 import numpy as np
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -48,7 +47,7 @@ from benchmarks.train_bundled_vae import (
     read_picture,
     to_tensor,
 )
-from vae_lib.checkpoints import load_vae
+from vae_lib.checkpoints import load_vae, read_header
 from vae_lib.networks import TAESD, AutoencoderKL
 from vae_lib.networks.taesd import Block
 
@@ -64,8 +63,7 @@ PHASES = ((0.75, 4, 64), (1.0, 1, 128))
 
 
 def scaling_factor_of(path: Path) -> float:
-    with safe_open(path, framework="pt") as file:
-        return float(file.metadata()["scaling_factor"])
+    return float(read_header(path).metadata["scaling_factor"])
 
 
 class Pairs:

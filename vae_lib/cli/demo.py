@@ -16,7 +16,7 @@ from vae_lib.errors import InputError, PlanError
 from vae_lib.networks import TAESD, AutoencoderKL
 
 DATA = Path(__file__).resolve().parent.parent / "data"
-AMPLIFY = {True: 10_000, False: 2}  # exact routes differ by rounding only; TAESD visibly
+AMPLIFY = {True: 100_000, False: 4}  # exact routes differ by rounding only; TAESD visibly
 LABEL_HEIGHT = 20
 
 
@@ -76,7 +76,7 @@ def _small_budget(route: Route, peaks: list[int]) -> int:
     """What full needs for full and cpu; for the others little more than the least that would do."""
     if route in (Route.FULL, Route.CPU):
         return max(peaks)
-    return int(min(peaks) * (3 if route is Route.OFFLOAD else 1.2))
+    return int(min(peaks) * {Route.TILED: 1.2, Route.OFFLOAD: 3, Route.TAESD: 2}[route])
 
 
 def _bundled_taesd() -> TAESD | None:
