@@ -183,8 +183,8 @@ class Convolution:
         )
         if self._bias is not None:
             products[1, 1].add_(self._bias)  # the product that enters all four pixels with weight one
-        _transform_back(list(products), [sums[0], sums[1]])
         for y in (0, 1):
+            _transform_back_one(list(products), sums[y], y)
             row = out[y::2]
             columns = [row[:, x::2] for x in (0, 1)]
             part_sums = sums[y, :, : row.shape[0]]
@@ -253,11 +253,6 @@ def _transform_upsampled(source: Tensor, out: list[Tensor], dim: int, tiles: int
     torch.sub(a, b, out=out[0])
     out[1].copy_(b)
     torch.sub(b, c, out=out[2])
-
-
-def _transform_back(m: list[Tensor], out: list[Tensor]) -> None:
-    _transform_back_one(m, out[0], 0)
-    _transform_back_one(m, out[1], 1)
 
 
 def _transform_back_one(m: list[Tensor], out: Tensor, parity: int) -> None:

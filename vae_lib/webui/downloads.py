@@ -8,16 +8,10 @@ from typing import Any
 from vae_lib.errors import InputError
 from vae_lib.hub import DownloadManager, Job, has_taesd, load_catalog
 from vae_lib.webui import api, notices
+from vae_lib.webui.first_stage import family_of, taesd_folder
 
 OPTION = "vae_guard_get_taesd"
-FAMILY_FLAGS = {"is_sdxl": "SDXL", "is_sd3": "SD3", "is_sd2": "SD2", "is_sd1": "SD1"}
-
 _manager: DownloadManager | None = None
-
-
-def family_of(model: Any) -> str | None:
-    """The family of a loaded checkpoint, a name in ``FAMILIES``."""
-    return next((name for flag, name in FAMILY_FLAGS.items() if getattr(model, flag, False)), None)
 
 
 def vae_folder() -> Path:
@@ -25,13 +19,6 @@ def vae_folder() -> Path:
     from modules import sd_vae, shared
 
     return Path(shared.cmd_opts.vae_dir or sd_vae.vae_path)
-
-
-def taesd_folder() -> Path:
-    """Where the host looks for TAESD."""
-    from modules import paths_internal
-
-    return Path(paths_internal.models_path) / "VAE-taesd"
 
 
 def manager() -> DownloadManager:

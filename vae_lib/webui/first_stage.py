@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vae_lib.checkpoints import load_vae
+from vae_lib.checkpoints import FAMILIES, load_vae
 from vae_lib.errors import CheckpointError
 from vae_lib.networks import TAESD, AutoencoderKL, AutoencoderKLConfig
 
@@ -57,19 +57,29 @@ def unscale(model: Any, latents: Tensor) -> Tensor:
     return latents / model.scale_factor
 
 
+_FAMILY_FLAGS = {"is_sdxl": "SDXL", "is_sd3": "SD3", "is_sd2": "SD2", "is_sd1": "SD1"}
+
+
+def family_of(model: Any) -> str | None:
+    """The family of a loaded checkpoint, a name in ``FAMILIES``."""
+    return next((name for flag, name in _FAMILY_FLAGS.items() if getattr(model, flag, False)), None)
+
+
+def taesd_folder() -> Path:
+    """Where the host looks for TAESD."""
+    from modules import paths_internal
+
+    return Path(paths_internal.models_path) / "VAE-taesd"
+
+
 _taesd: dict[tuple[str, int], TAESD] = {}
 
 
 def taesd(model: Any, operation: str) -> TAESD | None:
     """The half of TAESD for the model's family that is on disk, where the host keeps it; never downloaded here."""
-    from modules import paths_internal
-
-    if getattr(model, "is_sd3", False):
-        stem = "taesd3"
-    else:
-        stem = "taesdxl" if getattr(model, "is_sdxl", False) else "taesd"
+    stem = FAMILIES[family_of(model) or "SD1"].taesd_stem
     half = "encoder" if operation == "encode" else "decoder"
-    folder = Path(paths_internal.models_path) / "VAE-taesd"
+    folder = taesd_folder()
     for path in (folder / f"{stem}_{half}.pth", folder / f"{stem}_{half}.safetensors"):
         try:
             key = (str(path), os.stat(path).st_mtime_ns)

@@ -15,7 +15,7 @@ from vae_lib.decode import free_bytes
 from vae_lib.errors import InputError
 from vae_lib.hub import DownloadManager
 from vae_lib.ui.backend import Checkpoint, KeptLatents, Memory, VAEFile
-from vae_lib.webui import downloads, kept, memory, options
+from vae_lib.webui import downloads, first_stage, kept, memory, options
 
 
 class HostBackend:
@@ -25,7 +25,7 @@ class HostBackend:
         from modules import sd_vae
 
         vaes = [VAEFile(name, Path(path)) for name, path in sd_vae.vae_dict.items()]
-        folder = downloads.taesd_folder()
+        folder = first_stage.taesd_folder()
         tiny = sorted(path for path in folder.glob("*") if path.suffix in (".pth", ".safetensors"))
         return [*vaes, *(VAEFile(f"VAE-taesd/{path.name}", path) for path in tiny)]
 
@@ -43,7 +43,7 @@ class HostBackend:
         model = _loaded_model()
         if model is None:
             return None
-        return Checkpoint(model.sd_checkpoint_info.title, downloads.family_of(model))
+        return Checkpoint(model.sd_checkpoint_info.title, first_stage.family_of(model))
 
     def cannot_select(self) -> str | None:
         from modules import shared
