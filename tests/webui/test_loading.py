@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import time
+from typing import Any
+
 import pytest
+from websockets.sync.client import ClientConnection, connect
 
 from tests.webui.host import IS_REAL, Host
 
@@ -51,3 +56,26 @@ def test_disabling_takes_everything_out_and_enabling_brings_it_back(host: Host) 
     host.enable(True)
     assert host.get("/probe/state")["patches"] == before["patches"]
     assert "VAE Guard: full" in host.generate().infotext
+
+
+def test_a_page_that_vanishes_in_the_middle_of_an_event_does_not_stop_a_reload(host: Host) -> None:
+    dependencies = host.get("/config")["dependencies"]
+    streams = [index for index, item in enumerate(dependencies) if _streams_on_load(item)]
+    assert streams, "the tab's lists come while the page loads"
+    for index in streams:
+        with connect(host.url.replace("http", "ws") + "/queue/join") as page:
+            _receive(page, "send_hash")
+            page.send(json.dumps({"session_hash": "gone", "fn_index": index}))
+            _receive(page, "send_data")
+            page.socket.close()  # without a word, as a page that crashed
+    time.sleep(1.5)
+    host.reload()
+
+
+def _streams_on_load(dependency: dict[str, Any]) -> bool:
+    return dependency["trigger"] == "load" and dependency["types"]["generator"]
+
+
+def _receive(page: ClientConnection, wanted: str) -> None:
+    while json.loads(page.recv(timeout=30))["msg"] != wanted:
+        pass

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vae_lib.webui import api, downloads, hooks, kept, notices, options, tab, vae_files, xyz
+from vae_lib.webui import api, downloads, hooks, kept, lost_pages, notices, options, tab, vae_files, xyz
 
 _running = False
 
@@ -21,6 +21,7 @@ def start(root: str) -> None:
     script_callbacks.on_ui_tabs(tab.build)
     script_callbacks.on_model_loaded(downloads.get_taesd_for)
     script_callbacks.on_before_ui(xyz.add_axes)
+    script_callbacks.on_app_started(lost_pages.let_go)
     script_callbacks.on_app_started(api.add_routes)
     script_callbacks.on_app_started(downloads.add_routes)
     script_callbacks.on_script_unloaded(stop)
