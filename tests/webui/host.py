@@ -19,7 +19,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -78,6 +78,9 @@ class Host:
         return self._send(
             urllib.request.Request(self.url + path, data, {"Content-Type": "application/json"}), timeout=600
         )
+
+    def delete(self, path: str) -> Any:
+        return self._send(urllib.request.Request(self.url + path, method="DELETE"))
 
     def _send(self, request: urllib.request.Request, timeout: float = 60) -> Any:
         try:
@@ -212,8 +215,14 @@ def prepare_data(data: Path) -> None:
     weights.save_taesd(models / "VAE-taesd")
 
 
-def start(data: Path, *arguments: str, disabled: Sequence[str] = (), **settings: Any) -> Host:
-    """Start the host on a data folder and wait until its checkpoint is loaded."""
+def start(
+    data: Path,
+    *arguments: str,
+    disabled: Sequence[str] = (),
+    variables: Mapping[str, str] | None = None,
+    **settings: Any,
+) -> Host:
+    """Start the host on a data folder and wait until its checkpoint is loaded; ``variables``: its environment."""
     port = free_port()
     settings |= {"live_previews_enable": False, "samples_save": False, "disabled_extensions": list(disabled)}
     (data / "config.json").write_text(json.dumps(settings))
@@ -225,6 +234,7 @@ def start(data: Path, *arguments: str, disabled: Sequence[str] = (), **settings:
         "SD_WEBUI_RESTARTING": "1", "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1",
         "no_proxy": "127.0.0.1,localhost", "NO_PROXY": "127.0.0.1,localhost", "MPLBACKEND": "agg",
     }  # fmt: skip
+    environment |= variables or {}
     flags = [
         "--use-cpu",
         "all",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from vae_lib.webui import api, notices
 from vae_lib.webui.first_stage import family_of, taesd_folder
 
 OPTION = "vae_guard_get_taesd"
+BUTTON = "vae_guard_taesd"
 _manager: DownloadManager | None = None
 
 
@@ -49,11 +52,36 @@ def _finished(job: Job) -> None:
 
 
 def taesd_present() -> str:
-    """A sentence for the settings: for which families TAESD is there."""
-    there = [family for family in ("SD1", "SDXL", "SD3") if has_taesd(taesd_folder(), family)]
-    absent = [family for family in ("SD1", "SDXL", "SD3") if family not in there]
-    have = f"TAESD is here for {', '.join(there)}" if there else "TAESD is not here yet"
-    return f"{have}; get it for {', '.join(absent)} in the tab VAE > Downloads." if absent else f"{have}."
+    """A sentence for the settings: whether TAESD is there for the family of the loaded checkpoint."""
+    family = _loaded_family()
+    if family is None:
+        return "No checkpoint of a known family is loaded, so it is not known which TAESD is needed."
+    if has_taesd(taesd_folder(), family):
+        return f"TAESD for {family}, the loaded checkpoint's family, is here."
+    if load_catalog().taesd_for(family) is None:
+        return f"There is no TAESD for {family}, the loaded checkpoint's family."
+    return f"TAESD for {family}, the loaded checkpoint's family, is not here yet."
+
+
+def get_taesd() -> Iterator[str]:
+    """Fetch TAESD for the loaded checkpoint's family; yields sentences until that has ended."""
+    family = _loaded_family()
+    entry = None if family is None else load_catalog().taesd_for(family)
+    if family is None or entry is None or has_taesd(taesd_folder(), family):
+        yield taesd_present()
+        return
+    running = manager()
+    job_id = running.start(entry.id)
+    while (found := running.wait(job_id, 0.4)) is not None and found.active:
+        yield found.message
+    yield taesd_present() if found is None or found.state == "done" else found.message
+
+
+def _loaded_family() -> str | None:
+    from modules import sd_models
+
+    model = sd_models.model_data.sd_model  # shared.sd_model would load one
+    return None if model is None else family_of(model)
 
 
 def get_taesd_for(model: Any) -> None:
@@ -69,20 +97,48 @@ def get_taesd_for(model: Any) -> None:
 
 
 def add_to_settings() -> None:
-    """The option, after the others of this extension."""
+    """The option and the button, after the others of this extension."""
     import gradio as gr
     from modules import shared
 
     from vae_lib.webui.options import SECTION
 
-    info = shared.OptionInfo(
+    wanted = shared.OptionInfo(
         False,
         "Download TAESD when a checkpoint of its family is loaded",
         gr.Checkbox,
         section=SECTION,
         category_id="sd",
     )
-    shared.opts.add_option(OPTION, info.info(taesd_present()))
+    shared.opts.add_option(OPTION, wanted.info("a few MB from Hugging Face, once for each family"))
+    button = shared.OptionInfo(
+        "TAESD, the tiny decoder, is what falls back last. It is never downloaded in the middle of a generation.",
+        "TAESD",
+        _taesd_button,
+        section=SECTION,
+        category_id="sd",
+    )
+    button.do_not_save = True
+    shared.opts.add_option(BUTTON, button)
+
+
+def _taesd_button(label: str, value: str, elem_id: str, **_: Any) -> Any:
+    """The setting's component: a text, which the host takes for its value, a line on what is there, and a button."""
+    import gradio as gr
+
+    with gr.Column(elem_id=f"{elem_id}_column"):
+        text = gr.HTML(value, label=label, elem_id=elem_id, elem_classes="settings-info")
+        state = gr.HTML(
+            lambda: escape(taesd_present()), elem_id=f"{elem_id}_state"
+        )  # asked at each page load
+        get = gr.Button("Get TAESD for the loaded checkpoint", elem_id=f"{elem_id}_get")
+    get.click(_shown_taesd, None, state, show_progress="hidden", api_name=False)
+    return text
+
+
+def _shown_taesd() -> Iterator[str]:
+    for sentence in get_taesd():
+        yield escape(sentence)
 
 
 def add_routes(demo: Any, app: Any) -> None:
