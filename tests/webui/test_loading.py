@@ -11,7 +11,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from tests.webui.host import IS_REAL, Host
 
-RELOADS = 3 if IS_REAL else 20
+RELOADS = 20
 NAME = "vae guard"
 
 

@@ -1,4 +1,4 @@
-"""With --medvram the host wraps the VAE's encode and decode and moves the models about."""
+"""With --medvram and --lowvram the host wraps the VAE's encode and decode and moves the models about."""
 
 from __future__ import annotations
 
@@ -11,21 +11,19 @@ from tests.webui.scenarios import SCENARIOS
 from tests.webui.test_pictures import assert_same, entry
 
 
-@pytest.fixture(scope="module")
-def medvram(tmp_path_factory: pytest.TempPathFactory) -> Iterator[hosts.Host]:
-    data = tmp_path_factory.mktemp("medvram")
+@pytest.fixture(scope="module", params=["--medvram", "--lowvram"])
+def low(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[hosts.Host]:
+    data = tmp_path_factory.mktemp("low")
     hosts.prepare_data(data)
-    running = hosts.start(data, "--medvram")
+    running = hosts.start(data, request.param)
     yield running
     running.stop()
 
 
 @pytest.mark.parametrize("name", ["txt2img", "tiling", "img2img"])
 @pytest.mark.parametrize("decode_by", ["Auto", "Tiled"])
-def test_same_picture(
-    medvram: hosts.Host, without: dict[str, hosts.Picture], name: str, decode_by: str
-) -> None:
-    picture = medvram.generate(**SCENARIOS[name], guard=[True, decode_by, 0])
+def test_same_picture(low: hosts.Host, without: dict[str, hosts.Picture], name: str, decode_by: str) -> None:
+    picture = low.generate(**SCENARIOS[name], guard=[True, decode_by, 0])
     assert_same(picture, without[name])
     assert (entry(picture.infotext) or "").startswith("full" if decode_by == "Auto" else "tiled")
-    assert "Please report this" not in medvram.log()
+    assert "Please report this" not in low.log()
