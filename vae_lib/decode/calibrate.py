@@ -1,0 +1,139 @@
+"""This machine's rates, measured once in about a second and kept in the user's cache folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from vae_lib.decode.devices import free_bytes
+from vae_lib.decode.plan import Rates, default_rates, dtype_name
+
+# What the measurement may need at most. It is not tried where twice as much is not free.
+BUDGET_BYTES = 64 << 20
+SWITCH = "VAE_GUARD_CALIBRATE"
+CHANNELS, SIDE = 128, 96
+SECONDS = 0.25  # for each rate
+
+
+def rates_for(device: torch.device, dtype: torch.dtype) -> Rates | None:
+    """Measured rates, from the cache or from a measurement made now.
+
+    Returns:
+        None, for the defaults, when the environment variable VAE_GUARD_CALIBRATE is 0, when nothing is cached and
+        less than 128 MiB is free, or when the measurement fails.
+    """
+    if os.environ.get(SWITCH) == "0":
+        return None
+    key = _key(device, dtype)
+    cached = _read().get(key)
+    if cached is not None:
+        return cached
+    try:
+        if free_bytes(device) < 2 * BUDGET_BYTES:
+            return None
+        rates = measure_rates(device, dtype)
+    except (RuntimeError, MemoryError):  # out of memory, or an operation that this device lacks
+        return None
+    _write(key, rates)
+    return rates
+
+
+@torch.inference_mode()
+def measure_rates(device: torch.device, dtype: torch.dtype) -> Rates:
+    """Times a convolution, an addition and, off the CPU, a copy. The seconds of a band are the default's."""
+    known = default_rates(device, dtype)
+    picture = torch.ones(1, CHANNELS, SIDE, SIDE, device=device, dtype=dtype)
+    weight = torch.full((CHANNELS, CHANNELS, 3, 3), 1e-4, device=device, dtype=dtype)
+    output = torch.empty_like(picture)
+    convolution = _seconds(lambda: F.conv2d(picture, weight, padding=1), device)
+    addition = _seconds(lambda: torch.add(picture, picture, out=output), device)
+    transferred = known.transferred
+    if device.type != "cpu":
+        host = torch.empty(picture.shape, dtype=dtype)
+        transferred = picture.nbytes / _seconds(lambda: host.copy_(picture), device)
+    return Rates(
+        SIDE * SIDE * CHANNELS * CHANNELS * 9 / convolution,
+        2 * picture.nbytes / addition,
+        transferred,
+        known.band_seconds,
+    )
+
+
+def cache_path() -> Path:
+    """Where the rates are kept: below XDG_CACHE_HOME, LOCALAPPDATA on Windows, or ~/.cache."""
+    name = "LOCALAPPDATA" if sys.platform == "win32" else "XDG_CACHE_HOME"
+    folder = os.environ.get(name)
+    return (Path(folder) if folder else Path(os.path.expanduser("~/.cache"))) / "vae-guard" / "rates.json"
+
+
+def _seconds(work: Callable[[], object], device: torch.device) -> float:
+    """The median of as many runs as fit into a quarter of a second, the first one left out."""
+
+    def once() -> float:
+        start = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter() - start
+
+    once()
+    end = time.perf_counter() + SECONDS
+    times = [once()]
+    while time.perf_counter() < end:
+        times.append(once())
+    return max(sorted(times)[len(times) // 2], 1e-9)
+
+
+def _key(device: torch.device, dtype: torch.dtype) -> str:
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    else:
+        name = f"{device.type} {platform.node()} {platform.processor() or platform.machine()}"
+    return f"{name}; torch {torch.__version__}; {dtype_name(dtype)}; {torch.get_num_threads()} threads"
+
+
+def _read() -> dict[str, Rates]:
+    """The rates kept; those that cannot be read are left out."""
+    try:
+        stored: Any = json.loads(cache_path().read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    found: dict[str, Rates] = {}
+    for key, values in stored.items() if isinstance(stored, dict) else ():
+        try:
+            rates = Rates(**{name: float(value) for name, value in values.items()})
+        except (TypeError, ValueError, AttributeError):
+            continue
+        if all(math.isfinite(rate) and rate > 0 for rate in dataclasses.astuple(rates)):
+            found[key] = rates
+    return found
+
+
+def _write(key: str, rates: Rates) -> None:
+    """Adds the rates to the cache, whole or not at all. A folder that cannot be written to is no error."""
+    path = cache_path()
+    kept = {name: dataclasses.asdict(value) for name, value in (_read() | {key: rates}).items()}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, part = tempfile.mkstemp(dir=path.parent, suffix=".part")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                json.dump(kept, file, indent=1)
+            os.replace(part, path)
+        except OSError:
+            os.unlink(part)
+            raise
+    except OSError:
+        return
