@@ -1,7 +1,7 @@
 """The one module that talks to the Hugging Face hub, through public functions of ``huggingface_hub`` alone.
 
 The same code runs on every version from 0.16 (what the WebUI's transformers needs) to the newest: what
-differs is the HTTP client behind ``get_session()``, requests up to 0.36 and httpx from 1.0 on, and
+differs is the HTTP client behind ``get_session()``, requests up to 0.36, httpx or httpx2 from 1.0 on, and
 :func:`_is_httpx` is the only place that knows. Proxies, certificates, ``HF_ENDPOINT``, ``HF_TOKEN`` and
 saved tokens are the library's.
 
