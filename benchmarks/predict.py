@@ -1,0 +1,67 @@
+"""Predicted against measured seconds of our ways to decode, with the default and the calibrated rates.
+
+    python -m benchmarks.predict --sizes 256 512 -o benchmarks/results/predict.json
+
+On the CPU the measured time is the process's CPU time over its threads, which other work on the machine stretches less
+than the time on the clock; rates are measured anew, not taken from the cache.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import torch
+
+from benchmarks.compare import DTYPES, SHAPES, _machine
+from vae_lib.decode import Ladder, Route, candidates
+from vae_lib.decode.calibrate import measure_rates
+from vae_lib.decode.plan import default_rates
+from vae_lib.networks import AutoencoderKL
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[256, 512], help="pixels along a side")
+    parser.add_argument("--dtype", choices=DTYPES, default="fp32")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("-o", "--output", type=Path, help="JSON file")
+    options = parser.parse_args()
+    device, dtype = torch.device(options.device), DTYPES[options.dtype]
+    rates = measure_rates(device, dtype)
+    print(f"default    {default_rates(device, dtype)}\ncalibrated {rates}", flush=True)
+    vae = AutoencoderKL(SHAPES["sd"]).eval().requires_grad_(False).to(device, dtype)
+    records = []
+    for size in options.sizes:
+        latents = torch.randn(1, 4, size // 8, size // 8, device=device, dtype=dtype)
+        for route in (Route.FULL, Route.TILED, Route.OFFLOAD):
+            ladder = Ladder(vae, device=device, dtype=dtype, order=(route,), check_finite=False)
+            work = ladder.work("decode", size // 8, size // 8, 1)
+            plan = min(candidates(work, route, rates), key=lambda plan: plan.seconds)
+            default = next(p for p in candidates(work, route) if p.tiling == plan.tiling)
+            ladder.budget, ladder.rates = (lambda _, peak=plan.peak_bytes: peak), rates  # type: ignore[misc]
+            started, cpu_started = time.perf_counter(), time.process_time()
+            ladder.decode(latents)
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            clock, cpu = time.perf_counter() - started, time.process_time() - cpu_started
+            measured = cpu / torch.get_num_threads() if device.type == "cpu" else clock
+            records.append({
+                "size": size, "route": route.value, "measured": measured, "clock": clock,
+                "default": default.seconds, "calibrated": plan.seconds,
+            })  # fmt: skip
+            print(
+                f"{size:5} {route.value:8} measured {measured:7.2f} s, default {default.seconds / measured:.2f} of it, "
+                f"calibrated {plan.seconds / measured:.2f}",
+                flush=True,
+            )
+            if options.output is not None:
+                options.output.parent.mkdir(parents=True, exist_ok=True)
+                result = {"machine": _machine(device), "dtype": options.dtype, "records": records}
+                options.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
