@@ -70,3 +70,13 @@ def test_a_file_without_permission(vae_file: Path, tmp_path: Path) -> None:
     path.chmod(0)
     with pytest.raises(CheckpointError, match="cannot be read"):
         read_header(path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes are a thing of POSIX")
+@pytest.mark.parametrize("target", ["pipe", "/dev/zero"])
+def test_a_pipe_or_device_is_refused_without_opening_it(target: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    link = tmp_path / "model.safetensors"
+    link.symlink_to(target)
+    with pytest.raises(CheckpointError, match="device or a pipe"):
+        read_header(link)

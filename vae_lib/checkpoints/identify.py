@@ -317,7 +317,7 @@ def _family_of_diffusion_model(tensors: Mapping[str, TensorInfo]) -> Family | No
 def _family_in_config(path: Path, channels: int) -> Family | None:
     """The family that the ``config.json`` of a diffusers VAE tells, if it is one and fits."""
     try:
-        if path.stat().st_size > 1_000_000:
+        if not path.is_file() or path.stat().st_size > 1_000_000:  # reading a pipe would block
             return None
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):

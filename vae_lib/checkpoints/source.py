@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 
 from vae_lib.checkpoints.header import Header
@@ -26,7 +27,10 @@ def open_weights(path: PathLike) -> WeightsFile:
     try:
         if path.is_dir():
             raise CheckpointError(_folder(path))
-        size = path.stat().st_size
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):  # a pipe would block, a device may never end
+            raise CheckpointError(f"{path} is a device or a pipe, not a file; choose a weights file.")
+        size = status.st_size
         with path.open("rb") as file:
             start = file.read(512)
         if looks_like_safetensors(start, size):
