@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from vae_lib.hub import DownloadManager
@@ -88,6 +89,15 @@ class Backend(Protocol):
 
     def last_latents(self) -> Sequence[KeptLatents]:
         """Latents of the last pictures, the newest first."""
+
+    def unfinished(self) -> Sequence[str] | None:
+        """Titles of pictures that were not decoded, the newest first; None where none are kept."""
+
+    def finish(self, title: str) -> Sequence[Image.Image]:
+        """Decode one of ``unfinished`` and save its pictures."""
+
+    def discard(self, title: str) -> None:
+        """Throw one of ``unfinished`` away."""
 
     def devices(self) -> Sequence[torch.device]:
         """Devices whose memory is of interest; the first is the one that decodes."""

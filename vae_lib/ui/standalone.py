@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from PIL import Image
 
 from vae_lib.decode import choose_device, free_bytes
 from vae_lib.errors import InputError
@@ -69,6 +70,15 @@ class FolderBackend:
 
     def last_latents(self) -> Sequence[KeptLatents]:
         return ()
+
+    def unfinished(self) -> Sequence[str] | None:
+        return None
+
+    def finish(self, title: str) -> Sequence[Image.Image]:
+        raise InputError(_NEEDS_WEBUI)
+
+    def discard(self, title: str) -> None:
+        raise InputError(_NEEDS_WEBUI)
 
     def devices(self) -> Sequence[torch.device]:
         return (self._device,)

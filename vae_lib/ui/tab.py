@@ -14,6 +14,7 @@ from vae_lib.ui.downloads_section import DownloadsSection
 from vae_lib.ui.files_section import FilesSection
 from vae_lib.ui.library import Library
 from vae_lib.ui.memory_section import MemorySection
+from vae_lib.ui.unfinished_section import UnfinishedSection
 
 
 def build_tab(backend: Backend) -> None:
@@ -39,12 +40,19 @@ def build_tab(backend: Backend) -> None:
             memory = MemorySection(backend, library)
         with gr.TabItem("Downloads", id="vg_downloads_tab"):
             downloads = DownloadsSection(backend, library, files)
+        unfinished = None
+        if backend.unfinished() is not None:
+            with gr.TabItem("Unfinished", id="vg_unfinished_tab") as unfinished_tab:
+                unfinished = UnfinishedSection(backend)
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_name": False}
     root.load(files.watch, files.pick, files.table_outputs, **quiet)
     if downloads.outputs:
         root.load(downloads.watch, None, downloads.outputs, **quiet).then(
             files.show, files.pick, files.table_outputs, **quiet
         )
+    if unfinished is not None:
+        root.load(unfinished.show, None, unfinished.outputs, **quiet)
+        unfinished_tab.select(unfinished.show, None, unfinished.outputs, **quiet)
     compare_tab.select(compare.choices, None, [compare.vaes, compare.kept], **quiet)
     memory_tab.select(memory.choices, None, memory.vae, **quiet).then(
         memory.show, memory.inputs, memory.outputs, **quiet

@@ -156,7 +156,7 @@ def _way(work: Work, route: Route, usable: int) -> dict[str, Any]:
 
 
 def latents() -> list[dict[str, Any]]:
-    """The kept latents, the latest first."""
+    """The kept latents, the latest first; then unfinished ones of an earlier run."""
     return [
         {
             "index": index,
@@ -167,6 +167,7 @@ def latents() -> list[dict[str, Any]]:
             "model": item.model_name,
             "decoded_by": item.route,
             "infotexts": item.infotexts,
+            "file": None if item.path is None else str(item.path),
         }
         for index, item in enumerate(kept.items())
     ]
@@ -180,6 +181,7 @@ def decode_latents(index: int) -> dict[str, Any]:
     try:
         with queue_lock:
             pictures = kept.redecode(index)
+            held = kept.items()[index]
     except InputError as error:
         raise unprocessable(error) from error
     encoded = []
@@ -188,4 +190,5 @@ def decode_latents(index: int) -> dict[str, Any]:
         info.add_text("parameters", text)
         image.save(buffer, format="PNG", pnginfo=info)
         encoded.append(base64.b64encode(buffer.getvalue()).decode())
+    kept.settled(held)
     return {"images": encoded, "infotexts": [text for _, text in pictures]}

@@ -14,6 +14,7 @@ def start(root: str) -> None:
     global _running
     _running = True
     hooks.install()
+    kept.restore()
     api.install()
     vae_files.install()
     script_callbacks.on_ui_settings(options.add_to_settings)

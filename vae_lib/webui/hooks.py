@@ -59,7 +59,11 @@ def _decode_latent_batch(original: Wrapper) -> Wrapper:
             return original(model, batch, *args, **kwargs)
         held = kept.hold(current, model, batch)
         start = len(current.records)
-        samples = original(model, batch, *args, **kwargs)
+        try:
+            samples = original(model, batch, *args, **kwargs)
+        except Exception:
+            kept.failed(held)
+            raise
         infotext.write(current, current.records[start:])
         kept.finished(held, current, current.records[start:])
         return samples

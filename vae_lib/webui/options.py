@@ -31,7 +31,8 @@ class Settings:
         fallback: the ways that may be taken instead of the full decode, the preferred first.
         reserve_mb: memory in MB (10^6 bytes) that is left alone.
         encode: whether encoding falls back as well.
-        keep: of how many generations the latents are kept.
+        keep: of how many generations the latents are kept in RAM.
+        disk_mb: the most MB (10^6 bytes) of latents on disk of pictures that are not finished; 0: none are written.
     """
 
     fixed: bool = False
@@ -40,6 +41,7 @@ class Settings:
     reserve_mb: int = 256
     encode: bool = True
     keep: int = 4
+    disk_mb: int = 256
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,7 @@ OPTIONS = {
     "reserve_mb": Option("vae_guard_reserve", 256, _whole(0, 65536)),
     "encode": Option("vae_guard_encode", True, _flag),
     "keep": Option("vae_guard_keep", 4, _whole(0, 64)),
+    "disk_mb": Option("vae_guard_disk", 256, _whole(0, 65536)),
 }
 
 
@@ -146,6 +149,10 @@ def add_to_settings() -> None:
         "keep": OptionInfo(
             4, "Generations whose latents are kept in RAM", gr.Slider, {"minimum": 0, "maximum": 64, "step": 1}
         ).info("to decode them again; 64 KB each for a 1024x1024 picture"),
+        "disk_mb": OptionInfo(
+            256, "Most disk space for latents of unfinished pictures, in MB", gr.Slider,
+            {"minimum": 0, "maximum": 4096, "step": 16},
+        ).info("written before each decode, removed after it; what a crash leaves can be decoded later. 0: off"),
     }  # fmt: skip
     for name, info in infos.items():
         key = OPTIONS[name].key

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -83,14 +84,16 @@ class HostBackend:
         )
 
     def last_latents(self) -> Sequence[KeptLatents]:
-        return [
-            KeptLatents(
-                f"{item.created.astimezone():%H:%M:%S}, {item.size[0]}x{item.size[1]}, {item.model_name}",
-                item.latents,
-                _family_of(item),
-            )
-            for item in kept.items()
-        ]
+        return [KeptLatents(_title(item), item.latents, _family_of(item)) for item in kept.items()]
+
+    def unfinished(self) -> Sequence[str] | None:
+        return [_title(item) for item in kept.items() if item.path is not None]
+
+    def finish(self, title: str) -> Sequence[Any]:
+        return [image for image, _ in kept.redecode_and_save(kept.items().index(_unfinished(title)))]
+
+    def discard(self, title: str) -> None:
+        kept.remove(_unfinished(title))
 
     def devices(self) -> Sequence[torch.device]:
         from modules import devices
@@ -127,6 +130,21 @@ class HostBackend:
 
     def downloads(self) -> DownloadManager | None:
         return downloads.manager()
+
+
+def _title(item: kept.Kept) -> str:
+    """A few words for a list; an older picture's with its day."""
+    created = item.created.astimezone()
+    day = "" if created.date() == datetime.now().date() else f"{created:%Y-%m-%d} "
+    several = f"{len(item.latents)} x " if len(item.latents) > 1 else ""
+    return f"{day}{created:%H:%M:%S}, {several}{item.size[0]}x{item.size[1]}, {item.model_name}"
+
+
+def _unfinished(title: str) -> kept.Kept:
+    for item in kept.items():
+        if item.path is not None and _title(item) == title:
+            return item
+    raise InputError("These latents are not there any more; reload the page for a new list.")
 
 
 def _family_of(item: kept.Kept) -> str | None:

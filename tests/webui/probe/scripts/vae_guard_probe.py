@@ -41,7 +41,23 @@ def options():
     return dict(shared.opts.data)
 
 
+_whole = []
+
+
+def break_vae():
+    """Make the loaded VAE give NaN, whoever runs it."""
+    weight = shared.sd_model.first_stage_model.decoder.conv_out.weight
+    _whole.append(weight.detach().clone())
+    weight.data.fill_(float("nan"))
+
+
+def mend_vae():
+    shared.sd_model.first_stage_model.decoder.conv_out.weight.data.copy_(_whole.pop())
+
+
 def add_routes(demo, app):
+    app.add_api_route("/probe/break", break_vae, methods=["POST"])
+    app.add_api_route("/probe/mend", mend_vae, methods=["POST"])
     app.add_api_route("/probe/state", state, methods=["GET"])
     app.add_api_route("/probe/axes", axes, methods=["GET"])
     app.add_api_route("/probe/options", options, methods=["GET"])

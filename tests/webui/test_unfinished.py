@@ -1,0 +1,130 @@
+"""Pictures whose decode failed, or whose process died in it, can be had all the same."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.webui import host as hosts
+from tests.webui.test_browser import browser, open_page  # noqa: F401
+from vae_lib.checkpoints import load_latents
+from vae_lib.cli import main
+
+pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+from playwright.sync_api import Browser, expect
+
+FOLDER = "vae-guard-latents"
+LARGE = {"width": 384, "height": 384, "seed": 5}
+
+
+def files(host: hosts.Host) -> list[Path]:
+    return [path for path in (host.data / FOLDER).glob("*.safetensors") if not path.name.startswith(".")]
+
+
+@pytest.fixture
+def failed(host: hosts.Host) -> Iterator[hosts.Picture]:
+    """A generation that nothing could decode, after which the VAE works again; and the picture it would have been."""
+    whole = host.generate(seed=77)
+    host.post("/probe/break")
+    try:
+        with pytest.raises(hosts.ApiError):
+            host.generate(seed=77)
+    finally:
+        host.post("/probe/mend")
+    yield whole
+    for path in files(host):
+        path.unlink()
+
+
+def assert_close(image: np.ndarray, other: np.ndarray) -> None:
+    assert image.shape == other.shape
+    assert np.abs(image.astype(int) - other).max() <= 1
+
+
+def test_nothing_is_left_on_disk_of_a_finished_picture(host: hosts.Host) -> None:
+    host.generate(batch_size=2)
+    assert (host.data / FOLDER).is_dir()
+    assert files(host) == []
+
+
+def test_latents_of_a_failed_picture_are_kept_told_and_decoded(
+    host: hosts.Host, failed: hosts.Picture
+) -> None:
+    (path,) = files(host)
+    assert f"its latents are in {path}" in host.log()
+    latents, metadata = load_latents(path)
+    assert latents.shape == (1, 4, 16, 16)
+    assert "Seed: 77" in metadata["parameters"]
+    listed = host.get("/vae-guard/latents")[0]
+    assert (listed["file"], listed["decoded_by"]) == (str(path), None)
+    answer = host.post("/vae-guard/latents/0/decode")
+    assert_close(np.asarray(hosts.decode(answer["images"][0]).convert("RGB")), failed.images[0])
+    assert "Seed: 77" in answer["infotexts"][0]
+    assert files(host) == []
+
+
+def test_the_command_line_decodes_what_was_kept(
+    host: hosts.Host, failed: hosts.Picture, tmp_path: Path
+) -> None:
+    from PIL import Image
+
+    from tests.webui import weights
+
+    (path,) = files(host)
+    vae, out = weights.save_vae(tmp_path / "vae.safetensors", weights.vae(1)), tmp_path / "out.png"
+    assert main(["decode", str(path), "--vae", str(vae), "-o", str(out)]) == 0
+    picture = Image.open(out)
+    assert_close(np.asarray(picture.convert("RGB")), failed.images[0])
+    assert "Seed: 77" in picture.info["parameters"]
+
+
+def test_decode_now_in_the_tab(host: hosts.Host, failed: hosts.Picture, browser: Browser) -> None:  # noqa: F811
+    page = open_page(browser, host)
+    page.locator("#tabs > .tab-nav").get_by_role("button", name="VAE", exact=True).click()
+    page.locator("#vg_tabs").get_by_role("button", name="Unfinished").click()
+    page.locator("#vg_finish").click()
+    expect(page.locator("#vg_unfinished_said").last).to_contain_text("Decoded, and saved")
+    expect(page.locator("#vg_finished img").first).to_be_visible()
+    expect(page.locator("#vg_finish")).to_be_hidden()
+    assert files(host) == []
+    page.close()
+
+
+def test_a_host_killed_in_the_middle_of_a_decode(tmp_path: Path) -> None:
+    hosts.prepare_data(tmp_path)
+    running = hosts.start(tmp_path)
+    try:
+        whole = running.generate(**LARGE)
+
+        def generate() -> None:
+            with contextlib.suppress(OSError):
+                running.generate(**LARGE)
+
+        client = threading.Thread(target=generate)
+        client.start()
+        end = time.monotonic() + 60
+        while not files(running) and time.monotonic() < end:
+            time.sleep(0.002)
+        running.process.send_signal(signal.SIGKILL)
+        running.process.wait()
+        client.join()
+        assert len(files(running)) == 1, "killed too late"
+    finally:
+        running.stop()
+    again = hosts.start(tmp_path)
+    try:
+        assert "1 picture was not finished" in again.log()
+        assert [item["decoded_by"] for item in again.get("/vae-guard/latents")] == [None]
+        answer = again.post("/vae-guard/latents/0/decode")
+        assert_close(np.asarray(hosts.decode(answer["images"][0]).convert("RGB")), whole.images[0])
+        assert "Seed: 5" in answer["infotexts"][0]
+        assert files(again) == []
+    finally:
+        again.stop()
