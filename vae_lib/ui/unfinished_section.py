@@ -21,7 +21,7 @@ class UnfinishedSection:
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
         self.said = gr.HTML(elem_id="vg_unfinished_said")
-        with gr.Row():
+        with gr.Row(variant="compact"):
             self.titles = gr.Dropdown([], label="Latents of", elem_id="vg_unfinished", scale=4)
             self.go = gr.Button("Decode now", variant="primary", elem_id="vg_finish", min_width=120)
             self.remove = gr.Button("Remove", elem_id="vg_unfinished_remove", min_width=80)
