@@ -39,6 +39,7 @@ from vae_lib.decode import (
     choose_device,
     dtype_name,
     free_bytes,
+    rates_for,
     size_text,
 )
 from vae_lib.errors import CheckpointError, InputError, PlanError
@@ -236,6 +237,7 @@ class _Job:
                 order,
                 budget,
                 wrap=options.seamless,
+                rates=rates_for(self.device, self.dtype),
                 progress=progress,
             )
         finally:

@@ -1,5 +1,6 @@
 """Exact decoding and encoding under any memory budget: the engine, its planner, and the ladder of fallbacks."""
 
+from vae_lib.decode.calibrate import rates_for
 from vae_lib.decode.devices import choose_device, free_bytes
 from vae_lib.decode.engine import decode, encode_moments
 from vae_lib.decode.ladder import Attempt, Ladder, Outcome
@@ -34,6 +35,7 @@ __all__ = [
     "dtype_name",
     "encode_moments",
     "free_bytes",
+    "rates_for",
     "size_text",
     "smallest",
 ]

@@ -16,7 +16,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
+from vae_lib.decode.buffers import Workspace
+from vae_lib.decode.convolution import Convolution, best_shape
 from vae_lib.decode.devices import free_bytes
 from vae_lib.decode.plan import Rates, default_rates, dtype_name
 
@@ -52,20 +55,25 @@ def rates_for(device: torch.device, dtype: torch.dtype) -> Rates | None:
 
 @torch.inference_mode()
 def measure_rates(device: torch.device, dtype: torch.dtype) -> Rates:
-    """Times a convolution, an activation and, off the CPU, a copy. The seconds of a band are the default's."""
+    """Times a convolution as the engine does it, an activation and, off the CPU, a copy.
+
+    The seconds of a band are the default's.
+    """
     known = default_rates(device, dtype)
-    picture = torch.ones(1, CHANNELS, SIDE, SIDE, device=device, dtype=dtype)
-    weight = torch.full((CHANNELS, CHANNELS, 3, 3), 1e-4, device=device, dtype=dtype)
-    convolution = _seconds(lambda: F.conv2d(picture, weight, padding=1), device)
+    shape = best_shape(CHANNELS, CHANNELS, "same", SIDE * SIDE, device, dtype)
+    module = nn.Conv2d(CHANNELS, CHANNELS, 3, device=device, dtype=dtype)
+    layer, workspace = Convolution(shape, module, device, dtype), Workspace(device)
+    window = torch.ones(shape.window(SIDE, SIDE), device=device, dtype=dtype)
+    convolution = _seconds(lambda: layer(window, SIDE, SIDE, workspace), device)
     # Larger than most caches, and SiLU rather than a copy: this is what the engine does to its bands.
     values = torch.ones(4 << 20, device=device, dtype=dtype)
     activation = _seconds(lambda: F.silu(values), device)
     transferred = known.transferred
     if device.type != "cpu":
-        host = torch.empty(picture.shape, dtype=dtype)
-        transferred = picture.nbytes / _seconds(lambda: host.copy_(picture), device)
+        host = torch.empty(window.shape, dtype=dtype)
+        transferred = window.nbytes / _seconds(lambda: host.copy_(window), device)
     return Rates(
-        SIDE * SIDE * CHANNELS * CHANNELS * 9 / convolution,
+        shape.multiplications(SIDE, SIDE) / convolution,
         2 * values.nbytes / activation,
         transferred,
         known.band_seconds,

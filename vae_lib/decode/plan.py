@@ -238,6 +238,7 @@ def _ladders(work: Work, route: Route, rates: Rates | None) -> list[list[Callabl
             work = replace(
                 work, device=torch.device("cpu"), dtype=torch.float32, resident=False, output_on_device=True
             )
+            rates = None  # those of the other device
         ladders = [*_tilings(work, Route.FULL), *_tilings(work, Route.TILED)]
     else:
         ladders = _tilings(work, route)

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vae_lib.decode import Ladder, Outcome, Route
+from vae_lib.decode import Ladder, Outcome, Route, rates_for
 from vae_lib.errors import InputError, PlanError, VAEGuardError
 from vae_lib.webui import first_stage, generation, infotext, kept, memory, notices, options, patching, policy
 from vae_lib.webui.request import Request
@@ -293,6 +293,7 @@ def ladder_for(
         repair=repair,
         wrap=first_stage.wraps(vae, operation),
         check_finite=not shared.cmd_opts.disable_nan_check,
+        rates=rates_for(device, dtype),
     )
 
 
