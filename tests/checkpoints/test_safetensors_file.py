@@ -187,6 +187,7 @@ def test_any_header_is_sound_or_told_in_a_sentence(
         ({"a": entry(offsets=[8, 0])}, bytes(8), "makes no sense"),
         ({"a": entry(offsets=[0])}, bytes(8), "makes no sense"),
         ({"a": entry(dtype=None)}, bytes(8), "makes no sense"),
+        ({"a": entry(dtype="F32\n")}, bytes(8), "makes no sense"),
         ({"a": {"dtype": "F32"}}, bytes(8), "makes no sense"),
         ({"a": 3}, bytes(8), "makes no sense"),
         ({"a": entry(), "b": entry()}, bytes(8), "overlap"),

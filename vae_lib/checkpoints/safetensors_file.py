@@ -160,6 +160,7 @@ def _entry(name: str, key: str, entry: Any) -> tuple[TensorInfo, int, int]:
         stored, shape, begin, end, numbers = None, (), 0, 0, [-1]
     if (
         not isinstance(stored, str)
+        or not stored.isprintable()  # it is quoted in messages
         or len(numbers) > MAX_RANK + 2
         or any(type(number) is not int or not 0 <= number < 1 << 63 for number in numbers)
         or end < begin
