@@ -1,7 +1,12 @@
 """A second extension, only for the tests: lets them look into the host, whichever it is, over its own routes."""
 
+import gc
+import os
+import threading
 import time
 
+import psutil
+import torch
 from modules import infotext_utils, patches, processing, script_callbacks, scripts, sd_vae, shared
 
 LOADED = time.time_ns()
@@ -41,6 +46,19 @@ def options():
     return dict(shared.opts.data)
 
 
+def resources():
+    """What a process that leaks has more and more of."""
+    gc.collect()
+    tensors = [item for item in gc.get_objects() if type(item) is torch.Tensor]
+    return {
+        "rss": psutil.Process().memory_info().rss,
+        "tensors": len(tensors),
+        "files": len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0,
+        "threads": threading.active_count(),
+        "depth": depth(processing.decode_latent_batch),
+    }
+
+
 _whole = []
 
 
@@ -56,6 +74,7 @@ def mend_vae():
 
 
 def add_routes(demo, app):
+    app.add_api_route("/probe/resources", resources, methods=["GET"])
     app.add_api_route("/probe/break", break_vae, methods=["POST"])
     app.add_api_route("/probe/mend", mend_vae, methods=["POST"])
     app.add_api_route("/probe/state", state, methods=["GET"])
