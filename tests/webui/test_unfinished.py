@@ -28,6 +28,25 @@ def files(host: hosts.Host) -> list[Path]:
     return [path for path in (host.data / FOLDER).glob("*.safetensors") if not path.name.startswith(".")]
 
 
+def test_several_unfinished_pictures_outlast_the_kept_ones(host: hosts.Host) -> None:
+    host.generate()  # the model is loaded
+    host.post("/probe/break")
+    try:
+        for seed in range(6):  # more than are kept in RAM
+            with pytest.raises(hosts.ApiError):
+                host.generate(seed=seed)
+    finally:
+        host.post("/probe/mend")
+    host.generate()
+    listed = [item for item in host.get("/vae-guard/latents") if item["file"]]
+    assert len(listed) == len(files(host)) == 6
+    for _ in listed:
+        index = next(item["index"] for item in host.get("/vae-guard/latents") if item["file"])
+        host.post(f"/vae-guard/latents/{index}/decode")
+    assert files(host) == []
+    assert not any(item["file"] for item in host.get("/vae-guard/latents"))
+
+
 @pytest.fixture
 def failed(host: hosts.Host) -> Iterator[hosts.Picture]:
     """A generation that nothing could decode, after which the VAE works again; and the picture it would have been."""

@@ -22,7 +22,7 @@ MB = 10**6
 _PATTERN = "*.safetensors"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Unfinished:
     """A batch that was not decoded.
 

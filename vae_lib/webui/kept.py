@@ -21,7 +21,7 @@ from vae_lib.webui import generation, infotext, notices, options
 from vae_lib.webui.request import Request
 
 
-@dataclass
+@dataclass(eq=False)  # one batch is another's equal only if it is the same: tensors have no truth value
 class Kept:
     """One batch of latents as the sampler left it.
 

@@ -87,7 +87,7 @@ class HostBackend:
         return [KeptLatents(_title(item), item.latents, _family_of(item)) for item in kept.items()]
 
     def unfinished(self) -> Sequence[str] | None:
-        return [_title(item) for item in kept.items() if item.path is not None]
+        return [_title(item) for item in _unfinished_items()]
 
     def finish(self, title: str) -> Sequence[Any]:
         return [image for image, _ in kept.redecode_and_save(kept.items().index(_unfinished(title)))]
@@ -140,9 +140,14 @@ def _title(item: kept.Kept) -> str:
     return f"{day}{created:%H:%M:%S}, {several}{item.size[0]}x{item.size[1]}, {item.model_name}"
 
 
+def _unfinished_items() -> list[kept.Kept]:
+    """A file that was removed by hand is not wanted any more."""
+    return [item for item in kept.items() if item.path is not None and item.path.is_file()]
+
+
 def _unfinished(title: str) -> kept.Kept:
-    for item in kept.items():
-        if item.path is not None and _title(item) == title:
+    for item in _unfinished_items():
+        if _title(item) == title:
             return item
     raise InputError("These latents are not there any more; reload the page for a new list.")
 
