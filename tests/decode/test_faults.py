@@ -1,0 +1,57 @@
+"""Memory runs out at every single allocation of a small decode and encode, on every rung: a correct picture each time.
+
+    VAE_GUARD_EVERY_FAULT=1 python -m pytest -s tests/decode/test_faults.py     # prints how many were survived
+
+Without the variable every 23rd allocation is tried, with the first and the last.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.decode.helpers import distance, images, latents_for, network, taesd
+from tests.decode.test_ladder import TINY, Allocations, ladder, live_tensors
+from vae_lib.decode import DEFAULT_ORDER, Route
+
+STRIDE = 1 if os.environ.get("VAE_GUARD_EVERY_FAULT") else 23
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _quick_collections() -> Iterator[None]:
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.mark.parametrize("operation", ["decode", "encode"])
+@pytest.mark.parametrize("route", DEFAULT_ORDER)
+def test_every_allocation_fails_once(route: Route, operation: str) -> None:
+    vae, tiny = network(TINY), taesd() if route is Route.TAESD else None
+    given = latents_for(TINY, 2, 2) if operation == "decode" else images(2, 2)
+    if route is Route.TAESD and operation == "encode":
+        given = images(16, 16)
+    order = (route, *(other for other in (Route.OFFLOAD, Route.CPU) if other is not route))
+    wanted = vae.decode(given) if operation == "decode" else vae.encode_moments(given)[0]
+    getattr(ladder(vae=vae, taesd=tiny, order=order), operation)(given)  # what is cached for good is there
+    with Allocations() as counter:
+        getattr(ladder(vae=vae, taesd=tiny, order=order), operation)(given)
+    assert counter.count > 5
+    before = live_tensors()
+    chosen = {*range(1, counter.count, STRIDE), counter.count}
+    for k in sorted(chosen):
+        with Allocations(k, k) as memory:
+            outcome = getattr(ladder(vae=vae, taesd=tiny, order=order), operation)(given)
+        assert memory.raised == 1
+        (attempt,) = outcome.attempts
+        assert attempt.plan.route is route
+        assert "out of memory" in attempt.problem
+        if outcome.plan.route is not Route.TAESD:
+            assert distance(outcome.result, wanted) < 1e-5
+        del outcome
+    assert live_tensors() == before
+    print(f"{operation} by {route.value}: {len(chosen)} of {counter.count} faults survived")
