@@ -7,25 +7,21 @@ Without the variable every 23rd allocation is tried, with the first and the last
 
 from __future__ import annotations
 
-import gc
 import os
-from collections.abc import Iterator
 
 import pytest
 
 from tests.decode.helpers import distance, images, latents_for, network, taesd
-from tests.decode.test_ladder import TINY, Allocations, ladder, live_tensors
+from tests.decode.test_ladder import (
+    TINY,
+    Allocations,
+    _quick_collections,  # noqa: F401
+    ladder,
+    live_tensors,
+)
 from vae_lib.decode import DEFAULT_ORDER, Route
 
 STRIDE = 1 if os.environ.get("VAE_GUARD_EVERY_FAULT") else 23
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _quick_collections() -> Iterator[None]:
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.mark.parametrize("operation", ["decode", "encode"])
