@@ -19,6 +19,10 @@ class PlanError(VAEGuardError):
     """No allowed way of decoding fits in the memory there is."""
 
 
+class NumericError(PlanError):
+    """No floating-point type that is allowed holds the VAE's numbers; memory has no part in it."""
+
+
 class DownloadError(VAEGuardError):
     """A download that did not end in a verified file."""
 

@@ -53,8 +53,10 @@ def failed(host: hosts.Host) -> Iterator[hosts.Picture]:
     whole = host.generate(seed=77)
     host.post("/probe/break")
     try:
-        with pytest.raises(hosts.ApiError):
+        with pytest.raises(hosts.ApiError) as raised:
             host.generate(seed=77)
+        assert "its latents are in" in str(raised.value)
+        assert "VAE > Unfinished" in str(raised.value)
     finally:
         host.post("/probe/mend")
     yield whole

@@ -13,7 +13,7 @@ from torch import Tensor
 from vae_lib.decode import engine, tiny
 from vae_lib.decode.devices import free_bytes, is_out_of_memory, release_cached
 from vae_lib.decode.plan import DEFAULT_ORDER, Plan, Rates, Route, Work, choose, dtype_name, size_text
-from vae_lib.errors import InputError, PlanError
+from vae_lib.errors import InputError, NumericError, PlanError
 from vae_lib.networks import TAESD, AutoencoderKL
 
 Progress = Callable[[int, int], None]
@@ -106,6 +106,7 @@ class Ladder:
 
         Raises:
             PlanError: when nothing fits, or all that did failed.
+            NumericError: when no allowed dtype holds the numbers.
             InputError: when the latents have the wrong number of channels, or are not finite.
             Cancelled: when the caller's ``cancelled`` says so.
         """
@@ -255,7 +256,7 @@ class Ladder:
                 "The latents hold NaN or infinite numbers: the diffusion model (UNet) failed, not the VAE. "
                 "Sample again, in full precision (--no-half) if it recurs."
             )
-        raise PlanError(
+        raise NumericError(
             f"The VAE gave NaN or infinite numbers in {dtype_name(plan.dtype)}, and no wider type was allowed. "
             "Allow fp32, or use a VAE made for half precision (for SDXL: sdxl-vae-fp16-fix)."
         )

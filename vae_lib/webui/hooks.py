@@ -19,8 +19,20 @@ import torch
 from torch import Tensor, nn
 
 from vae_lib.decode import Ladder, Outcome, Route, rates_for
-from vae_lib.errors import InputError, PlanError, VAEGuardError
-from vae_lib.webui import first_stage, generation, infotext, kept, memory, notices, options, patching, policy
+from vae_lib.errors import InputError, NumericError, PlanError, VAEGuardError
+from vae_lib.webui import (
+    first_stage,
+    generation,
+    infotext,
+    kept,
+    memory,
+    notices,
+    options,
+    patching,
+    policy,
+    precision,
+    report,
+)
 from vae_lib.webui.request import Request
 
 Wrapper = Callable[..., Any]
@@ -61,8 +73,9 @@ def _decode_latent_batch(original: Wrapper) -> Wrapper:
         start = len(current.records)
         try:
             samples = original(model, batch, *args, **kwargs)
-        except Exception:
-            kept.failed(held)
+        except Exception as error:
+            if told := kept.failed(held):  # the type stays: callers look at it
+                error.args = (f"{error} VAE Guard: {told}", *error.args[1:])
             raise
         infotext.write(current, current.records[start:])
         kept.finished(held, current, current.records[start:])
@@ -181,7 +194,9 @@ class Guard:
                 self._raise_if_the_numbers_are_to_blame(error, operation, x)
             except Exception as error:
                 failure = error
-            notices.own_failure(f"{operation} the picture", failure)
+            notices.own_failure(
+                f"{operation} the picture", failure, report.text(failure, operation, tuple(x.shape), self.vae)
+            )
             del failure  # its traceback holds our tensors
             return host(x, *args, **kwargs)
 
@@ -227,11 +242,11 @@ class Guard:
                         else ladder.encode(x)
                     )
             except PlanError as error:
-                if number + 1 == len(tries) or infotext.is_numeric(error):
+                if number + 1 == len(tries) or isinstance(error, NumericError):
                     raise
                 problems.append(str(error))
                 continue
-            _remember_dtype(outcome)
+            precision.remember(self.model, outcome)
             route = outcome.plan.route
             wanted = request.route if operation == "decode" else None
             fallback = route is not (wanted or Route.FULL) or bool(outcome.attempts) or bool(problems)
@@ -265,7 +280,7 @@ class Guard:
         from modules import devices
 
         not_finite = isinstance(error, InputError) and not bool(torch.isfinite(x).all())
-        if operation == "decode" and (not_finite or infotext.is_numeric(error)):
+        if operation == "decode" and (not_finite or isinstance(error, NumericError)):
             raise devices.NansException(str(error)) from None
 
 
@@ -281,8 +296,9 @@ def ladder_for(
 
     vae, repair = model.first_stage_model, _repair_dtypes()
     dtype = first_stage.compute_dtype(vae.encoder if operation == "encode" else vae.decoder)
-    if _overflowed.get(_identity()) in repair and not shared.cmd_opts.disable_nan_check:
-        dtype = _overflowed[_identity()]
+    needed = precision.known(model)
+    if needed in repair and not shared.cmd_opts.disable_nan_check:
+        dtype = needed
     return Ladder(
         first_stage.borrow(vae, operation),
         first_stage.taesd(model, operation) if Route.TAESD in order else None,
@@ -295,25 +311,6 @@ def ladder_for(
         check_finite=not shared.cmd_opts.disable_nan_check,
         rates=rates_for(device, dtype),
     )
-
-
-_overflowed: dict[tuple[Any, ...], torch.dtype] = {}
-
-
-def _identity() -> tuple[Any, ...]:
-    """The VAE in use, by its file or its checkpoint's."""
-    from modules import sd_vae, shared
-
-    return (sd_vae.loaded_vae_file, shared.opts.sd_model_checkpoint)
-
-
-def _remember_dtype(outcome: Outcome) -> None:
-    """A VAE whose numbers overflowed once starts in the dtype that held them the next time."""
-    if (
-        any(attempt.plan.dtype != outcome.plan.dtype for attempt in outcome.attempts)
-        and outcome.plan.route.exact
-    ):
-        _overflowed[_identity()] = outcome.plan.dtype
 
 
 def _repair_dtypes() -> tuple[torch.dtype, ...]:

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from vae_lib.decode import Route
-from vae_lib.errors import InputError, VAEGuardError
+from vae_lib.errors import InputError
 from vae_lib.webui.generation import Generation, Record
 from vae_lib.webui.policy import ASKED
 from vae_lib.webui.request import Request, decode_by_of, threshold_of
@@ -77,11 +77,6 @@ def sentence(record: Record, x: Tensor) -> str:
     else:
         text += " The picture is exact."
     return text
-
-
-def is_numeric(error: VAEGuardError) -> bool:
-    """Whether an error of the ladder says that no allowed dtype holds the numbers; memory had no part in it."""
-    return str(error).startswith("The VAE gave NaN or infinite")
 
 
 def pasted_decode_by(params: dict[str, Any]) -> str:

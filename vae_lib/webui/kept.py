@@ -136,17 +136,18 @@ def finished(held: Kept | None, current: generation.Generation, records: Sequenc
     _settle(held)
 
 
-def failed(held: Kept | None) -> None:
-    """Nothing could decode the batch: say where it is."""
+def failed(held: Kept | None) -> str:
+    """Nothing could decode the batch: say where it is, and give the sentence for the error ("" if it is nowhere)."""
     if held is None or held.path is None:
-        return
+        return ""
     if held not in items():
         _unfinished.insert(0, held)
-    notices.tell(
+    sentence = (
         f"the picture could not be decoded, but it is not lost: its latents are in {held.path}. Free some memory or "
-        "choose another VAE, then decode them in the tab VAE > Unfinished.",
-        warning=True,
+        "choose another VAE, then decode them in the tab VAE > Unfinished."
     )
+    notices.tell(sentence, warning=True)
+    return sentence
 
 
 def settled(held: Kept) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import sys
-import traceback
 import warnings
 from typing import Any
 
@@ -33,8 +32,8 @@ def tell_once(key: str, message: str, *, warning: bool = True) -> None:
         tell(message, warning=warning)
 
 
-def own_failure(what: str, error: BaseException) -> None:
-    """Our own code failed: say once that the host's is used, with the report for the console."""
+def own_failure(what: str, error: BaseException, report: str) -> None:
+    """Our own code failed: say once that the host's is used; ``report`` goes to the console, ready to copy."""
     key = f"{what}:{type(error).__name__}"
     if key in _told:
         return
@@ -47,7 +46,7 @@ def own_failure(what: str, error: BaseException) -> None:
         "Please report this with the text in the console.",
         warning=True,
     )
-    traceback.print_exception(type(error), error, error.__traceback__)
+    print(report, file=sys.stderr)
 
 
 def _to_page(message: str, warning: bool) -> None:

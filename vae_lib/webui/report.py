@@ -1,0 +1,43 @@
+"""A report of an error of ours, ready to copy: no prompt, and of paths only what lies inside a package."""
+
+from __future__ import annotations
+
+import platform
+import re
+import traceback
+from pathlib import Path
+from typing import Any
+
+import torch
+
+_QUOTED_PATH = re.compile(r"""(['"])(?:[A-Za-z]:[\\/]|/)[^'"\n]*\1""")
+
+
+def text(error: BaseException, operation: str, shape: tuple[int, ...], vae: Any) -> str:
+    """What a developer needs: versions, the VAE's dtype and device, the size, where it happened."""
+    import vae_lib
+
+    weight = next(vae.parameters(), None)
+    numbers = "without weights" if weight is None else f"{weight.dtype} on {weight.device}"
+    lines = [
+        "--- VAE Guard: report (copy from here)",
+        f"VAE Guard {vae_lib.__version__}, Python {platform.python_version()}, PyTorch {torch.__version__}, "
+        f"{platform.system()}",
+        f"{operation} of {shape}, {type(vae).__name__} {numbers}",
+        *(
+            f"  {_short(frame.filename)}:{frame.lineno} in {frame.name}"
+            for frame in traceback.extract_tb(error.__traceback__)
+        ),
+        _QUOTED_PATH.sub("<path>", f"{type(error).__name__}: {error}"),
+        "--- to here",
+    ]
+    return "\n".join(lines)
+
+
+def _short(filename: str) -> str:
+    """The path inside the package, so that the folder's name, which may be the user's, is not told."""
+    parts = Path(filename).parts
+    for anchor in ("vae_lib", "site-packages", "modules"):
+        if anchor in parts:
+            return "/".join(parts[len(parts) - 1 - parts[::-1].index(anchor) :])
+    return parts[-1] if parts else "?"
