@@ -1,10 +1,8 @@
-"""Writing: all or nothing."""
+"""Writing tensors."""
 
 from __future__ import annotations
 
-import errno
 import os
-import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -15,8 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vae_lib.checkpoints import open_weights, save_safetensors, write_atomically
-from vae_lib.errors import InputError
+from vae_lib.checkpoints import open_weights, save_safetensors
 
 
 def names(folder: Path) -> list[str]:
@@ -62,75 +59,6 @@ def test_any_names_and_shapes_come_back(
         assert all(torch.equal(file.read(name), tensor) for name, tensor in tensors.items())
 
 
-def test_the_file_aside_has_the_suffix_and_the_usual_permissions(tmp_path: Path) -> None:
-    asides: list[Path] = []
-
-    def writer(aside: Path) -> None:
-        asides.append(aside)
-        aside.write_text("new")
-
-    write_atomically(tmp_path / "picture.png", writer)
-    assert asides[0].suffix == ".png"
-    assert asides[0].parent == tmp_path
-    assert asides[0].name.startswith(".picture")
-    assert (tmp_path / "picture.png").read_text() == "new"
-    (tmp_path / "other.png").touch()
-    modes = {stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("picture.png", "other.png")}
-    assert len(modes) == 1
-
-
-def fail_with(error: BaseException) -> object:
-    def writer(aside: Path) -> None:
-        aside.write_text("half")
-        raise error
-
-    return writer
-
-
-@pytest.mark.parametrize("there_before", [True, False])
-@pytest.mark.parametrize(
-    ("error", "sentence"),
-    [
-        (OSError(errno.ENOSPC, "No space left on device"), "the disk is full; make room"),
-        (OSError(errno.EDQUOT, "Disk quota exceeded"), "the disk is full; make room"),
-        (RuntimeError("I/O error: No space left on device (os error 28)"), "the disk is full; make room"),
-        (OSError(errno.EROFS, "Read-only file system"), "read-only file system"),
-        (PermissionError(errno.EACCES, "Permission denied"), "permission denied"),
-        (RuntimeError("I/O error: Permission denied (os error 13)"), "permission denied"),
-        (RuntimeError("Error: IoError(Os { code: 28, kind: StorageFull })"), "the disk is full; make room"),
-    ],
-)
-def test_a_failed_write_leaves_what_was_there(
-    there_before: bool, error: Exception, sentence: str, tmp_path: Path
-) -> None:
-    path = tmp_path / "x.png"
-    if there_before:
-        path.write_text("old")
-    with pytest.raises(InputError, match=rf"x\.png was not written: {sentence}"):
-        write_atomically(path, fail_with(error))  # type: ignore[arg-type]
-    assert names(tmp_path) == (["x.png"] if there_before else [])
-    assert not there_before or path.read_text() == "old"
-
-
-@pytest.mark.parametrize("error", [ValueError("a bug"), KeyboardInterrupt()])
-def test_bugs_and_interrupts_pass_and_leave_nothing(error: BaseException, tmp_path: Path) -> None:
-    with pytest.raises(type(error)):
-        write_atomically(tmp_path / "x.png", fail_with(error))  # type: ignore[arg-type]
-    assert names(tmp_path) == []
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a full disk to write to is there on Linux only")
-def test_a_really_full_disk(tmp_path: Path) -> None:
-    def writer(aside: Path) -> None:
-        aside.write_text("half")
-        with Path("/dev/full").open("wb") as full:
-            full.write(bytes(100_000))
-
-    with pytest.raises(InputError, match="the disk is full"):
-        write_atomically(tmp_path / "x.png", writer)
-    assert names(tmp_path) == []
-
-
 @pytest.mark.skipif(os.name == "nt", reason="file size limits are POSIX's")
 def test_safetensors_that_do_not_fit(tmp_path: Path) -> None:
     """A limit on the size of files makes the library's own write fail, in a process of its own."""
@@ -146,29 +74,3 @@ def test_safetensors_that_do_not_fit(tmp_path: Path) -> None:
     assert "InputError" in found.stderr
     assert "the disk is full" in found.stderr
     assert names(tmp_path) == []
-
-
-def test_targets_that_cannot_be(tmp_path: Path) -> None:
-    def never(aside: Path) -> None:
-        pytest.fail("nothing is to be written")
-
-    with pytest.raises(InputError, match="is a folder"):
-        write_atomically(tmp_path, never)
-    with pytest.raises(InputError, match="There is no folder"):
-        write_atomically(tmp_path / "no" / "x.png", never)
-    if Path("/dev/null").exists():
-        with pytest.raises(InputError, match="not an ordinary file"):
-            write_atomically("/dev/null", never)
-
-
-@pytest.mark.skipif(os.name == "nt", reason="symbolic links need a privilege on Windows")
-def test_a_link_is_followed(tmp_path: Path) -> None:
-    (tmp_path / "real").mkdir()
-    target = tmp_path / "real" / "x.txt"
-    target.write_text("old")
-    link = tmp_path / "link.txt"
-    link.symlink_to(target)
-    write_atomically(link, lambda aside: aside.write_text("new"))
-    assert link.is_symlink()
-    assert target.read_text() == "new"
-    assert names(tmp_path / "real") == ["x.txt"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import sys
 from pathlib import Path
@@ -26,6 +27,7 @@ def vae_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     members: dict[str, dict[str, Any]] = {
         "modules.paths": {"data_path": str(tmp_path)},
         "modules.sd_vae": {"loaded_vae_file": str(path)},
+        "modules.hashes": {"sha256": lambda name, title: hashlib.sha256(Path(name).read_bytes()).hexdigest()},
         "modules.infotext_utils": {"PasteField": object},
         "modules.scripts": {"Script": object, "AlwaysVisible": object()},
         "modules": {},
@@ -64,7 +66,28 @@ def test_the_dtype_is_remembered_for_this_file_only(vae_file: Path, precision: A
     assert precision.known(MODEL) == torch.float32  # read from the disk: nothing is kept in memory
     vae_file.write_bytes(b"other weights")
     assert precision.known(MODEL) is None
+    moved = vae_file.with_name("b.safetensors")
+    moved.write_bytes(b"weights")
+    sys.modules["modules.sd_vae"].loaded_vae_file = str(moved)
+    assert precision.known(MODEL) == torch.float32
     assert [path.name for path in precision.file().parent.glob("*precision*")] == [precision.file().name]
+
+
+def test_where_the_host_does_not_hash_size_and_time_tell_files_apart(
+    vae_file: Path, precision: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules["modules.hashes"], "sha256", lambda name, title: None)
+    precision.remember(MODEL, overflowed())
+    assert precision.known(MODEL) == torch.float32
+    vae_file.write_bytes(b"other weights")
+    assert precision.known(MODEL) is None
+
+
+def test_a_checkpoints_own_vae_goes_by_the_checkpoints_hash(vae_file: Path, precision: Any) -> None:
+    sys.modules["modules.sd_vae"].loaded_vae_file = None  # type: ignore[attr-defined]
+    checkpoints = [SimpleNamespace(sd_checkpoint_info=SimpleNamespace(sha256=name)) for name in ("a", "b")]
+    precision.remember(checkpoints[0], overflowed())
+    assert [precision.known(model) for model in checkpoints] == [torch.float32, None]
 
 
 def test_a_decode_without_overflow_is_not_noted(precision: Any) -> None:

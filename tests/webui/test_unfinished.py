@@ -47,6 +47,23 @@ def test_several_unfinished_pictures_outlast_the_kept_ones(host: hosts.Host) -> 
     assert not any(item["file"] for item in host.get("/vae-guard/latents"))
 
 
+def test_latents_removed_over_the_api(host: hosts.Host) -> None:
+    host.generate()
+    host.post("/probe/break")
+    try:
+        with pytest.raises(hosts.ApiError):
+            host.generate()
+    finally:
+        host.post("/probe/mend")
+    (path,) = files(host)
+    before = len(host.get("/vae-guard/latents"))
+    assert host.delete("/vae-guard/latents/0") == {"kept": before - 1}
+    assert len(host.get("/vae-guard/latents")) == before - 1
+    assert not path.exists()
+    with pytest.raises(hosts.ApiError, match="no kept latents number 99"):
+        host.delete("/vae-guard/latents/99")
+
+
 @pytest.fixture
 def failed(host: hosts.Host) -> Iterator[hosts.Picture]:
     """A generation that nothing could decode, after which the VAE works again; and the picture it would have been."""

@@ -7,8 +7,8 @@ from vae_lib.checkpoints.identify import Certainty, Identity, Kind, KnownFile, i
 from vae_lib.checkpoints.latents import check_finite, load_latents
 from vae_lib.checkpoints.layouts import Layout, convert_to_ldm, layout_of
 from vae_lib.checkpoints.load import VAE, LoadedVAE, load_vae
-from vae_lib.checkpoints.source import PathLike, open_weights, read_header
-from vae_lib.checkpoints.write import save_safetensors, write_atomically
+from vae_lib.checkpoints.source import open_weights, read_header
+from vae_lib.checkpoints.write import save_safetensors
 
 __all__ = [
     "FAMILIES",
@@ -21,7 +21,6 @@ __all__ = [
     "KnownFile",
     "Layout",
     "LoadedVAE",
-    "PathLike",
     "TensorInfo",
     "check_finite",
     "convert_to_ldm",
@@ -33,5 +32,4 @@ __all__ = [
     "read_header",
     "save_safetensors",
     "sha256_of",
-    "write_atomically",
 ]

@@ -15,8 +15,9 @@ from vae_lib.checkpoints.families import FAMILIES, Family
 from vae_lib.checkpoints.foreign import describe_foreign
 from vae_lib.checkpoints.header import Header, TensorInfo, quote
 from vae_lib.checkpoints.layouts import KeyMap, Layout, ldm_shape, map_keys
-from vae_lib.checkpoints.source import PathLike, read_header
+from vae_lib.checkpoints.source import read_header
 from vae_lib.errors import CheckpointError, VAEGuardError
+from vae_lib.files import PathLike
 from vae_lib.networks import AutoencoderKLConfig
 
 Kind = Literal["AutoencoderKL", "TAESD", "TAESD encoder", "TAESD decoder"]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 
 from vae_lib.checkpoints.header import quote_some
-from vae_lib.checkpoints.source import PathLike, open_weights
+from vae_lib.checkpoints.source import open_weights
 from vae_lib.errors import CheckpointError, InputError
+from vae_lib.files import PathLike
 
 KEY = "latents"
 

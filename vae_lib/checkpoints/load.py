@@ -20,8 +20,9 @@ from vae_lib.checkpoints.identify import (
     vae_shapes,
 )
 from vae_lib.checkpoints.layouts import KeyMap, as_ldm
-from vae_lib.checkpoints.source import PathLike, WeightsFile, open_weights
+from vae_lib.checkpoints.source import WeightsFile, open_weights
 from vae_lib.errors import CheckpointError
+from vae_lib.files import PathLike
 from vae_lib.networks import TAESD, AutoencoderKL
 
 VAE = AutoencoderKL | TAESD

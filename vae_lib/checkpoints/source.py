@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import stat
 from pathlib import Path
 
@@ -10,9 +9,9 @@ from vae_lib.checkpoints.header import Header
 from vae_lib.checkpoints.pickle_file import PickleFile, looks_like_pickle
 from vae_lib.checkpoints.safetensors_file import SafetensorsFile, looks_like_safetensors
 from vae_lib.errors import CheckpointError
+from vae_lib.files import PathLike
 
 WeightsFile = SafetensorsFile | PickleFile
-PathLike = str | os.PathLike[str]
 
 _AGAIN = "download it again"
 

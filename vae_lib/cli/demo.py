@@ -9,10 +9,11 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from vae_lib.checkpoints import load_vae, write_atomically
+from vae_lib.checkpoints import load_vae
 from vae_lib.cli.pictures import read_picture, to_image, write_picture
 from vae_lib.decode import Ladder, PeakMemory, Route, candidates, size_text
 from vae_lib.errors import InputError, PlanError
+from vae_lib.files import write_atomically
 from vae_lib.networks import TAESD, AutoencoderKL
 
 DATA = Path(__file__).resolve().parent.parent / "data"

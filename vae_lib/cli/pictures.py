@@ -10,8 +10,8 @@ import torch
 from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 from torch import Tensor
 
-from vae_lib.checkpoints import write_atomically
 from vae_lib.errors import InputError
+from vae_lib.files import write_atomically
 
 
 def read_picture(path: Path, multiple: int) -> Tensor:

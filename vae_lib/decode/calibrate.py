@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
 import os
 import platform
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,12 +22,15 @@ from vae_lib.decode.buffers import Workspace
 from vae_lib.decode.convolution import Convolution, best_shape
 from vae_lib.decode.devices import free_bytes
 from vae_lib.decode.plan import Rates, default_rates, dtype_name
+from vae_lib.errors import InputError
+from vae_lib.files import write_atomically
 
 # What the measurement may need at most. It is not tried where twice as much is not free.
 BUDGET_BYTES = 64 << 20
 SWITCH = "VAE_GUARD_CALIBRATE"
 CHANNELS, SIDE = 128, 96
 SECONDS = 0.25  # for each rate
+_in_use: dict[str, Rates] = {}  # read or measured by this process already
 
 
 def rates_for(device: torch.device, dtype: torch.dtype) -> Rates | None:
@@ -40,15 +43,16 @@ def rates_for(device: torch.device, dtype: torch.dtype) -> Rates | None:
     if os.environ.get(SWITCH) == "0":
         return None
     key = _key(device, dtype)
-    cached = _read().get(key)
-    if cached is not None:
-        return cached
+    known = _in_use.get(key) or _read().get(key)
+    if known is not None:
+        return _in_use.setdefault(key, known)
     try:
         if free_bytes(device) < 2 * BUDGET_BYTES:
             return None
         rates = measure_rates(device, dtype)
     except (RuntimeError, MemoryError):  # out of memory, or an operation that this device lacks
         return None
+    _in_use[key] = rates
     _write(key, rates)
     return rates
 
@@ -134,15 +138,6 @@ def _write(key: str, rates: Rates) -> None:
     """Adds the rates to the cache, whole or not at all. A folder that cannot be written to is no error."""
     path = cache_path()
     kept = {name: dataclasses.asdict(value) for name, value in (_read() | {key: rates}).items()}
-    try:
+    with contextlib.suppress(OSError, InputError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, part = tempfile.mkstemp(dir=path.parent, suffix=".part")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                json.dump(kept, file, indent=1)
-            os.replace(part, path)
-        except OSError:
-            os.unlink(part)
-            raise
-    except OSError:
-        return
+        write_atomically(path, lambda aside: aside.write_text(json.dumps(kept, indent=1), encoding="utf-8"))

@@ -99,6 +99,9 @@ class Backend(Protocol):
     def discard(self, title: str) -> None:
         """Throw one of ``unfinished`` away."""
 
+    def report(self) -> str:
+        """What to send to the developers after a failure of the extension's own code; "" when there was none."""
+
     def devices(self) -> Sequence[torch.device]:
         """Devices whose memory is of interest; the first is the one that decodes."""
 

@@ -80,6 +80,9 @@ class FolderBackend:
     def discard(self, title: str) -> None:
         raise InputError(_NEEDS_WEBUI)
 
+    def report(self) -> str:
+        return ""
+
     def devices(self) -> Sequence[torch.device]:
         return (self._device,)
 

@@ -28,7 +28,11 @@ class UnfinishedSection:
         self.gallery = gr.Gallery(
             label="Pictures", columns=2, object_fit="contain", visible=False, elem_id="vg_finished"
         )
-        self.outputs = [self.said, self.titles, self.go, self.remove]
+        self.report = gr.Textbox(
+            label="VAE Guard failed and the WebUI's own code was used. Please report it with this text:",
+            lines=6, max_lines=20, interactive=False, show_copy_button=True, visible=False, elem_id="vg_report",
+        )  # fmt: skip
+        self.outputs = [self.said, self.titles, self.go, self.remove, self.report]
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_name": False}
         self.go.click(self._finish, self.titles, [*self.outputs, self.gallery], **quiet)
         self.remove.click(self._remove, self.titles, self.outputs, **quiet)
@@ -41,12 +45,13 @@ class UnfinishedSection:
                 '<p class="vg-dim">Every picture was finished. Latents are saved before each decode; if it fails, or '
                 "the WebUI dies in it, they are listed here.</p>"
             )
-        some = bool(titles)
+        some, report = bool(titles), self._backend.report()
         return [
             said,
             gr.update(choices=titles, value=titles[0] if some else None, visible=some),
             gr.update(visible=some),
             gr.update(visible=some),
+            gr.update(value=report, visible=bool(report)),
         ]
 
     def _finish(self, title: str | None) -> list[Any]:

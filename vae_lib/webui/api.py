@@ -66,6 +66,7 @@ def add_routes(demo: Any, app: Any) -> None:
     app.add_api_route(
         "/vae-guard/latents/{index}/decode", decode_latents, methods=["POST"], dependencies=guarded
     )
+    app.add_api_route("/vae-guard/latents/{index}", remove_latents, methods=["DELETE"], dependencies=guarded)
 
 
 def dependencies() -> list[Any]:
@@ -171,6 +172,15 @@ def latents() -> list[dict[str, Any]]:
         }
         for index, item in enumerate(kept.items())
     ]
+
+
+def remove_latents(index: int) -> dict[str, Any]:
+    """Throw kept latents away, their file included."""
+    items = kept.items()
+    if not 0 <= index < len(items):
+        raise unprocessable(InputError(f"There are no kept latents number {index}; {len(items)} are kept."))
+    kept.remove(items[index])
+    return {"kept": len(items) - 1}
 
 
 def decode_latents(index: int) -> dict[str, Any]:

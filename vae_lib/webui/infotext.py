@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from vae_lib.decode import Route
+from vae_lib.decode import Route, dtype_name
 from vae_lib.errors import InputError
 from vae_lib.webui.generation import Generation, Record
 from vae_lib.webui.policy import ASKED
@@ -57,7 +57,8 @@ def describe(record: Record) -> str:
         return "full"
     way = plan.describe().replace("offload", "tiled + RAM")
     reason = "" if record.note == ASKED else plan.reason.removeprefix(plan.describe()).lstrip(": ")
-    parts = [way, record.note, reason]
+    repeated = any(attempt.plan.dtype != plan.dtype for attempt in outcome.attempts)
+    parts = [way, f"in {dtype_name(plan.dtype)}" if repeated else "", record.note, reason]
     parts += [f"{a.plan.route.value} failed: {a.problem}" for a in outcome.attempts]
     return "; ".join(part for part in parts if part)
 

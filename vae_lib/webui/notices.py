@@ -13,6 +13,7 @@ from vae_lib.webui import generation
 log = logging.getLogger("vae_guard")
 
 _told: set[str] = set()
+_report = ""
 
 
 def tell(message: str, *, warning: bool = False, page: bool = True) -> None:
@@ -33,7 +34,8 @@ def tell_once(key: str, message: str, *, warning: bool = True) -> None:
 
 
 def own_failure(what: str, error: BaseException, report: str) -> None:
-    """Our own code failed: say once that the host's is used; ``report`` goes to the console, ready to copy."""
+    """Our own code failed: say once that the host's is used; ``report`` goes to the console and the tab."""
+    global _report
     key = f"{what}:{type(error).__name__}"
     if key in _told:
         return
@@ -43,10 +45,16 @@ def own_failure(what: str, error: BaseException, report: str) -> None:
         return
     tell(
         f"could not {what} ({type(error).__name__}: {error}); the WebUI's own code was used instead. "
-        "Please report this with the text in the console.",
+        "Please report this with the text in the console, or in the tab VAE > Unfinished.",
         warning=True,
     )
+    _report = report
     print(report, file=sys.stderr)
+
+
+def last_report() -> str:
+    """The report of the latest failure of our own in this session, ready to copy; "" when there was none."""
+    return _report
 
 
 def _to_page(message: str, warning: bool) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 
 from vae_lib.decode import Outcome
+from vae_lib.errors import InputError
+from vae_lib.files import write_atomically
 from vae_lib.webui import notices
 
 _DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
@@ -25,7 +27,8 @@ def file() -> Path:
 
 def known(model: Any) -> torch.dtype | None:
     """The dtype that the VAE in use was found to need; None when it never overflowed."""
-    return _DTYPES.get(_read().get(_identity(model), ""))
+    entries = _read()
+    return _DTYPES.get(entries.get(_identity(model), "")) if entries else None
 
 
 def remember(model: Any, outcome: Outcome) -> None:
@@ -37,25 +40,32 @@ def remember(model: Any, outcome: Outcome) -> None:
     entries, identity = _read(), _identity(model)
     entries.pop(identity, None)
     entries[identity] = name
-    target = file()
-    partial = target.with_name(f".{target.name}.{os.getpid()}")
+    text = json.dumps(dict(list(entries.items())[-_MOST:]), indent=1)
     try:
-        partial.write_text(json.dumps(dict(list(entries.items())[-_MOST:]), indent=1), encoding="utf-8")
-        partial.replace(target)
-    except OSError as error:
-        notices.log.warning("the VAE's dtype could not be noted in %s: %s", target, error.strerror)
+        write_atomically(file(), lambda aside: aside.write_text(text, encoding="utf-8"))
+    except InputError as error:
+        notices.log.warning("the dtype that the VAE needs was not noted: %s", error)
 
 
 def _identity(model: Any) -> str:
-    """The weights in use: their file, its size and time, which change when another is put in its place."""
-    from modules import sd_vae
+    """The weights in use: the hash of their file, or (with ``--no-hashing``) its path, size and time.
 
-    name = sd_vae.loaded_vae_file or getattr(getattr(model, "sd_checkpoint_info", None), "filename", None)
+    The host remembers hashes; its own key for VAEs is one for all of them, so ours has the file's name in it.
+    """
+    from modules import hashes, sd_vae
+
+    path = sd_vae.loaded_vae_file
+    if path is None:
+        checkpoint = getattr(model, "sd_checkpoint_info", None)
+        if known := getattr(checkpoint, "sha256", None):
+            return str(known)
+        path = getattr(checkpoint, "filename", "")
     try:
-        state = os.stat(name or "")
+        state = os.stat(path)
+        known = hashes.sha256(path, f"vae-guard/{os.path.basename(path)}")
     except OSError:
-        return str(name)
-    return f"{name}|{state.st_size}|{state.st_mtime_ns}"
+        return str(path)
+    return known or f"{path}|{state.st_size}|{state.st_mtime_ns}"
 
 
 def _read() -> dict[str, str]:

@@ -28,10 +28,14 @@ def text(error: BaseException, operation: str, shape: tuple[int, ...], vae: Any)
             f"  {_short(frame.filename)}:{frame.lineno} in {frame.name}"
             for frame in traceback.extract_tb(error.__traceback__)
         ),
-        _QUOTED_PATH.sub("<path>", f"{type(error).__name__}: {error}"),
+        _without_paths(f"{type(error).__name__}: {error}"),
         "--- to here",
     ]
     return "\n".join(lines)
+
+
+def _without_paths(message: str) -> str:
+    return _QUOTED_PATH.sub("<path>", message).replace(str(Path.home()), "~")
 
 
 def _short(filename: str) -> str:

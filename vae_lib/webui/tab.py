@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 
-from vae_lib.checkpoints import write_atomically
 from vae_lib.decode import free_bytes
 from vae_lib.errors import InputError
+from vae_lib.files import write_atomically
 from vae_lib.hub import DownloadManager
 from vae_lib.ui.backend import Checkpoint, KeptLatents, Memory, VAEFile
-from vae_lib.webui import downloads, first_stage, kept, memory, options
+from vae_lib.webui import downloads, first_stage, kept, memory, notices, options
 
 
 class HostBackend:
@@ -94,6 +94,9 @@ class HostBackend:
 
     def discard(self, title: str) -> None:
         kept.remove(_unfinished(title))
+
+    def report(self) -> str:
+        return notices.last_report()
 
     def devices(self) -> Sequence[torch.device]:
         from modules import devices

@@ -2,12 +2,13 @@
 
 import gc
 import os
+import sys
 import threading
 import time
 
 import psutil
 import torch
-from modules import infotext_utils, patches, processing, script_callbacks, scripts, sd_vae, shared
+from modules import devices, infotext_utils, patches, processing, script_callbacks, scripts, sd_vae, shared
 
 LOADED = time.time_ns()
 
@@ -43,7 +44,8 @@ def axes():
 
 def options():
     """All settings. The host's own route leaves out those of an extension that was not there when it started."""
-    return dict(shared.opts.data)
+    defaults = {name: info.default for name, info in shared.opts.data_labels.items()}
+    return {**defaults, **shared.opts.data}
 
 
 def resources():
@@ -73,7 +75,51 @@ def mend_vae():
     shared.sd_model.first_stage_model.decoder.conv_out.weight.data.copy_(_whole.pop())
 
 
+def halve_vae():
+    """The loaded VAE in fp16, and its numbers too large for that: in fp32 it gives the same picture as before."""
+    vae = shared.sd_model.first_stage_model
+    _whole.append([(tensor, tensor.data) for tensor in vae.parameters()])
+    vae.decoder.conv_in.weight.data, vae.decoder.conv_in.bias.data = (
+        tensor.data * 2.0**14 for tensor in (vae.decoder.conv_in.weight, vae.decoder.conv_in.bias)
+    )
+    vae.half()
+    devices.dtype_vae = torch.float16
+
+
+def restore_vae():
+    devices.dtype_vae = torch.float32
+    shared.sd_model.first_stage_model.float()  # a LightningModule notes its dtype
+    for tensor, data in _whole.pop():
+        tensor.data = data
+
+
+def vae_dtypes():
+    vae = shared.sd_model.first_stage_model
+    return sorted({str(tensor.dtype) for tensor in vae.parameters()} | {str(devices.dtype_vae)})
+
+
+def nan_check(on: bool):
+    shared.cmd_opts.disable_nan_check = not on
+
+
+def fail_once():
+    """The next decode or encode that the extension runs has a bug."""
+    guard = sys.modules["vae_lib.webui.hooks"].Guard
+    whole = guard._by_policy
+
+    def by_policy(*args):
+        guard._by_policy = whole
+        raise ZeroDivisionError("made by the probe")
+
+    guard._by_policy = by_policy
+
+
 def add_routes(demo, app):
+    app.add_api_route("/probe/halve", halve_vae, methods=["POST"])
+    app.add_api_route("/probe/restore", restore_vae, methods=["POST"])
+    app.add_api_route("/probe/dtypes", vae_dtypes, methods=["GET"])
+    app.add_api_route("/probe/nan-check", nan_check, methods=["POST"])
+    app.add_api_route("/probe/fail-once", fail_once, methods=["POST"])
     app.add_api_route("/probe/resources", resources, methods=["GET"])
     app.add_api_route("/probe/break", break_vae, methods=["POST"])
     app.add_api_route("/probe/mend", mend_vae, methods=["POST"])

@@ -1,0 +1,80 @@
+"""Numbers that break, and code of ours that does: repaired, told, and nothing of it stays."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from tests.webui import host as hosts
+from tests.webui.test_browser import SECONDS, browser, open_page  # noqa: F401
+from tests.webui.test_pictures import Without, assert_same, entry
+
+pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+from playwright.sync_api import Browser, expect
+
+
+@pytest.fixture
+def half(host: hosts.Host) -> Iterator[hosts.Host]:
+    """The loaded VAE is in fp16 and overflows there."""
+    host.generate()  # the model is loaded
+    (host.data / "vae-guard-precision.json").unlink(missing_ok=True)
+    host.post("/probe/halve")
+    try:
+        yield host
+    finally:
+        host.post("/probe/restore")
+
+
+def test_only_the_decode_that_overflowed_is_repeated(half: hosts.Host) -> None:
+    first = half.generate()
+    assert np.ptp(first.images[0]) > 50
+    assert "full failed: NaN or infinite numbers in fp16" in (entry(first.infotext) or "")
+    assert "in fp32" in (entry(first.infotext) or "")
+    assert half.get("/probe/dtypes") == ["torch.float16"]
+    (dtype,) = json.loads((half.data / "vae-guard-precision.json").read_text()).values()
+    assert dtype == "fp32"
+    second = half.generate()
+    assert "failed" not in (entry(second.infotext) or "")
+    assert np.array_equal(first.images[0], second.images[0])
+    assert half.get("/probe/dtypes") == ["torch.float16"]
+
+
+def test_no_repair_where_the_host_has_it_switched_off(half: hosts.Host) -> None:
+    with half.options(auto_vae_precision=False), pytest.raises(hosts.ApiError) as raised:
+        half.generate()
+    assert "NansException" in str(raised.value)
+    half.delete("/vae-guard/latents/0")
+    assert half.get("/probe/dtypes") == ["torch.float16"]
+
+
+def test_disable_nan_check_is_respected(half: hosts.Host) -> None:
+    half.post("/probe/nan-check?on=false")
+    try:
+        picture = half.generate()
+    finally:
+        half.post("/probe/nan-check?on=true")
+    assert not picture.images[0].any()  # as the host shows NaN: black
+    assert "failed" not in (entry(picture.infotext) or "")
+
+
+def test_a_bug_of_ours_ends_in_the_hosts_decode_with_a_report(
+    host: hosts.Host,
+    without: Without,
+    browser: Browser,  # noqa: F811
+) -> None:
+    host.post("/probe/fail-once")
+    assert_same(host.generate(), without["txt2img"])
+    log = host.log()
+    assert "could not decode the picture (ZeroDivisionError: made by the probe)" in log
+    report = log[log.index("--- VAE Guard: report") : log.index("--- to here")]
+    assert "decode of (1, 4, 16, 16), AutoencoderKL torch.float32 on cpu" in report
+    assert "hooks.py:" in report
+    assert str(host.data) not in report
+    page = open_page(browser, host)
+    page.locator("#tabs > .tab-nav").get_by_role("button", name="VAE", exact=True).click()
+    page.locator("#vg_tabs").get_by_role("button", name="Unfinished").click()
+    expect(page.locator("#vg_report textarea")).to_have_value(report + "--- to here", timeout=SECONDS)
+    page.close()
