@@ -224,7 +224,8 @@ def start(
 ) -> Host:
     """Start the host on a data folder and wait until its checkpoint is loaded; ``variables``: its environment."""
     port = free_port()
-    settings |= {"live_previews_enable": False, "samples_save": False, "disabled_extensions": list(disabled)}
+    quiet = {"live_previews_enable": False, "samples_save": False, "disabled_extensions": list(disabled)}
+    settings = quiet | settings
     (data / "config.json").write_text(json.dumps(settings))
     environment = {
         name: value for name, value in os.environ.items() if not re.match("GRADIO_|COMMANDLINE_ARGS", name)
