@@ -46,7 +46,12 @@ def conv_of(channels: tuple[int, int], bias: bool = True, dtype: torch.dtype = F
 
 @given(
     scale_algorithm=st.sampled_from(
-        [("same", "direct"), ("same", "winograd"), ("up", "direct"), ("up", "winograd"), ("down", "direct")]
+        [
+            (scale, algorithm)
+            for scale in ("same", "up", "down")
+            for algorithm in ("direct", "planar", "winograd")
+            if (scale, algorithm) != ("down", "winograd")
+        ]
     ),
     size=st.tuples(st.integers(2, 13), st.integers(2, 13)),
     channels=st.sampled_from([(3, 5), (8, 4), (1, 2)]),
@@ -102,7 +107,17 @@ def test_half_precision_subpixel_sums_in_float32() -> None:
 @pytest.mark.parametrize("resident", [True, False])
 @pytest.mark.parametrize("dtype", [FP32, BF16], ids=str)
 @pytest.mark.parametrize(
-    "algorithm", ["same/direct", "same/winograd", "up/direct", "up/winograd", "down/direct"]
+    "algorithm",
+    [
+        "same/direct",
+        "same/planar",
+        "same/winograd",
+        "up/direct",
+        "up/planar",
+        "up/winograd",
+        "down/direct",
+        "down/planar",
+    ],
 )
 def test_memory_of_prepared_weights(algorithm: str, dtype: torch.dtype, resident: bool) -> None:
     shape = ConvShape(48, 40, *algorithm.split("/"))
@@ -137,17 +152,31 @@ def test_workspace_is_what_winograd_takes(scale: str, rows: int, width: int) -> 
 
 
 def test_best_shape() -> None:
-    """Winograd for wide float32 layers on CPUs only; a strided convolution is always direct."""
+    """On CPUs in float32 Winograd for wide layers, else planes; channels last everywhere else and for few channels."""
     assert best_shape(64, 64, "same", 4096, CPU, FP32).algorithm == "winograd"
     assert best_shape(64, 64, "up", 4096, CPU, FP32).algorithm == "winograd"
     for arguments in (
-        (64, 64, "down", 4096, CPU, FP32),
-        (64, 3, "same", 4096, CPU, FP32),
-        (64, 64, "same", 100, CPU, FP32),
-        (64, 64, "same", 4096, CPU, BF16),
-        (64, 64, "same", 4096, torch.device("cuda"), FP32),
+        (64, 64, "down", 4096),
+        (64, 3, "same", 4096),
+        (64, 64, "same", 100),
+        (64, 64, "up", 100),
     ):
-        assert best_shape(*arguments).algorithm == "direct"
+        assert best_shape(*arguments, CPU, FP32).algorithm == "planar"
+    assert best_shape(4, 64, "same", 4096, CPU, FP32).algorithm == "direct"
+    assert best_shape(64, 64, "same", 4096, CPU, BF16).algorithm == "direct"
+    assert best_shape(64, 64, "same", 4096, torch.device("cuda"), FP32).algorithm == "direct"
+
+
+@pytest.mark.parametrize("scale", ["same", "up", "down"])
+@pytest.mark.parametrize("algorithm", ["direct", "planar"])
+def test_transient_bytes(scale: str, algorithm: str) -> None:
+    """What a convolution allocates beside its result is never more than what the planner is told, nor much less."""
+    shape = ConvShape(24, 16, scale, algorithm)
+    conv, window = Convolution(shape, conv_of((24, 16)), CPU, FP32), torch.zeros(shape.window(40, 64))
+    with PeakMemory(CPU) as peak:
+        result = conv(window, 40, 64, Workspace(CPU))
+    allowed = result.nbytes + shape.transient_bytes(40, 64, FP32)
+    assert 0.9 * allowed <= peak.bytes <= allowed
 
 
 @pytest.mark.parametrize("bias", [True, False])
