@@ -1,32 +1,33 @@
 """Reading PyTorch's pickled checkpoints (.pt, .pth, .ckpt, .bin) without running anything that they contain.
 
 The gate is ``torch.load(weights_only=True)``, which knows tensors and containers and nothing else. Before
-it, the pickle's opcodes are listed (not executed) to learn which Python objects it names. Two things follow
-from the list: a refusal can say what the file asked for, and the bookkeeping that old PyTorch Lightning
-checkpoints carry beside their weights (callback classes, NumPy scalars) is read as inert placeholders; the
-real classes are never imported.
+it, the pickle's opcodes are followed (not executed) to learn which Python objects it names and calls. Three
+things follow: what would take all memory or time is refused (see ``pickle_scan``), a refusal can say what the
+file asked for, and the bookkeeping that old PyTorch Lightning checkpoints carry beside their weights (callback
+classes, NumPy scalars) is read as inert placeholders; the real classes are never imported.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
-import pickletools
 import re
+import tarfile
 import threading
 import zipfile
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 
 from vae_lib.checkpoints.header import Header, TensorInfo, quote
+from vae_lib.checkpoints.pickle_scan import Scan
 from vae_lib.errors import CheckpointError
 
-MAX_PICKLE_BYTES = 100_000_000
+MAX_PICKLE_BYTES = 8_000_000  # those of whole checkpoints have one; each byte may cost a list, and time
 _ZIP_MAGIC = b"PK\x03\x04"
 _LEGACY_PICKLES = 5  # magic number, protocol, system, the object, the storages' keys; raw bytes follow
 _globals_lock = threading.RLock()
@@ -51,6 +52,12 @@ _WEIGHTS = re.compile(
     r"collections\.OrderedDict"
     r"|torch\.(\w+|serialization\._get_layout|_utils\._rebuild_\w+|nn\.parameter\.Parameter|storage\.\w+|_tensor\.\w+)"
 )
+# What weights call. The classes of tensors, which torch.load would call too, make any size out of a number.
+_CALLS = re.compile(
+    _BOOKKEEPING.pattern + r"|collections\.OrderedDict|(builtins|__builtin__)\.(set|dict|list|int|float)"
+    r"|torch\.(Size|device|serialization\._get_layout|nn\.parameter\.Parameter)"
+    r"|torch\.(_utils\._rebuild_\w+|_tensor\._rebuild_from_type_v2)"
+)
 _BUILTIN_DATA = frozenset(
     f"{module}.{name}"
     for module in ("builtins", "__builtin__")
@@ -72,12 +79,17 @@ class PickleFile:
     """
 
     def __init__(self, path: Path) -> None:
+        size = path.stat().st_size
         self._tensors = _tensors(_load(path), path.name)
+        plain = [tensor.untyped_storage() for tensor in self._tensors.values() if _is_plain(tensor)]
+        # a tensor that is larger than its storage makes the storage grow
+        if sum({storage.data_ptr(): storage.nbytes() for storage in plain}.values()) > size:
+            raise _damaged(path.name)
         tensors = {
             name: TensorInfo(str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape))
             for name, tensor in self._tensors.items()
         }
-        self.header = Header(path, "pickle", path.stat().st_size, {}, tensors)
+        self.header = Header(path, "pickle", size, {}, tensors)
 
     def __enter__(self) -> PickleFile:
         return self
@@ -93,40 +105,56 @@ class PickleFile:
         Raises:
             CheckpointError: when it is not a plain tensor of its own data.
         """
-        tensor = self._tensors[name].detach()
-        plain = tensor.layout == torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
+        tensor = self._tensors[name]
         # a stride of 0 makes a tensor of any size out of one number: a copy must not follow it
-        if not plain or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        if (
+            not _is_plain(tensor)
+            or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes()
+        ):
             raise CheckpointError(f"{self.header.path.name} is damaged: {quote(name)} is not a plain tensor.")
         return tensor.clone(memory_format=torch.contiguous_format)
+
+
+def _is_plain(tensor: torch.Tensor) -> bool:
+    return tensor.layout == torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
 
 
 def _load(path: Path) -> Any:
     with path.open("rb") as file:
         is_zip = file.read(4) == _ZIP_MAGIC
+    scan = Scan()
+    failure: Exception | None = None
     try:
-        named = _named_in_zip(path) if is_zip else _named_in_legacy(path)
+        (_scan_zip if is_zip else _scan_legacy)(path, scan)
     except CheckpointError:
         raise
     except Exception as error:  # damaged files fail in many ways, all of them meaning the same
-        raise _damaged(path.name) from error
-    _refuse_code(named, path.name)
-    failure: Exception | None = None
-    # Mapped where the format allows it: then only the tensors that are used are read. Where mapping fails
-    # (some network drives, some versions of torch), read whole.
-    for options in ({"mmap": True}, {}) if is_zip else ({},):
-        try:
-            with _placeholders(named):
-                # Not torch.load, which the WebUI replaces by one that refuses the files of newer versions of torch.
-                return torch.serialization.load(str(path), map_location="cpu", weights_only=True, **options)
-        except Exception as error:
-            failure = error
-    others = sorted(name for name in named - _BUILTIN_DATA if not _WEIGHTS.fullmatch(name))
+        failure = error
+    _refuse_code(scan.named, path.name)
+    if uncalled := sorted(name for name in scan.called if not _CALLS.fullmatch(name)):
+        raise _not_weights(uncalled[0], path.name)
+    if failure is None:
+        # Mapped where the format allows it: then only the tensors that are used are read. Where mapping fails
+        # (some network drives, some versions of torch), read whole.
+        for options in ({"mmap": True}, {}) if is_zip else ({},):
+            try:
+                with _placeholders(scan.named):
+                    # Not torch.load, which the WebUI replaces by one that refuses the files of newer versions of torch.
+                    return torch.serialization.load(
+                        str(path), map_location="cpu", weights_only=True, **options
+                    )
+            except Exception as error:
+                failure = error
+    others = sorted(name for name in scan.named - _BUILTIN_DATA if not _WEIGHTS.fullmatch(name))
     raise _not_weights(others[0], path.name) if others else _damaged(path.name) from failure
 
 
 def _damaged(name: str) -> CheckpointError:
     return CheckpointError(f"{name} is damaged or cut short; download or copy it again.")
+
+
+def _torch_script(name: str) -> CheckpointError:
+    return CheckpointError(f"{name} is a TorchScript program, not weights, so it was not loaded.")
 
 
 def _not_weights(found: str, name: str) -> CheckpointError:
@@ -146,54 +174,56 @@ def _refuse_code(named: set[str], name: str) -> None:
             )
 
 
-def _named_in_zip(path: Path) -> set[str]:
+def _scan_zip(path: Path, scan: Scan) -> None:
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
-        if any(entry.filename.rpartition("/")[2] == "constants.pkl" for entry in entries):
-            raise CheckpointError(f"{path.name} is a TorchScript program, not weights, so it was not loaded.")
-        if sum(entry.file_size for entry in entries) > path.stat().st_size:
-            raise CheckpointError(
-                f"{path.name} is a compressed archive, not a PyTorch checkpoint; unpack it first."
-            )
-        pickles = [entry for entry in entries if entry.filename.rpartition("/")[2] == "data.pkl"]
-        if not pickles:
-            raise CheckpointError(f"{path.name} is a zip archive without a PyTorch checkpoint in it.")
-        if any(entry.file_size > MAX_PICKLE_BYTES for entry in pickles):
-            raise _damaged(path.name)
-        named: set[str] = set()
-        for entry in pickles:
-            _collect_named(io.BytesIO(archive.read(entry)), named)
-        return named
+    names = {entry.filename.rpartition("/")[2] for entry in entries}
+    if "constants.pkl" in names:
+        raise _torch_script(path.name)
+    # torch.save compresses nothing, and a few bytes of an archive can stand for as many gigabytes
+    if (
+        any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
+        or sum(entry.file_size for entry in entries) > path.stat().st_size
+    ):
+        raise CheckpointError(
+            f"{path.name} is a compressed archive, not a PyTorch checkpoint; unpack it first."
+        )
+    if "data.pkl" not in names:
+        raise CheckpointError(f"{path.name} is a zip archive without a PyTorch checkpoint in it.")
+    # torch's own reader from here on: two readers may understand one archive differently
+    reader = torch._C.PyTorchFileReader(str(path))
+    if reader.has_record("constants.pkl"):
+        raise _torch_script(path.name)
+    content = reader.get_record("data.pkl")
+    if len(content) > MAX_PICKLE_BYTES:
+        raise ValueError("the pickle is too long")
+    scan.read(io.BytesIO(content))
+    sizes = {entry.filename.partition("/")[2]: entry.file_size for entry in entries}
+    # older versions of torch believe the pickle, and read beyond the record's end
+    if any(claimed > sizes[f"data/{key}"] for key, claimed in _claimed(scan).items()):
+        raise ValueError("a storage is larger than its record")
 
 
-def _named_in_legacy(path: Path) -> set[str]:
-    named: set[str] = set()
-    with path.open("rb") as file, contextlib.suppress(Exception):  # torch.load will tell of damage
-        for _ in range(_LEGACY_PICKLES):
-            _collect_named(file, named)
-    return named
+def _claimed(scan: Scan) -> dict[Any, int]:
+    """Bytes of each storage, as the pickles have it."""
+    return {key: count * _itemsize(kind) for _, kind, key, _, count, *_ in scan.storages}
 
 
-def _collect_named(stream: BinaryIO, named: set[str]) -> None:
-    """Add the ``module.name`` of every object that one pickle looks up, by reading its opcodes."""
-    pushed: list[str] = []  # strings, in the order of their use: the last two are what STACK_GLOBAL takes
-    memo: dict[object, str] = {}
-    last = ""
-    for opcode, argument, _ in pickletools.genops(stream):
-        if opcode.name in ("GLOBAL", "INST"):
-            named.add(str(argument).replace(" ", "."))
-        elif opcode.name == "STACK_GLOBAL":
-            named.add(".".join(pushed[-2:]))
-        elif opcode.name == "MEMOIZE":
-            memo[len(memo)] = last
-        elif opcode.name in ("PUT", "BINPUT", "LONG_BINPUT"):
-            memo[argument] = last
-        elif opcode.name in ("GET", "BINGET", "LONG_BINGET"):
-            pushed.append(memo.get(argument, ""))
-        last = ""
-        if isinstance(argument, str) and opcode.name.endswith(("UNICODE", "UNICODE8", "STRING")):
-            last = argument
-            pushed.append(argument)
+def _itemsize(kind: str) -> int:
+    """Bytes per element of a storage's class, such as ``torch.FloatStorage``."""
+    dtypes = torch.storage._storage_type_to_dtype_map()
+    return int(dtypes.get(kind.rpartition(".")[2], torch.uint8).itemsize)
+
+
+def _scan_legacy(path: Path, scan: Scan) -> None:
+    if tarfile.is_tarfile(path):  # the form before this one, which older versions of torch unpack to read it
+        raise ValueError("a tar archive")
+    with path.open("rb") as file:
+        pickles = io.BytesIO(file.read(MAX_PICKLE_BYTES))
+    for _ in range(_LEGACY_PICKLES):
+        scan.read(pickles)
+    if sum(_claimed(scan).values()) > path.stat().st_size:
+        raise ValueError("the storages are larger than the file")
 
 
 @contextlib.contextmanager
@@ -239,14 +269,19 @@ def _placeholder(name: str) -> type:
 def _tensors(loaded: Any, name: str) -> dict[str, torch.Tensor]:
     """The state dict in what was loaded, however it is wrapped; entries that are no tensors are left out."""
     for _ in range(len(_NESTED)):
-        inner = next((loaded[key] for key in _NESTED if isinstance(loaded, Mapping) and key in loaded), None)
-        if not isinstance(inner, Mapping):
+        inner = next((loaded[key] for key in _NESTED if isinstance(loaded, dict) and key in loaded), None)
+        if not isinstance(inner, dict):
             break
         loaded = inner
-    if isinstance(loaded, Mapping):
+    if isinstance(loaded, dict):
         if "string_to_param" in loaded:
             raise CheckpointError(f"{name} is a textual inversion embedding, not a VAE.")
-        found = {str(key): value for key, value in loaded.items() if isinstance(value, torch.Tensor)}
+        # the classes' own methods: a pickle can put anything in the place of an object's
+        found = {
+            str(key): torch.Tensor.detach(value)
+            for key, value in dict.items(loaded)
+            if isinstance(value, torch.Tensor) and not value.is_nested
+        }
         if found:
             return found
     raise CheckpointError(f"{name} holds no tensors, so it is not a VAE.")
