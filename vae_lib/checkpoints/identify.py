@@ -19,6 +19,7 @@ from vae_lib.checkpoints.source import read_header
 from vae_lib.errors import CheckpointError, VAEGuardError
 from vae_lib.files import PathLike
 from vae_lib.networks import AutoencoderKLConfig
+from vae_lib.networks.config import MAX_CHANNELS
 
 Kind = Literal["AutoencoderKL", "TAESD", "TAESD encoder", "TAESD decoder"]
 Certainty = Literal["hash", "metadata", "checkpoint", "ambiguous"]
@@ -129,7 +130,10 @@ def taesd_channels(shapes: Mapping[str, tuple[int, ...]], name: str) -> int:
     """
     for key, axis in (("decoder.1.weight", 1), ("encoder.14.weight", 0)):
         if len(shapes.get(key, ())) == 4:
-            return shapes[key][axis]
+            channels = shapes[key][axis]
+            if not 0 < channels <= MAX_CHANNELS:
+                raise CheckpointError(f"{name} is damaged: a TAESD of {channels} latent channels.")
+            return channels
     raise CheckpointError(f"{name} looks like a TAESD, but its first or last layers are missing.")
 
 
@@ -257,6 +261,8 @@ def _family_from_factors(name: str | None, channels: int, scaling: object, shift
 def _family_in_metadata(metadata: Mapping[str, str], channels: int) -> tuple[Family, str] | None:
     """The family that a safetensors file's metadata tells, and the entry that tells it."""
     own = metadata.get("vae_guard.family")
+    if own is not None and not (own.isprintable() and len(own) <= 40):  # it is shown as it is
+        own = None
     if "scaling_factor" in metadata:
         family = _family_from_factors(own, channels, metadata["scaling_factor"], metadata.get("shift_factor"))
         if family is not None:

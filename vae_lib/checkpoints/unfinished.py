@@ -99,7 +99,7 @@ def _read(path: Path, latents: Tensor, metadata: dict[str, str]) -> Unfinished:
     """Metadata that is missing or odd is done without: the latents matter more."""
     try:
         infotexts = [str(text) for text in json.loads(metadata["infotexts"])]
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, RecursionError):
         infotexts = []
     try:
         scale_factor = float(metadata["model_scale_factor"])

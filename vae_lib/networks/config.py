@@ -10,6 +10,11 @@ from vae_lib.errors import CheckpointError
 
 NORM_GROUPS = 32
 
+# No VAE comes near; they bound the network that a hostile file can ask for.
+MAX_CHANNELS = 8192
+MAX_LEVELS = 16
+MAX_BLOCKS = 32
+
 Shapes = Mapping[str, Sequence[int]]
 
 
@@ -120,6 +125,9 @@ class AutoencoderKLConfig:
         return config
 
     def _check(self) -> None:
+        largest = max(self.in_channels, self.out_channels, self.z_channels, self.embed_dim, *self.widths)
+        if largest > MAX_CHANNELS or len(self.ch_mult) > MAX_LEVELS or self.num_res_blocks > MAX_BLOCKS:
+            raise CheckpointError("This is far larger than any VAE: the file is damaged.")
         if min(self.in_channels, self.out_channels, self.z_channels, self.embed_dim) < 1:
             raise CheckpointError("This VAE has a layer without channels: the file is damaged.")
         odd = [width for width in (self.ch, *self.widths) if width % NORM_GROUPS]
