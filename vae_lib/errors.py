@@ -3,8 +3,18 @@
 from __future__ import annotations
 
 
+def printable(text: str) -> str:
+    """The same text on one line, with control characters and undecodable bytes escaped."""
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+
+
 class VAEGuardError(Exception):
     """An expected failure. ``str(error)`` is the sentence that the user reads: what happened and what to do."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())  # file names may hold anything
 
 
 class CheckpointError(VAEGuardError):

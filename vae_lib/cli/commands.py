@@ -42,7 +42,7 @@ from vae_lib.decode import (
     rates_for,
     size_text,
 )
-from vae_lib.errors import CheckpointError, InputError, PlanError
+from vae_lib.errors import CheckpointError, InputError, PlanError, printable
 from vae_lib.networks import TAESD, AutoencoderKL
 
 
@@ -104,7 +104,7 @@ def run_inspect(options: argparse.Namespace) -> None:
     described["file_size"] = f"{size_text(identity.file_size)} ({identity.file_size} bytes)"
     described["parameters"] = f"{identity.parameters:,}"
     for name, value in described.items():
-        print(f"{name.replace('_', ' '):16} {'unknown' if value is None else value}")
+        print(f"{name.replace('_', ' '):16} {'unknown' if value is None else printable(str(value))}")
 
 
 def run_plan(options: argparse.Namespace) -> None:

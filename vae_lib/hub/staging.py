@@ -146,7 +146,7 @@ def partial_downloads(target_folder: Path | str) -> list[PartialDownload]:
             done = about.with_name("content.part").stat().st_size
             size = data["size"] if isinstance(data["size"], int) else None
             found.append(PartialDownload(str(data["reference"]), str(data["name"]), done, size, about.parent))
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             continue
     return found
 

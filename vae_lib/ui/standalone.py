@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 from PIL import Image
 
 from vae_lib.decode import choose_device, free_bytes
-from vae_lib.errors import InputError
+from vae_lib.errors import InputError, printable
 from vae_lib.hub import DownloadManager
 from vae_lib.ui.backend import Checkpoint, KeptLatents, Memory, VAEFile
 
@@ -39,16 +40,13 @@ class FolderBackend:
 
     def files(self) -> Sequence[VAEFile]:
         found = [
-            VAEFile(path.relative_to(self.folder).as_posix(), path)
-            for path in sorted(self.folder.rglob("*"))
-            if path.suffix.lower() in SUFFIXES and path.is_file() and not self._hidden(path)
+            VAEFile(printable(path.relative_to(self.folder).as_posix()), path)
+            for path in sorted(_files_in(self.folder))
+            if path.suffix.lower() in SUFFIXES
         ]
         if BUNDLED.is_file() and all(file.path.resolve() != BUNDLED for file in found):
             found.append(VAEFile(f"(bundled) {BUNDLED.name}", BUNDLED))
         return found
-
-    def _hidden(self, path: Path) -> bool:
-        return any(part.startswith(".") for part in path.relative_to(self.folder).parts)
 
     def refresh(self) -> None:
         """The folder is looked at each time anyway."""
@@ -100,6 +98,23 @@ class FolderBackend:
 
     def downloads(self) -> DownloadManager | None:
         return self._downloads
+
+
+def _files_in(folder: Path) -> Iterator[Path]:
+    """Files in a folder and its subfolders, hidden ones left out; links to folders may lead in a circle."""
+    folders = [folder]
+    while folders:
+        try:
+            with os.scandir(folders.pop()) as entries:
+                shown = [entry for entry in entries if not entry.name.startswith(".")]
+        except OSError:  # not for us to read, or gone in the meantime
+            continue
+        for entry in shown:
+            with contextlib.suppress(OSError):
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(Path(entry.path))
+                elif entry.is_file():
+                    yield Path(entry.path)
 
 
 def _total_bytes(device: torch.device) -> int:
