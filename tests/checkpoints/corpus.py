@@ -94,8 +94,8 @@ def _safetensors() -> dict[str, bytes]:
         "metadata a list": safetensors({"__metadata__": [1], "a": tensor_entry()}, two),
         "a VAE of 2^62 channels": unknown_dtype(**vae_of(2**62)),
         "a VAE of 2^40 channels": unknown_dtype(**vae_of(2**40)),
-        "a VAE of 10,000 blocks": unknown_dtype(
-            **vae_of(32), **{key: shape for key, shape in _blocks(100).items() if key not in vae_of(32)}
+        "a VAE of 2,500 blocks": unknown_dtype(
+            **vae_of(32), **{key: shape for key, shape in _blocks(50).items() if key not in vae_of(32)}
         ),
         "a TAESD of 2^62 channels": unknown_dtype(
             decoder__1__weight=[64, 2**62, 1, 1], decoder__3__conv__0__weight=[64, 64, 3, 3]
@@ -146,7 +146,12 @@ def pickled(value: bytes) -> bytes:
 
 
 def stored_tensor(
-    shape: tuple[int, ...], stride: tuple[int, ...], *, elements: int = 1, offset: int = 0, legacy: bool = False
+    shape: tuple[int, ...],
+    stride: tuple[int, ...],
+    *,
+    elements: int = 1,
+    offset: int = 0,
+    legacy: bool = False,
 ) -> bytes:
     storage = [text("storage"), named("torch", "FloatStorage"), text("0"), text("cpu"), number(elements)]
     return call(
@@ -172,8 +177,14 @@ def zipped(pickle_bytes: bytes, record: bytes = bytes(4), compression: int = zip
 
 def legacy(pickle_bytes: bytes, keys: list[str], storages: bytes = b"") -> bytes:
     """The form of ``torch.save`` before 1.6: five pickles and the storages."""
-    start = (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True, "protocol_version": 1001, "type_sizes": {}})
-    return b"".join((*(pickle.dumps(part, 2) for part in start), pickle_bytes, pickle.dumps(keys, 2), storages))
+    start = (
+        0x1950A86A20F9469CFC6C,
+        1001,
+        {"little_endian": True, "protocol_version": 1001, "type_sizes": {}},
+    )
+    return b"".join(
+        (*(pickle.dumps(part, 2) for part in start), pickle_bytes, pickle.dumps(keys, 2), storages)
+    )
 
 
 def doubled(start: bytes, opcode: bytes) -> bytes:
@@ -207,6 +218,18 @@ def _attacks(canary: Path) -> dict[str, Any]:
     }
 
 
+def _modest_bomb() -> bytes:
+    """300 MB of zeros in 300 bytes, announced as 4 bytes."""
+    buffer, megabyte = io.BytesIO(), bytes(10**6)
+    with (
+        zipfile.ZipFile(buffer, "w", zipfile.ZIP_BZIP2) as archive,
+        archive.open("archive/data.pkl", "w") as record,
+    ):
+        for _ in range(300):
+            record.write(megabyte)
+    return buffer.getvalue().replace(struct.pack("<I", 300 * 10**6), struct.pack("<I", 4))
+
+
 def _pickles(canary: Path) -> dict[str, bytes]:
     found = {}
     for name, attack in _attacks(canary).items():
@@ -217,8 +240,6 @@ def _pickles(canary: Path) -> dict[str, bytes]:
     torch.save({"decoder.conv_in.weight": torch.ones(4, 4)}, buffer)
     good, one = buffer.getvalue(), (1,)
     hexed = b"".join(text("hex") + b"\x86R" for _ in range(MANY))
-    claims = zipped(pickled(table()), bytes(5_000_000), zipfile.ZIP_BZIP2)
-    claims = claims.replace(struct.pack("<I", 5_000_000), struct.pack("<I", 4))
     tree = b"".join(b"]q" + bytes([index]) for index in range(MANY)) + b"".join(
         b"h" + bytes([index]) + (b"h" + bytes([index + 1]) + b"a") * 2 for index in range(MANY - 1)
     )
@@ -227,7 +248,7 @@ def _pickles(canary: Path) -> dict[str, bytes]:
         "zip without its end": good[:-30],
         "zip bomb": zipped(bytes(20_000_000), compression=zipfile.ZIP_DEFLATED),
         "zip bomb in a record": zipped(pickled(table()), bytes(20_000_000), zipfile.ZIP_DEFLATED),
-        "zip bomb that claims to be small": claims,
+        "zip bomb that claims to be small": _modest_bomb(),
         "zip that claims to be huge": good.replace(struct.pack("<I", 64), struct.pack("<I", 2**31)),
         "zip of nothing": zipped(b""),
         "storage of 2^31": zipped(pickled(table(x=stored_tensor((2**31,), one, elements=2**31)))),
@@ -249,12 +270,16 @@ def _pickles(canary: Path) -> dict[str, bytes]:
         "holds itself": zipped(pickled(b"}q\0(" + text("state_dict") + b"h\0u")),
         "list that holds itself": zipped(pickled(b"]q\0h\0a")),
         "billion laughs as a key": zipped(pickled(b"}" + doubled(b"K\1", b"\x86") + b"K\1s")),
-        "billion laughs in a set": zipped(pickled(call("__builtin__", "set", b"](" + doubled(b"K\1", b"\x86") + b"e"))),
+        "billion laughs in a set": zipped(
+            pickled(call("__builtin__", "set", b"](" + doubled(b"K\1", b"\x86") + b"e"))
+        ),
         "billion laughs as a tensor": zipped(pickled(named("torch", "FloatTensor") + tree + b"h\0\x85R")),
         "billion laughs in hexadecimal": zipped(
             pickled(named("_codecs", "encode") * (MANY + 1) + text("ab") + text("latin1") + b"\x86R" + hexed)
         ),
-        "a tensor of 2^33 by its class": zipped(pickled(table(x=call("torch", "FloatTensor", number(2**33))))),
+        "a tensor of 2^33 by its class": zipped(
+            pickled(table(x=call("torch", "FloatTensor", number(2**33))))
+        ),
         "an OrderedDict without its methods": zipped(
             pickled(call("collections", "OrderedDict") + table(items=b"K\5", keys=b"K\5", get=b"K\5") + b"b")
         ),
@@ -285,16 +310,24 @@ def _pickles(canary: Path) -> dict[str, bytes]:
                 )
             )
         ),
-        "a very long number": zipped(pickled(b"}\x8b" + struct.pack("<i", 300_000) + b"\1" * 300_000 + b"K\1s")),
+        "a very long number": zipped(
+            pickled(b"}\x8b" + struct.pack("<i", 300_000) + b"\1" * 300_000 + b"K\1s")
+        ),
         "a very long number in digits": zipped(pickled(b"L" + b"9" * 300_000 + b"L\n")),
-        "a flood of opcodes": zipped(pickled(b"N" * 300_000)),
-        "a flood of lists": zipped(pickled(b"(" * 100_000 + b"l" * 100_000)),
-        "a flood of memos": zipped(pickled(b"N" + b"".join(b"r" + struct.pack("<I", n) for n in range(50_000)))),
+        "a flood of opcodes": zipped(pickled(b"N" * 100_000)),
+        "a flood of lists": zipped(pickled(b"(" * 50_000 + b"l" * 50_000)),
+        "a flood of memos": zipped(
+            pickled(b"N" + b"".join(b"r" + struct.pack("<I", n) for n in range(50_000)))
+        ),
         "memo that is not there": zipped(pickled(b"h\x09")),
         "string of 2^60": b"\x80\x04\x8d" + struct.pack("<Q", 2**60) + b"x.",
         "string of 2^60, zip": zipped(b"\x80\x04\x8d" + struct.pack("<Q", 2**60) + b"x."),
         "keys of every kind": zipped(
-            pickled(b"}(" + b"".join(key + stored_tensor(one, one) for key in (b"N", b"K\1", text("\ud800"))) + b"u")
+            pickled(
+                b"}("
+                + b"".join(key + stored_tensor(one, one) for key in (b"N", b"K\1", text("\ud800")))
+                + b"u"
+            )
         ),
         "stack underflow": zipped(pickled(b"R")),
         "a tar in the place of a pickle": b"\x80\x02}.".ljust(257, b"\0") + b"ustar".ljust(255, b"\0"),
@@ -318,15 +351,17 @@ def _others() -> dict[str, bytes]:
 
 def contents(canary: Path) -> dict[str, bytes]:
     """File name -> bytes; where code of the file ran, ``canary`` is there."""
-    kinds = ((_safetensors(), ".safetensors"), (_pickles(canary), ".pt"), (_others(), ".safetensors"), (_others(), ".ckpt"))
+    kinds = (
+        (_safetensors(), ".safetensors"),
+        (_pickles(canary), ".pt"),
+        (_others(), ".safetensors"),
+        (_others(), ".ckpt"),
+    )
     return {f"{name}{suffix}": content for files, suffix in kinds for name, content in files.items()}
 
 
 def write(folder: Path, canary: Path) -> list[Path]:
-    """Fill a folder with all of it; gives the paths that a user may name as a file.
-
-    What the owner of the test may not read is for ``no_permission``.
-    """
+    """Fill a folder with all of it but ``no_permission``; gives the paths that a user may name as a file."""
     paths = []
     for name, content in contents(canary).items():
         (folder / name).write_bytes(content)
@@ -344,13 +379,20 @@ def write(folder: Path, canary: Path) -> list[Path]:
     (folder / "config.json").symlink_to("pipe.ckpt")
     undecodable = folder / os.fsdecode(b"name \xff\n\x1b[31m.safetensors")
     undecodable.write_bytes(safetensors({}))
-    return [*paths, undecodable, folder / ("n" * 300 + ".safetensors")]
+    deepest = folder / "/".join("d" * 700)
+    deepest.mkdir(parents=True)
+    (deepest / "deep.safetensors").write_bytes(b"")
+    return [*paths, undecodable, deepest / "deep.safetensors", folder / ("n" * 300 + ".safetensors")]
 
 
 def no_permission(folder: Path) -> list[Path]:
-    """Files that only their owner could read, where the owner has given that up."""
-    paths = [folder / "secret.safetensors", folder / "closed" / "in.safetensors", folder / "listed" / "in.safetensors"]
-    for path, mode in zip(paths, (0o700, 0o000, 0o444), strict=True):
+    """Files that nobody may read, in folders that may be entered and listed, neither, or only listed."""
+    paths = [
+        folder / "secret.safetensors",
+        folder / "closed" / "in.safetensors",
+        folder / "listed" / "in.safetensors",
+    ]
+    for path, mode in zip(paths, (0o755, 0o000, 0o444), strict=True):
         path.parent.mkdir(exist_ok=True, parents=True)
         path.write_bytes(safetensors({}))
         path.chmod(0)
