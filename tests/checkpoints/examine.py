@@ -59,7 +59,10 @@ def _peak_megabytes() -> float:
     return int(found[1]) / 1024 if found else 0.0
 
 
-def _limit_memory() -> None:
+def limit_memory() -> None:
+    """Let this process take ``LEFT`` bytes more than it has, where that can be told (Linux)."""
+    if sys.platform != "linux":
+        return
     import resource
 
     now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
@@ -71,8 +74,7 @@ def main() -> None:
     names = json.load(sys.stdin)
     os.chdir(folder)  # stays open to a user who may not enter the folders above
     inspect(Path(__file__).parents[2] / "vae_lib" / "data" / "vae_guard_tiny.safetensors")  # imports the rest
-    if sys.platform == "linux":
-        _limit_memory()
+    limit_memory()
     if "--powerless" in flags and os.getuid() == 0:
         os.setgroups([])
         os.setgid(65534)
