@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import numpy as np
@@ -94,3 +95,19 @@ def test_two_files_of_one_name_can_both_be_chosen(host: Host) -> None:
         assert host.get("/probe/state")["vae"] == path
         pictures.append(host.generate().images[0])
     assert not np.array_equal(*pictures)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="links need rights on Windows")
+def test_a_link_that_leads_in_a_circle_lists_nothing_twice(host: Host) -> None:
+    host.post("/sdapi/v1/refresh-vae")
+    before = listed(host)
+    circle = host.data / "models/VAE/circle"
+    circle.symlink_to(".", target_is_directory=True)
+    try:
+        host.post("/sdapi/v1/refresh-vae")
+        after = listed(host)
+    finally:
+        circle.unlink()
+        host.post("/sdapi/v1/refresh-vae")
+    assert len(after) == len(before)
+    assert {os.path.realpath(path) for path in after.values()} == set(map(os.path.realpath, before.values()))

@@ -146,11 +146,12 @@ def _refresh_vae_list(original: Wrapper) -> Wrapper:
         from modules import sd_vae, shared
 
         original()
-        known = set(map(os.path.abspath, sd_vae.vae_dict.values()))
+        known = set(map(os.path.realpath, sd_vae.vae_dict.values()))
         for path in _candidates():
-            if os.path.abspath(path) not in known:
+            real = os.path.realpath(path)  # links to folders, which may lead in a circle, are followed
+            if real not in known:
                 sd_vae.vae_dict[_free_name(Path(path), sd_vae.vae_dict)] = path
-                known.add(os.path.abspath(path))
+                known.add(real)
         ordered = sorted(sd_vae.vae_dict.items(), key=lambda item: shared.natural_sort_key(item[0]))
         sd_vae.vae_dict.clear()
         sd_vae.vae_dict.update(ordered)
