@@ -20,7 +20,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vae_lib.checkpoints import open_weights, read_header
+from tests.checkpoints import corpus
+from vae_lib.checkpoints import open_weights, pickle_file, read_header
 from vae_lib.errors import CheckpointError
 
 Weights = dict[str, torch.Tensor]
@@ -246,3 +247,66 @@ def test_torchscript_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.pt").write_bytes(buffer.getvalue())
     with pytest.raises(CheckpointError, match="TorchScript"):
         read_header(tmp_path / "x.pt")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        corpus.zipped(corpus.pickled(b"}" + corpus.doubled(b"K\1", b"\x86") + b"K\1s")),  # as a key
+        corpus.legacy(
+            corpus.pickled(corpus.table(x=corpus.stored_tensor((2,), (1,), elements=10**6, legacy=True))), []
+        ),
+        corpus.zipped(corpus.pickled(corpus.table(x=corpus.stored_tensor((2,), (1,), elements=2)))),
+        corpus.zipped(corpus.pickled(corpus.call("_codecs", "encode", corpus.text("a"), corpus.text("hex")))),
+        corpus.zipped(corpus.pickled(corpus.call("torch", "FloatTensor", corpus.number(10)))),
+        corpus.zipped(
+            corpus.pickled(
+                corpus.call(
+                    "torch._tensor",
+                    "_rebuild_from_type_v2",
+                    corpus.named("torch", "FloatTensor"),
+                    corpus.named("torch", "Tensor"),
+                    corpus.group(corpus.number(10)),
+                    b"}",
+                )
+            )
+        ),
+    ],
+    ids=[
+        "tuples",
+        "storage not filled",
+        "storage beyond its record",
+        "codec",
+        "class",
+        "class by a function",
+    ],
+)
+def test_what_takes_all_memory_or_time_is_found_before_torch_reads_it(
+    content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.serialization, "load", lambda *_, **__: pytest.fail("torch was asked"))
+    (tmp_path / "x.pt").write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"x\.pt (is damaged|contains a Python object)"):
+        read_header(tmp_path / "x.pt")
+
+
+def test_a_pickle_that_is_too_long_is_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pickle_file, "MAX_PICKLE_BYTES", 1000)
+    for content in (corpus.zipped(b"N" * 1001), corpus.legacy(b"N" * 1001 + b".", [])):
+        (tmp_path / "x.pt").write_bytes(content)
+        with pytest.raises(CheckpointError, match="damaged"):
+            read_header(tmp_path / "x.pt")
+
+
+def test_attributes_of_a_parameter_do_not_replace_its_methods(tmp_path: Path) -> None:
+    parameter = torch.nn.Parameter(torch.ones(2))
+    parameter.detach = 5  # type: ignore[assignment, method-assign]
+    torch.save({"a": parameter}, tmp_path / "x.pt")
+    with open_weights(tmp_path / "x.pt") as file:
+        assert file.read("a").tolist() == [1, 1]
+
+
+def test_nested_tensors_are_left_out(tmp_path: Path) -> None:
+    nested = torch.nested.nested_tensor([torch.ones(2), torch.ones(3)])
+    torch.save({"nested": nested, "a": torch.ones(1)}, tmp_path / "x.pt")
+    assert list(read_header(tmp_path / "x.pt").tensors) == ["a"]

@@ -190,15 +190,15 @@ def _scan_zip(path: Path, scan: Scan) -> None:
         )
     if "data.pkl" not in names:
         raise CheckpointError(f"{path.name} is a zip archive without a PyTorch checkpoint in it.")
-    # torch's own reader from here on: two readers may understand one archive differently
-    reader = torch._C.PyTorchFileReader(str(path))
-    if reader.has_record("constants.pkl"):
-        raise _torch_script(path.name)
-    content = reader.get_record("data.pkl")
-    if len(content) > MAX_PICKLE_BYTES:
-        raise ValueError("the pickle is too long")
-    scan.read(io.BytesIO(content))
     sizes = {entry.filename.partition("/")[2]: entry.file_size for entry in entries}
+    if sizes["data.pkl"] > MAX_PICKLE_BYTES:
+        raise ValueError("the pickle is too long")
+    # torch's own reader from here on: two readers may understand one archive differently
+    with path.open("rb") as file:
+        reader = torch._C.PyTorchFileReader(file)
+        if "constants.pkl" in reader.get_all_records():
+            raise _torch_script(path.name)
+        scan.read(io.BytesIO(reader.get_record("data.pkl")))
     # older versions of torch believe the pickle, and read beyond the record's end
     if any(claimed > sizes[f"data/{key}"] for key, claimed in _claimed(scan).items()):
         raise ValueError("a storage is larger than its record")
@@ -206,7 +206,10 @@ def _scan_zip(path: Path, scan: Scan) -> None:
 
 def _claimed(scan: Scan) -> dict[Any, int]:
     """Bytes of each storage, as the pickles have it."""
-    return {key: count * _itemsize(kind) for _, kind, key, _, count, *_ in scan.storages}
+    claimed: dict[Any, int] = {}
+    for _, kind, key, _, count, *_ in scan.storages:
+        claimed[key] = max(count * _itemsize(kind), claimed.get(key, 0))
+    return claimed
 
 
 def _itemsize(kind: str) -> int:
