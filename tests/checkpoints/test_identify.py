@@ -150,6 +150,14 @@ def test_a_family_of_its_own(weights: Weights, tmp_path: Path) -> None:
     assert identity.family.taesd_stem is None
 
 
+@pytest.mark.parametrize("name", ["\x1b[31mred", "two\nlines", "long " * 10])
+def test_a_family_whose_name_cannot_be_shown(name: str, weights: Weights, tmp_path: Path) -> None:
+    metadata = {"vae_guard.family": name, "scaling_factor": "0.9"}
+    save_safetensors(weights, tmp_path / "x.safetensors", metadata)
+    identity = identify(tmp_path / "x.safetensors")
+    assert (identity.family_name, identity.scaling_factor) == ("its own", 0.9)
+
+
 CONTEXT = "model.diffusion_model.{}.1.transformer_blocks.0.attn2.to_k.weight"
 
 

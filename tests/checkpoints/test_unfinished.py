@@ -30,9 +30,12 @@ def test_files_that_cannot_be_read_are_told_and_odd_metadata_is_done_without(tmp
     (tmp_path / ".half.safetensors").write_bytes(b"")
     odd = {"infotexts": "7", "model_scale_factor": "x", "created": "yesterday"}
     save_safetensors({"latents": torch.zeros(1, 4, 8, 8)}, tmp_path / "odd.safetensors", odd)
+    deep = {"infotexts": "[" * 100_000}
+    save_safetensors({"latents": torch.zeros(1, 4, 8, 8)}, tmp_path / "deep.safetensors", deep)
     items, problems = unfinished.found(tmp_path)
     assert [(item.path.name, item.infotexts, item.scale_factor) for item in items] == [
-        ("odd.safetensors", [], 0.0)
+        ("odd.safetensors", [], 0.0),
+        ("deep.safetensors", [], 0.0),
     ]
     assert len(problems) == 1
     assert "broken.safetensors" in problems[0]

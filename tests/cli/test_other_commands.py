@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,6 +31,19 @@ def test_inspect_refuses_what_is_no_vae(run: Runner, tmp_path: Path) -> None:
     done = run("inspect", page)
     assert done.code == 1
     assert done.err.count("\n") == 1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="file names are text there")
+def test_file_names_that_are_no_text_can_be_told(run: Runner, tmp_path: Path) -> None:
+    odd = tmp_path / os.fsdecode(b"a \xff\n\x1b[31m.safetensors")
+    odd.write_bytes(VAE.read_bytes())
+    told = run("inspect", odd).out
+    assert "a \\udcff\\n\\x1b[31m.safetensors" in told.splitlines()[0]
+    told.encode()
+    odd.write_bytes(b"")
+    assert (
+        run("inspect", odd).err == "vae_lib: a \\udcff\\n\\x1b[31m.safetensors is empty; download it again.\n"
+    )
 
 
 def test_plan_marks_the_chosen_route_and_explains_it(run: Runner) -> None:

@@ -269,6 +269,16 @@ class TestInterrupted:
         assert partial_downloads(models / "VAE") == []
         assert fetch(hub, models).resumed_from == 0
 
+    @pytest.mark.parametrize("about", [b"", b"[" * 100_000, b"\xff", b"[]", b'{"size": null}'])
+    def test_a_part_that_says_nothing_sensible_of_itself_is_left_out(
+        self, about: bytes, hub: HubServer, models: Path
+    ) -> None:
+        with pytest.raises(Cancelled):
+            fetch(hub, models, cancelled=after(2))
+        (partial,) = partial_downloads(models / "VAE")
+        (partial.folder / "download.json").write_bytes(about)
+        assert partial_downloads(models / "VAE") == []
+
     def test_a_part_is_continued_from_another_repository_with_the_same_file(
         self, hub: HubServer, models: Path
     ) -> None:
