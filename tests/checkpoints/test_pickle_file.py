@@ -62,6 +62,13 @@ def test_tensors_are_found_however_they_are_wrapped(
             assert not read.requires_grad
 
 
+def test_a_pickle_is_read_whatever_its_name_says(save: Callable[[Any, Path], None], tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    save(TENSORS, path)
+    with open_weights(path) as file:
+        assert torch.equal(file.read("a"), TENSORS["a"])
+
+
 def test_tensors_outlive_the_file(save: Callable[[Any, Path], None], tmp_path: Path) -> None:
     path = tmp_path / "x.pt"
     save(TENSORS, path)

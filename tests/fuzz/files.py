@@ -58,7 +58,7 @@ class Fuzzer:
     def try_one(self, data: bytes) -> None:
         """Read the bytes as a VAE; what must not happen is kept."""
         self.tried += 1
-        path = self.folder / "input.safetensors"
+        path = self.folder / "input.ckpt"
         path.write_bytes(as_file(data))
         start = time.perf_counter()
         said = examine.outcome(examine.load_vae, path)
@@ -69,7 +69,7 @@ class Fuzzer:
             said = f"{examine.CRASH} it took more than {SECONDS:g} s"
         elif not said.isprintable() or len(said) > 700:
             said = f"{examine.CRASH} a sentence that cannot be shown: {said[:200]!r}"
-        kind = re.sub(r"'.*'|\(.*\)|\d+", "…", said)
+        kind = re.sub(r"'.*'|\".*\"|\(.*\)|\d+", "…", said)
         self.outcomes[kind] += 1
         if said.startswith(examine.CRASH) and self.outcomes[kind] == 1:
             saved = self.folder / f"crash-{len(self.crashes)}.bin"
@@ -186,7 +186,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     folder = Path(tempfile.mkdtemp(prefix="vae-guard-fuzz-"))
     print(
-        f"Inputs that fail are kept in {folder}; one that ends the process is its input.safetensors.",
+        f"Inputs that fail are kept in {folder}; one that ends the process is its input.ckpt.",
         flush=True,
     )
     fuzzer = Fuzzer(folder, folder / "it ran")

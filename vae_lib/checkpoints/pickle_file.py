@@ -136,12 +136,13 @@ def _load(path: Path) -> Any:
     if failure is None:
         # Mapped where the format allows it: then only the tensors that are used are read. Where mapping fails
         # (some network drives, some versions of torch), read whole.
-        for options in ({"mmap": True}, {}) if is_zip else ({},):
+        for mapped in (True, False) if is_zip else (False,):
             try:
-                with _placeholders(scan.named):
+                # A file object where it can be: newer versions of torch go by the ending of a name.
+                with path.open("rb") as file, _placeholders(scan.named):
                     # Not torch.load, which the WebUI replaces by one that refuses the files of newer versions of torch.
                     return torch.serialization.load(
-                        str(path), map_location="cpu", weights_only=True, **options
+                        str(path) if mapped else file, map_location="cpu", weights_only=True, mmap=mapped
                     )
             except Exception as error:
                 failure = error
