@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.compare import DTYPES, SHAPES, _machine
+from benchmarks.workload import DTYPES, SHAPES, machine
 from vae_lib.decode import Ladder, Route, candidates
 from vae_lib.decode.calibrate import measure_rates
 from vae_lib.decode.plan import default_rates
@@ -59,7 +59,7 @@ def main() -> None:
             )
             if options.output is not None:
                 options.output.parent.mkdir(parents=True, exist_ok=True)
-                result = {"machine": _machine(device), "dtype": options.dtype, "records": records}
+                result = {"machine": machine(device), "dtype": options.dtype, "records": records}
                 options.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 

@@ -20,7 +20,7 @@ class PeakMemory:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.bytes = 0
-        self._tracker: _LiveTensors | None = None
+        self._tracker: LiveTensors | None = None
         self._before = 0
 
     def __enter__(self) -> PeakMemory:
@@ -29,7 +29,7 @@ class PeakMemory:
             torch.cuda.reset_peak_memory_stats(self.device)
             self._before = torch.cuda.memory_allocated(self.device)
         else:
-            self._tracker = _LiveTensors(self.device)
+            self._tracker = LiveTensors(self.device)
             self._tracker.__enter__()  # type: ignore[no-untyped-call]
         return self
 
@@ -43,7 +43,7 @@ class PeakMemory:
             self._tracker = None
 
 
-class _LiveTensors(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class LiveTensors(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the storages that operations under it create, until each is freed."""
 
     def __init__(self, device: torch.device) -> None:

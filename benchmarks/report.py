@@ -1,0 +1,149 @@
+"""Tables and plots of what ``compare`` measured.
+
+python -m benchmarks.report benchmarks/results/cpu.json     # writes cpu.md, cpu.png and cpu-growth.png beside it
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+BASE = "diffusers full"
+_EXPLAINED = (
+    "Ratios are to diffusers' full decode in the same run: of the process's CPU time where the CPU decodes (other work "
+    "on the machine stretches the time on the clock, the CPU time less), of the time on the clock on a GPU."
+)
+
+
+def write(result: dict[str, Any], path: Path) -> None:
+    """The JSON file, and beside it the table and the plots."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    path.with_suffix(".md").write_text(table(result) + "\n", encoding="utf-8")
+    plot(result, path)
+
+
+def clock(result: dict[str, Any]) -> str:
+    """Which of the two times is compared."""
+    return "cpu_seconds" if result["machine"]["decoder"] == "cpu" else "seconds"
+
+
+def jobs(result: dict[str, Any]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """(what was decoded, its records) in the order of measurement."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for record in result["records"]:
+        several = f" x{record['batch']}" if record["batch"] > 1 else ""
+        size = f"{record['size']}x{record['size']}"
+        groups.setdefault(f"{record['shape']} {size} {record['dtype']}{several}", []).append(record)
+    yield from groups.items()
+
+
+def table(result: dict[str, Any]) -> str:
+    """As Markdown."""
+    machine = result["machine"]
+    lines = [
+        f"{machine['device']}, {machine['cores']} cores, {machine['threads']} thread(s), "
+        f"PyTorch {machine['torch']}, {machine['date']}.",
+        _EXPLAINED,
+        "",
+        "| shape, size, dtype | system | time (spread) | CPU time | ratio | peak | ratio | max error | PSNR |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for what, records in jobs(result):
+        base = next((r for r in records if r["system"] == BASE and "problem" not in r), None)
+        for record in records:
+            cells = [what, record["system"], *_cells(record, base, clock(result))]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _cells(record: dict[str, Any], base: dict[str, Any] | None, time: str) -> list[str]:
+    if "problem" in record:
+        return [record["problem"], *["-"] * 6]
+    ratios = ["-", "-"] if base is None else [f"{record[n] / base[n]:.2f}" for n in (time, "peak_bytes")]
+    low, high = record["spread"]
+    error, psnr = record["max_error"], record["psnr"]
+    return [
+        f"{record['seconds']:.2f} s ({low:.2f}-{high:.2f})",
+        f"{record['cpu_seconds']:.2f} s",
+        ratios[0],
+        f"{record['peak_bytes'] / 2**20:.0f} MiB",
+        ratios[1],
+        "-" if error is None else f"{error:.1e}",
+        "-" if psnr is None else f"{psnr:.0f} dB",
+    ]
+
+
+def plot(result: dict[str, Any], path: Path) -> None:
+    """``NAME.png``: time against memory, one panel for each job; ``NAME-growth.png``: both against the picture's size.
+
+    Without matplotlib there are no plots.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        print("matplotlib is not installed: no plots", file=sys.stderr)
+        return
+    groups = [(what, [r for r in records if "problem" not in r]) for what, records in jobs(result)]
+    groups = [(what, records) for what, records in groups if records]
+    if not groups:
+        return
+    figure = Figure(figsize=(5.2 * len(groups), 4.6), layout="constrained")
+    for axes, (what, records) in zip(figure.subplots(1, len(groups), squeeze=False)[0], groups, strict=True):
+        for record in records:
+            x, y = record["peak_bytes"] / 2**20, record[clock(result)]
+            axes.plot(x, y, "o" if exact(record) else "x", color=_colour(record["system"]), markersize=8)
+            axes.annotate(record["system"], (x, y), xytext=(6, 4), textcoords="offset points", fontsize=8)
+        axes.set(xscale="log", xlabel="peak memory, MiB", ylabel="time, s", title=what)
+        axes.set_ylim(bottom=0)
+        axes.margins(x=0.35)
+        axes.grid(alpha=0.3, which="both")
+    figure.suptitle("●  the full decode's picture      ×  another picture (tiles that do not see each other)")
+    figure.savefig(path.with_suffix(".png"), dpi=110)
+    _plot_growth(result, path.with_name(f"{path.stem}-growth.png"))
+
+
+def _plot_growth(result: dict[str, Any], path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    lines: dict[str, list[dict[str, Any]]] = {}
+    first = result["records"][0]
+    for record in result["records"]:
+        if "problem" not in record and all(record[n] == first[n] for n in ("shape", "dtype", "batch")):
+            lines.setdefault(record["system"], []).append(record)
+    if len({record["size"] for records in lines.values() for record in records}) < 2:
+        return
+    figure = Figure(figsize=(11, 4.6), layout="constrained")
+    left, right = figure.subplots(1, 2, squeeze=False)[0]
+    for system, records in lines.items():
+        records = sorted(records, key=lambda record: record["size"])
+        sizes, style = [record["size"] for record in records], "-" if exact(records[-1]) else "--"
+        colour = _colour(system)
+        left.plot(sizes, [r[clock(result)] for r in records], f"o{style}", color=colour, label=system)
+        right.plot(sizes, [r["peak_bytes"] / 2**20 for r in records], f"o{style}", color=colour, label=system)
+    for axes, label in ((left, "time, s"), (right, "peak memory, MiB")):
+        axes.set(xscale="log", yscale="log", xlabel="pixels along a side", ylabel=label)
+        axes.set_xticks(sizes, [str(size) for size in sizes])
+        axes.minorticks_off()
+        axes.grid(alpha=0.3)
+    right.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    figure.savefig(path, dpi=110)
+
+
+def exact(record: dict[str, Any]) -> bool:
+    """Whether the picture is the full decode's, up to what half precision rounds."""
+    return record["psnr"] is None or record["psnr"] > 50
+
+
+def _colour(system: str) -> str:
+    if system.startswith("ours"):
+        return "tab:green"
+    return "tab:red" if "tiled" in system.lower() else "tab:blue"
+
+
+if __name__ == "__main__":
+    for name in sys.argv[1:]:
+        write(json.loads(Path(name).read_text(encoding="utf-8")), Path(name))

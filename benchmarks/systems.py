@@ -1,0 +1,81 @@
+"""The systems that are compared: ours by each route, and the peers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from benchmarks import peers
+from benchmarks.peers import Decode
+from vae_lib.decode import Ladder, Plan, Route, candidates, free_bytes
+from vae_lib.networks import AutoencoderKL
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a system decodes; ``free`` gives the bytes that it may allocate there."""
+
+    device: torch.device
+    dtype: torch.dtype
+    free: Callable[[torch.device], int] = free_bytes
+
+
+Builder = Callable[[AutoencoderKL, Tensor, Place], Decode]
+
+
+def plain(vae: AutoencoderKL, latents: Tensor, place: Place) -> Decode:
+    """The network as it is written, picture by picture: what the others' pictures are compared with, in float32."""
+    vae.to(place.device, place.dtype)
+    return lambda z: torch.cat([vae.decode(picture) for picture in z.split(1)])
+
+
+def _automatic(vae: AutoencoderKL, latents: Tensor, place: Place) -> Decode:
+    """What the extension does: the fastest exact way that fits into what is free."""
+    vae.to(place.device, place.dtype)
+    order = (Route.FULL, Route.TILED, Route.OFFLOAD)
+    ladder = Ladder(vae, device=place.device, dtype=place.dtype, order=order, budget=place.free)
+    return lambda z: ladder.decode(z).result
+
+
+def _ours(route: Route, smallest: bool) -> Builder:
+    """One route: in the way that is fastest, or that takes the least memory."""
+
+    def build(vae: AutoencoderKL, latents: Tensor, place: Place) -> Decode:
+        vae.to(place.device, place.dtype)
+        batch, _, height, width = latents.shape
+        ladder = Ladder(vae, device=place.device, dtype=place.dtype, order=(route,))
+
+        def wanted(plan: Plan) -> float:
+            return plan.peak_bytes if smallest else plan.seconds
+
+        best = min(candidates(ladder.work("decode", height, width, batch), route), key=wanted)
+        ladder.budget = lambda _: best.peak_bytes
+        return lambda z: ladder.decode(z).result
+
+    return build
+
+
+def _peer(build: Callable[..., Decode], *arguments: object) -> Builder:
+    return lambda vae, latents, place: build(vae, place.device, place.dtype, *arguments)
+
+
+AUTOMATIC = "ours, automatic"
+SYSTEMS: dict[str, Builder] = {
+    "diffusers full": _peer(peers.diffusers, "full"),
+    "diffusers sliced": _peer(peers.diffusers, "sliced"),
+    "diffusers tiled": _peer(peers.diffusers, "tiled"),
+    "ldm full": _peer(peers.ldm),
+    "three tiled passes": _peer(peers.three_passes),
+    "ComfyUI tiled": _peer(peers.comfyui),
+    "Tiled VAE": _peer(peers.tiled_vae, False),
+    "Tiled VAE, fast": _peer(peers.tiled_vae, True),
+    "ours full": _ours(Route.FULL, False),
+    "ours tiled": _ours(Route.TILED, False),
+    "ours tiled, smallest": _ours(Route.TILED, True),
+    "ours offload": _ours(Route.OFFLOAD, False),
+    "ours offload, smallest": _ours(Route.OFFLOAD, True),
+    AUTOMATIC: _automatic,
+}

@@ -1,0 +1,69 @@
+"""What is decoded in the benchmarks: networks with random weights or the bundled VAE, and random latents."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vae_lib.checkpoints import load_vae
+from vae_lib.networks import AutoencoderKL, AutoencoderKLConfig
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+SHAPES = {
+    "sd": AutoencoderKLConfig(has_encoder=False, use_quant_conv=False),
+    "sd3": AutoencoderKLConfig(
+        has_encoder=False, z_channels=16, embed_dim=16, use_quant_conv=False, use_post_quant_conv=False
+    ),
+}
+BUNDLED = Path(__file__).parent.parent / "vae_lib" / "data" / "vae_guard_tiny.safetensors"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One decode: which network ("sd" for SD1, SD2 and SDXL, "sd3", "bundled"), dtype, pixels along a side, batch."""
+
+    shape: str
+    dtype: str
+    size: int
+    batch: int
+
+    def __str__(self) -> str:
+        several = f" x{self.batch}" if self.batch > 1 else ""
+        return f"{self.shape} {self.size}x{self.size} {self.dtype}{several}"
+
+    def vae(self) -> AutoencoderKL:
+        """The network in float32 on the CPU: the same weights in every process."""
+        if self.shape == "bundled":
+            model = load_vae(BUNDLED, dtype=torch.float32).model
+            assert isinstance(model, AutoencoderKL)
+            model.encoder = model.quant_conv = None
+            return model
+        torch.manual_seed(0)
+        return AutoencoderKL(SHAPES[self.shape]).eval().requires_grad_(False)
+
+    def latents(self, vae: AutoencoderKL) -> Tensor:
+        """(B, C, size / 8, size / 8), float32: the same in every process."""
+        generator = torch.Generator().manual_seed(1)
+        side = self.size // 8
+        return torch.randn(self.batch, vae.latent_channels, side, side, generator=generator)
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """What the figures were measured on."""
+    name = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").exists():
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), name)
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    return {
+        "device": name, "decoder": device.type, "cores": os.cpu_count(), "threads": torch.get_num_threads(),
+        "torch": torch.__version__, "python": platform.python_version(), "date": time.strftime("%Y-%m-%d"),
+    }  # fmt: skip

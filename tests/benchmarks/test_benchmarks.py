@@ -1,0 +1,181 @@
+"""The benchmarks run, and what they say is right."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks import capped, compare, floors, peers, report
+from benchmarks.cap import Cap
+from benchmarks.systems import AUTOMATIC
+from benchmarks.workload import Job
+
+pytest.importorskip("diffusers", reason="diffusers is not installed")
+CPU = torch.device("cpu")
+
+
+def test_compare(tmp_path: Path) -> None:
+    output = tmp_path / "new" / "x.json"
+    words = ["diffusers full", "ours tiled, smallest"]
+    compare.main(
+        [
+            "--shapes",
+            "bundled",
+            "--sizes",
+            "64",
+            "128",
+            "--rounds",
+            "2",
+            "--systems",
+            *words,
+            "-o",
+            str(output),
+        ]
+    )
+    records = json.loads(output.read_text())["records"]
+    assert [(r["system"], r["size"]) for r in records] == [
+        (name, size) for size in (64, 128) for name in words
+    ]
+    for record in records:
+        assert record["max_error"] < 2e-5
+        assert record["psnr"] > 100
+        assert 0 < record["spread"][0] <= record["seconds"] <= record["spread"][1]
+    theirs, ours = records[2:]
+    assert ours["peak_bytes"] < theirs["peak_bytes"] / 2
+    names = {path.name for path in output.parent.iterdir()}
+    assert {"x.json", "x.md"} <= names
+    assert names <= {"x.json", "x.md", "x.png", "x-growth.png"}  # plots where matplotlib is installed
+
+
+def test_table_and_ratios() -> None:
+    base: dict[str, Any] = {
+        "shape": "sd", "dtype": "fp16", "size": 512, "batch": 4, "system": "diffusers full", "seconds": 2.0,
+        "spread": [1.0, 3.0], "cpu_seconds": 4.0, "peak_bytes": 2 << 20, "max_error": None, "psnr": None,
+    }  # fmt: skip
+    other = base | {
+        "system": "ours full",
+        "cpu_seconds": 1.0,
+        "peak_bytes": 1 << 20,
+        "max_error": 1e-5,
+        "psnr": 99.6,
+    }
+    lost = {name: base[name] for name in ("shape", "dtype", "size", "batch")}
+    machine = {"device": "x", "decoder": "cpu", "cores": 1, "threads": 1, "torch": "2", "date": "today"}
+    table = report.table(
+        {"machine": machine, "records": [base, other, lost | {"system": "ldm", "problem": "out of memory"}]}
+    )
+    lines = table.splitlines()[-3:]
+    what = "| sd 512x512 fp16 x4 |"
+    assert lines[0] == f"{what} diffusers full | 2.00 s (1.00-3.00) | 4.00 s | 1.00 | 2 MiB | 1.00 | - | - |"
+    assert (
+        lines[1]
+        == f"{what} ours full | 2.00 s (1.00-3.00) | 1.00 s | 0.25 | 1 MiB | 0.50 | 1.0e-05 | 100 dB |"
+    )
+    assert lines[2] == f"{what} ldm | out of memory | - | - | - | - | - | - |"
+
+
+def test_a_cap_is_survived_by_ours_only(tmp_path: Path) -> None:
+    output = tmp_path / "capped.json"
+    capped.main(
+        [
+            *(
+                "--device",
+                "cpu",
+                "--shape",
+                "bundled",
+                "--dtype",
+                "fp32",
+                "--rounds",
+                "1",
+                "--sizes",
+                "64",
+                "256",
+            ),
+            *(
+                "--caps",
+                "0.09",
+                "--ballast",
+                "0.04",
+                "--systems",
+                "diffusers full",
+                AUTOMATIC,
+                "-o",
+                str(output),
+            ),
+        ]
+    )
+    records = json.loads(output.read_text())["records"]
+    survived = {(r["system"], r["size"]): r.get("problem", "yes") for r in records}
+    assert survived == {
+        ("diffusers full", 64): "yes",
+        ("diffusers full", 256): "out of memory",
+        (AUTOMATIC, 64): "yes",
+        (AUTOMATIC, 256): "yes",
+    }
+    assert "| 0.09 GB (0.04) | diffusers full |" in output.with_suffix(".md").read_text()
+
+
+def test_the_cap_counts_what_is_alive() -> None:
+    cap = Cap(CPU, 3000, 1000)
+    with cap:
+        kept = [torch.zeros(100)]
+        assert cap.free() == 1600
+        kept.clear()
+        assert cap.free() == 2000
+        kept.append(torch.zeros(400))
+    with cap, pytest.raises(torch.cuda.OutOfMemoryError):
+        torch.zeros(200)
+    assert cap.free() == 400
+    torch.zeros(10_000)  # outside
+
+
+def test_the_floor_counts_as_pytorch_does() -> None:
+    vae = Job("bundled", "fp32", 64, 1).vae()
+    needed, traffic = floors.least(vae, 64, torch.float32)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        vae.decode(torch.zeros(1, 4, 8, 8))
+    assert 2 * needed == counter.get_total_flops()
+    assert traffic > 3 * 64 * 64 * 4
+
+
+def test_floors(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(floors, "best_rates", lambda device, dtype: (1e9, 1e9))
+    output = tmp_path / "floors.json"
+    floors.main(
+        ["--shape", "bundled", "--sizes", "64", "--device", "cpu", "--rounds", "1", "-o", str(output)]
+    )
+    (record,) = json.loads(output.read_text())["records"]
+    assert record["floor"] == record["multiplications"] / 1e9
+    assert record["measured"] > 0
+    assert "| 64x64 |" in capsys.readouterr().out
+
+
+def test_tiles_of_a_local_function_give_its_picture() -> None:
+    latents = torch.randn(1, 3, 70, 150)
+
+    def decode(z: torch.Tensor) -> torch.Tensor:
+        return F.interpolate(z, scale_factor=8.0)
+
+    for tile in peers.TILES:
+        assert torch.allclose(peers._tiled(decode, latents, tile), decode(latents), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("variable", "build"),
+    [
+        ("COMFYUI_DIR", lambda vae: peers.comfyui(vae, CPU, torch.float32)),
+        ("TILED_VAE_DIR", lambda vae: peers.tiled_vae(vae, CPU, torch.float32, True)),
+    ],
+)
+def test_a_peer_that_is_not_there_says_what_it_takes(
+    variable: str, build: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(variable, raising=False)
+    with pytest.raises(peers.Missing, match=variable):
+        build(Job("bundled", "fp32", 64, 1).vae())
