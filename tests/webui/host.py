@@ -26,7 +26,8 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from tests.webui import weights
 
@@ -182,8 +183,13 @@ def install_extension(folder: Path) -> None:
             shutil.copy(source, folder / part)
 
 
+def as_first_stage(vae: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A VAE's weights as they are named in a checkpoint."""
+    return {f"first_stage_model.{name}": value for name, value in vae.items()}
+
+
 def prepare_data(data: Path) -> None:
-    """A data folder with the extension, a checkpoint, VAEs of several kinds and TAESD."""
+    """A data folder with the extension, two checkpoints, VAEs of several kinds and TAESD."""
     install_extension(data / "extensions" / EXTENSION)
     shutil.copytree(
         ROOT / "tests/webui/probe", data / "extensions/probe", ignore=shutil.ignore_patterns("__pycache__")
@@ -204,7 +210,11 @@ def prepare_data(data: Path) -> None:
         ]
         subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
     else:
-        save_file({f"first_stage_model.{name}": value for name, value in own.items()}, checkpoint)
+        save_file(as_first_stage(own), checkpoint)
+    refiner = checkpoint.with_stem("small_refiner")  # sorted after the other, which the host loads first
+    save_file(load_file(checkpoint) | as_first_stage(weights.vae(5)), refiner)
+    if IS_REAL:
+        shutil.copy(checkpoint.with_suffix(".yaml"), refiner.with_suffix(".yaml"))
     weights.save_vae(models / "VAE" / "other.safetensors", other)
     weights.save_vae(models / "VAE" / "other-diffusers.safetensors", weights.as_diffusers(other))
     weights.save_vae(

@@ -28,6 +28,7 @@ IMG2IMG: dict[str, Any] = {
     "tab": "img2img", "init_images": [encode(photo())], "width": 128, "height": 120, "denoising_strength": 0.5,
 }  # fmt: skip
 HIRES: dict[str, Any] = {"enable_hr": True, "hr_scale": 1.5, "denoising_strength": 0.5}
+REFINER: dict[str, Any] = {"refiner_checkpoint": "small_refiner", "refiner_switch_at": 0.5}
 SCENARIOS: dict[str, dict[str, Any]] = {
     "txt2img": {},
     "not a square, not in 64s": {"width": 136, "height": 72},
@@ -35,6 +36,10 @@ SCENARIOS: dict[str, dict[str, Any]] = {
     "tiling": {"tiling": True},
     "hires fix, latent": {**HIRES, "hr_upscaler": "Latent"},
     "hires fix, picture": {**HIRES, "hr_upscaler": "Lanczos"},
+    "refiner": REFINER,
+    "hires fix, another checkpoint": {
+        **HIRES, "hr_upscaler": "Lanczos", "hr_checkpoint_name": "small_refiner",
+    },
     "img2img": IMG2IMG,
     "inpaint": {**IMG2IMG, "mask": encode(mask()), "inpainting_fill": 1, "inpaint_full_res": False},
-}
+}  # fmt: skip

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from tests.webui.host import ApiError, Host, Picture, decode
-from tests.webui.scenarios import IMG2IMG, SCENARIOS
+from tests.webui.scenarios import IMG2IMG, REFINER, SCENARIOS
 
 Without = dict[str, Picture]
 THRESHOLD_ALWAYS_MISSED = 1000.0  # GB
 # The host truncates the first pass to 8 bits and encodes that, so rounding errors come back enlarged: its own picture
 # in fp32 differs from the one in fp64 in 0.2 % of the values, after a first pass that does in 0.004 %.
-ROUNDED_TWICE = {"hires fix, picture": 0.005}
+ROUNDED_TWICE = {"hires fix, picture": 0.005, "hires fix, another checkpoint": 0.005}
 
 
 def assert_same(ours: Picture, host: Picture, most: float = 0.001) -> None:
@@ -36,7 +36,10 @@ def test_the_reference_pictures_are_worth_comparing_with(without: Without) -> No
     for name, picture in without.items():
         for image in picture.images:
             assert image.std() > 10, name
-    assert not np.array_equal(without["tiling"].images[0], without["txt2img"].images[0])
+    for name in ("tiling", "refiner"):
+        assert not np.array_equal(without[name].images[0], without["txt2img"].images[0])
+    one, other = without["hires fix, picture"], without["hires fix, another checkpoint"]
+    assert not np.array_equal(one.images[0], other.images[0])
     assert all("VAE Guard" not in text for picture in without.values() for text in picture.infotexts)
 
 
@@ -55,6 +58,19 @@ def test_same_picture_by_every_exact_way(host: Host, without: Without, name: str
     assert done is not None
     assert any(word.lower() in done.lower() for word in told.split("|")), done
     assert entry(picture.infotext, "VAE Guard decode by") == decode_by
+
+
+def test_after_the_refiner_the_next_generation_is_the_first_checkpoints(host: Host, without: Without) -> None:
+    for decode_by in ("Full", "Tiled", "Tiled + RAM"):
+        refined = host.generate(**REFINER, guard=[False, decode_by, 0])
+        assert_same(refined, without["refiner"])
+        assert "small_refiner" in (entry(refined.infotext, "Refiner") or "")
+    assert host.get("/vae-guard/latents")[0]["model"] == "small_refiner"
+    again = host.post("/vae-guard/latents/0/decode")
+    assert_same(Picture([np.asarray(decode(again["images"][0]))], again["infotexts"]), without["refiner"])
+    usual = host.generate()
+    assert_same(usual, without["txt2img"])
+    assert entry(usual.infotext, "Model") == "small"
 
 
 def test_a_missed_threshold_takes_the_tiled_way_and_says_so(host: Host, without: Without) -> None:

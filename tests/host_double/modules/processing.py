@@ -84,8 +84,17 @@ class StableDiffusionProcessing:
         self.override_settings = self.override_settings or {}
         self.sampler = self.rng = self.paste_to = self.c = self.uc = None
         self.mask = self.nmask = self.overlay_images = self.color_corrections = None
+        self.refiner_checkpoint_info = None
         self._script_args: Any = {}
         self._ready = False
+
+    @property
+    def sd_model(self):  # noqa: F811 (the host's class has both, too)
+        return shared.sd_model
+
+    @sd_model.setter
+    def sd_model(self, value):
+        pass
 
     @property
     def script_args(self):
@@ -230,11 +239,19 @@ def process_images(p: StableDiffusionProcessing) -> Processed:
                 sd_vae.reload_vae_weights()
 
 
+def known_checkpoint(name):
+    info = sd_models.get_closet_checkpoint_match(name)
+    if info is None:
+        raise Exception(f"Could not find checkpoint with name {name}")
+    return info
+
+
 def process_images_inner(p: StableDiffusionProcessing) -> Processed:
     devices.torch_gc()
     seed, subseed = get_fixed_seed(p.seed), get_fixed_seed(p.subseed)
     p.tiling = opts.tiling if p.tiling is None else p.tiling
-    p.sd_model = shared.sd_model
+    if p.refiner_checkpoint not in (None, "", "None", "none"):
+        p.refiner_checkpoint_info = known_checkpoint(p.refiner_checkpoint)
     p.sd_model_name, p.sd_model_hash = p.sd_model.sd_checkpoint_info.name_for_extra, p.sd_model.sd_model_hash
     p.sd_vae_name, p.sd_vae_hash = sd_vae.get_loaded_vae_name(), sd_vae.get_loaded_vae_hash()
     model_hijack.apply_circular(p.tiling)
@@ -251,7 +268,7 @@ def process_images_inner(p: StableDiffusionProcessing) -> Processed:
             p.iteration = n
             if state.interrupted or state.stopping_generation:
                 break
-            sd_models.reload_model_weights()
+            sd_models.reload_model_weights()  # the refiner may have changed it
             one = slice(n * p.batch_size, (n + 1) * p.batch_size)
             p.prompts, p.negative_prompts = p.all_prompts[one], p.all_negative_prompts[one]
             p.seeds, p.subseeds = p.all_seeds[one], p.all_subseeds[one]
@@ -338,11 +355,16 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
     hr_prompt: str = ""
     hr_negative_prompt: str = ""
 
+    hr_checkpoint_info: Any = field(default=None, init=False)
+
     def init(self, all_prompts, all_seeds, all_subseeds):
         if not self.enable_hr:
             return
         params = self.extra_generation_params
         params["Denoising strength"] = self.denoising_strength
+        if self.hr_checkpoint_name and self.hr_checkpoint_name != "Use same checkpoint":
+            self.hr_checkpoint_info = known_checkpoint(self.hr_checkpoint_name)
+            params["Hires checkpoint"] = self.hr_checkpoint_info.short_title
         self.latent_scale_mode = shared.latent_upscale_modes.get(self.hr_upscaler or "Latent")
         if self.latent_scale_mode is None and all(x.name != self.hr_upscaler for x in shared.sd_upscalers):
             raise Exception(f"could not find upscaler named {self.hr_upscaler}")
@@ -369,6 +391,8 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
             decoded_samples = torch.stack(
                 decode_latent_batch(self.sd_model, samples, target_device=devices.cpu, check_for_nans=True)
             ).to(dtype=torch.float32)
+        with sd_models.SkipWritingToConfig():
+            sd_models.reload_model_weights(info=self.hr_checkpoint_info)
         return self.sample_hr_pass(samples, decoded_samples, seeds, subseeds, subseed_strength, prompts)
 
     def sample_hr_pass(self, samples, decoded_samples, seeds, subseeds, subseed_strength, prompts):

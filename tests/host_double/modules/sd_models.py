@@ -70,9 +70,16 @@ def read_state_dict(checkpoint_file, print_global_state=False, map_location=None
     return loaded.get("state_dict", loaded)
 
 
-@contextlib.contextmanager
-def SkipWritingToConfig():
-    yield
+class SkipWritingToConfig:
+    """Within it a checkpoint that is loaded is not the one of the next generation."""
+
+    skip = False
+
+    def __enter__(self):
+        self.previous, SkipWritingToConfig.skip = SkipWritingToConfig.skip, True
+
+    def __exit__(self, *exc_info):
+        SkipWritingToConfig.skip = self.previous
 
 
 class Denoiser(nn.Module):
@@ -158,7 +165,8 @@ def load_model(checkpoint_info=None, already_loaded_state_dict=None):
     model.first_stage_model.to(devices.dtype_vae)
     model.sd_checkpoint_info, model.sd_model_checkpoint, model.filename = info, info.filename, info.filename
     model.sd_model_hash, model.used_config = info.shorthash, None
-    shared.opts.data["sd_model_checkpoint"] = info.title
+    if not SkipWritingToConfig.skip:
+        shared.opts.data["sd_model_checkpoint"] = info.title
     sd_vae.delete_base_vae()
     sd_vae.clear_loaded_vae()
     sd_vae.load_vae(model, *sd_vae.resolve_vae(info.filename).tuple())

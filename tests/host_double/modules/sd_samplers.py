@@ -16,10 +16,12 @@ class SeededSampler:
         self.config = None
         self.last_latent = None
 
-    def _steps(self, steps, x):
+    def _steps(self, p, x, steps=None):
+        steps = steps or p.steps
         shared.state.sampling_steps = steps
         for step in range(steps):
             shared.state.sampling_step = step
+            sd_samplers_common.apply_refiner(p, step / steps)
             script_callbacks.cfg_after_cfg_callback(script_callbacks.AfterCFGCallbackParams(x, step, steps))
             sd_samplers_common.store_latent(x)
             self.last_latent = x
@@ -27,7 +29,7 @@ class SeededSampler:
 
     def sample(self, p, x, conditioning, unconditional_conditioning, steps=None, image_conditioning=None):
         smooth = torch.nn.functional.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)
-        return self._steps(steps or p.steps, 0.5 * x + smooth)
+        return self._steps(p, 0.5 * x + smooth, steps)
 
     def sample_img2img(
         self, p, x, noise, conditioning, unconditional_conditioning, steps=None, image_conditioning=None
@@ -36,7 +38,7 @@ class SeededSampler:
         latent = (1 - strength) * x + strength * noise
         if getattr(p, "mask", None) is not None:
             latent = latent * p.nmask + x * p.mask
-        return self._steps(steps or p.steps, latent)
+        return self._steps(p, latent, steps)
 
 
 all_samplers = [SamplerData(name, SeededSampler, [], {}) for name in ("Euler", "Euler a", "DPM++ 2M")]

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from modules import devices, images, lowvram, sd_vae_taesd, shared
+from modules import devices, images, lowvram, sd_models, sd_vae_taesd, shared
 from modules.shared import opts, state
 
 SamplerData = namedtuple("SamplerData", ["name", "constructor", "aliases", "options"])
@@ -61,6 +61,21 @@ def images_tensor_to_samples(image, approximation=None, model=None):
     image = image.to(shared.device, dtype=devices.dtype_vae) * 2 - 1
     parts = [model.get_first_stage_encoding(model.encode_first_stage(one[None]))[0] for one in image]
     return torch.stack(parts)
+
+
+def apply_refiner(p, completed_ratio):
+    """From `refiner_switch_at` on the other checkpoint samples, and stays loaded until the next batch."""
+    info = p.refiner_checkpoint_info
+    if p.refiner_switch_at is not None and completed_ratio < p.refiner_switch_at:
+        return
+    if info is None or shared.sd_model.sd_checkpoint_info == info:
+        return
+    if getattr(p, "enable_hr", False) and not p.is_hr_pass:  # as the host's settings have it: the second pass
+        return
+    p.extra_generation_params |= {"Refiner": info.short_title, "Refiner switch at": p.refiner_switch_at}
+    with sd_models.SkipWritingToConfig():
+        sd_models.reload_model_weights(info=info)
+    devices.torch_gc()
 
 
 def store_latent(decoded):
