@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from tests.webui.host import encode
+from tests.webui.host import IS_REAL, encode
 
 
 def photo() -> Image.Image:
@@ -43,3 +43,10 @@ SCENARIOS: dict[str, dict[str, Any]] = {
     "img2img": IMG2IMG,
     "inpaint": {**IMG2IMG, "mask": encode(mask()), "inpainting_fill": 1, "inpaint_full_res": False},
 }  # fmt: skip
+SD3: dict[str, Any] = {"override_settings": {"sd_model_checkpoint": "small_sd3"}}
+if not IS_REAL:  # whose text encoders for SD3 are too large for tests
+    SCENARIOS |= {
+        "SD3": SD3,
+        "SD3, img2img": {**IMG2IMG, **SD3},
+        "SD3, hires fix": {**SCENARIOS["hires fix, latent"], **SD3},
+    }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -25,6 +26,17 @@ def random_weights(shapes: Mapping[str, torch.Size], seed: int) -> dict[str, Ten
             weights[name] = values / shape[1:].numel() ** 0.5
         else:
             weights[name] = 0.02 * values + (1.0 if name.endswith("weight") else 0.0)
+    return weights
+
+
+def vae_sd3(seed: int = 1) -> dict[str, Tensor]:
+    """The same for SD3: 16 latent channels, no 1x1 convolutions. Smaller latents, so even less spread."""
+    config = replace(CONFIG, z_channels=16, use_quant_conv=False, use_post_quant_conv=False)
+    shapes = {name: value.shape for name, value in AutoencoderKL(config).state_dict().items()}
+    weights = random_weights(shapes, seed)
+    weights["decoder.conv_out.weight"] *= 0.5
+    weights["encoder.conv_out.weight"][16:] = 0.0
+    weights["encoder.conv_out.bias"][16:] = -30.0
     return weights
 
 

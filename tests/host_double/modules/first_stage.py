@@ -139,3 +139,22 @@ class AutoencoderKL(nn.Module):
 
     def decode(self, z):
         return self.decoder(self.post_quant_conv(z))
+
+
+class SDVAE(nn.Module):
+    """SD3's: without the two 1x1 convolutions, and ``encode`` gives latents instead of a posterior."""
+
+    def __init__(self, ch=32, ch_mult=(1, 2, 4, 4), num_res_blocks=1, z_channels=16):
+        super().__init__()
+        self.encoder = Encoder(ch, ch_mult, num_res_blocks, z_channels)
+        self.decoder = Decoder(ch, ch_mult, num_res_blocks, z_channels)
+
+    @property
+    def dtype(self):
+        return next(self.parameters()).dtype
+
+    def encode(self, x):
+        return Posterior(self.encoder(x)).sample()
+
+    def decode(self, z):
+        return self.decoder(z)

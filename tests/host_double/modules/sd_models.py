@@ -15,6 +15,7 @@ model_path = str(Path(paths.models_path, model_dir))
 checkpoints_list: dict = {}
 checkpoint_aliases: dict = {}
 VAE_PREFIX = "first_stage_model."
+SD3_WEIGHT = "model.diffusion_model.x_embedder.proj.weight"
 
 
 class CheckpointInfo:
@@ -133,6 +134,47 @@ class LatentDiffusion(nn.Module):
         return self.scale_factor * encoder_posterior.sample()
 
 
+class SD3LatentFormat:
+    scale_factor = 1.5305
+    shift_factor = 0.0609
+
+    def process_in(self, latent):
+        return (latent - self.shift_factor) * self.scale_factor
+
+    def process_out(self, latent):
+        return latent / self.scale_factor + self.shift_factor
+
+
+class SD3Inferencer(nn.Module):
+    """SD3: 16 latent channels, and no `scale_factor` of its own."""
+
+    latent_channels = 16
+    cond_stage_key = "txt"
+    is_sd1, is_sd2, is_sdxl, is_sd3, is_ssd, is_sdxl_inpaint = False, False, False, True, False, False
+    lowvram = False
+
+    def __init__(self):
+        super().__init__()
+        self.first_stage_model = first_stage.SDVAE()
+        self.latent_format = SD3LatentFormat()
+        self.model = Denoiser()
+        self.cond_stage_model = nn.Module()
+
+    def ema_scope(self):
+        return contextlib.nullcontext()
+
+    @torch.no_grad()
+    def decode_first_stage(self, latent):
+        return self.first_stage_model.decode(self.latent_format.process_out(latent))
+
+    @torch.no_grad()
+    def encode_first_stage(self, image):
+        return self.latent_format.process_in(self.first_stage_model.encode(image))
+
+    def get_first_stage_encoding(self, x):
+        return x
+
+
 class SdModelData:
     def __init__(self):
         self.sd_model = None
@@ -157,8 +199,9 @@ def load_model(checkpoint_info=None, already_loaded_state_dict=None):
     from modules import sd_vae
 
     info = checkpoint_info or select_checkpoint()
-    model = LatentDiffusion().eval().requires_grad_(False)
     state_dict = {k: v.float() for k, v in read_state_dict(info.filename).items()}
+    model = SD3Inferencer() if SD3_WEIGHT in state_dict else LatentDiffusion()
+    model.eval().requires_grad_(False)
     model.first_stage_model.load_state_dict(
         {k.removeprefix(VAE_PREFIX): v for k, v in state_dict.items() if k.startswith(VAE_PREFIX)}
     )
