@@ -47,6 +47,5 @@ SD3: dict[str, Any] = {"override_settings": {"sd_model_checkpoint": "small_sd3"}
 if not IS_REAL:  # whose text encoders for SD3 are too large for tests
     SCENARIOS |= {
         "SD3": SD3,
-        "SD3, img2img": {**IMG2IMG, **SD3},
-        "SD3, hires fix": {**SCENARIOS["hires fix, latent"], **SD3},
+        "SD3, hires fix": {**SCENARIOS["hires fix, picture"], **SD3},
     }

@@ -11,8 +11,8 @@ from tests.webui.scenarios import IMG2IMG, REFINER, SCENARIOS
 Without = dict[str, Picture]
 THRESHOLD_ALWAYS_MISSED = 1000.0  # GB
 # The host truncates the first pass to 8 bits and encodes that, so rounding errors come back enlarged: its own picture
-# in fp32 differs from the one in fp64 in 0.2 % of the values, after a first pass that does in 0.004 %.
-ROUNDED_TWICE = {"hires fix, picture": 0.005, "hires fix, another checkpoint": 0.005}
+# in fp32 differs from the one in fp64 in 0.2 % of the values (SD3: up to 0.8 %), the first pass in 0.004 %.
+ROUNDED_TWICE = {"hires fix, picture": 0.005, "hires fix, another checkpoint": 0.005, "SD3, hires fix": 0.01}
 
 
 def assert_same(ours: Picture, host: Picture, most: float = 0.001) -> None:

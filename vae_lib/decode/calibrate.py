@@ -65,7 +65,10 @@ def measure_rates(device: torch.device, dtype: torch.dtype) -> Rates:
     """
     known = default_rates(device, dtype)
     shape = best_shape(CHANNELS, CHANNELS, "same", SIDE * SIDE, device, dtype)
-    module = nn.Conv2d(CHANNELS, CHANNELS, 3, device=device, dtype=dtype)
+    # Not the random weights that a new one has: the user's generations count on torch's random numbers.
+    module = nn.utils.skip_init(nn.Conv2d, CHANNELS, CHANNELS, 3, device=device, dtype=dtype)
+    for parameter in module.parameters():
+        nn.init.constant_(parameter, 0.01)
     layer, workspace = Convolution(shape, module, device, dtype), Workspace(device)
     window = torch.ones(shape.window(SIDE, SIDE), device=device, dtype=dtype)
     convolution = _seconds(lambda: layer(window, SIDE, SIDE, workspace), device)

@@ -50,6 +50,13 @@ def compute_dtype(half: nn.Module) -> torch.dtype:
     return next(half.parameters()).dtype
 
 
+def memory_format(half: Any) -> torch.memory_format:
+    """How results of the host's convolutions lie in memory: as their weights, which ``--opt-channelslast`` changes."""
+    weight = half.conv_in.weight
+    channels_last = not weight.is_contiguous() and weight.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if channels_last else torch.contiguous_format
+
+
 def unscale(model: Any, latents: Tensor) -> Tensor:
     """Sampler latents as the full VAE takes them (what the host's ``decode_first_stage`` does)."""
     if hasattr(model, "latent_format"):

@@ -220,10 +220,12 @@ class Guard:
             return outcome.result
         if outcome.scaled:  # TAESD: a posterior without spread, around its latents
             mean = first_stage.unscale(self.model, outcome.result)
-            self.moments = torch.cat([mean, torch.full_like(mean, -30.0)], dim=1)
+            moments = torch.cat([mean, torch.full_like(mean, -30.0)], dim=1)
         else:
             assert outcome.log_variance is not None
-            self.moments = torch.cat([outcome.result, outcome.log_variance], dim=1)
+            moments = torch.cat([outcome.result, outcome.log_variance], dim=1)
+        # SD3 draws its random numbers in the order in which these lie in memory, so they lie as the host's.
+        self.moments = moments.contiguous(memory_format=first_stage.memory_format(self.vae.encoder))
         return self.moments
 
     def _by_policy(self, operation: str, x: Tensor) -> tuple[Outcome, generation.Record]:

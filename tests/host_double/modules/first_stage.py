@@ -154,7 +154,8 @@ class SDVAE(nn.Module):
         return next(self.parameters()).dtype
 
     def encode(self, x):
-        return Posterior(self.encoder(x)).sample()
+        posterior = Posterior(self.encoder(x))
+        return posterior.mean + posterior.std * torch.randn_like(posterior.mean)
 
     def decode(self, z):
         return self.decoder(z)

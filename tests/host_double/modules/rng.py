@@ -7,6 +7,8 @@ class ImageRNG:
     ):
         self.shape = tuple(map(int, shape))
         self.generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
+        self.seeds = seeds
 
     def next(self):
+        torch.manual_seed(int(self.seeds[-1]))  # the host, too, leaves the global generator at the seed
         return torch.stack([torch.randn(self.shape, generator=generator) for generator in self.generators])
