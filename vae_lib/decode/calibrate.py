@@ -66,7 +66,7 @@ def measure_rates(device: torch.device, dtype: torch.dtype) -> Rates:
     known = default_rates(device, dtype)
     shape = best_shape(CHANNELS, CHANNELS, "same", SIDE * SIDE, device, dtype)
     # Not the random weights that a new one has: the user's generations count on torch's random numbers.
-    module = nn.utils.skip_init(nn.Conv2d, CHANNELS, CHANNELS, 3, device=device, dtype=dtype)
+    module = nn.Conv2d(CHANNELS, CHANNELS, 3, device="meta", dtype=dtype).to_empty(device=device)
     for parameter in module.parameters():
         nn.init.constant_(parameter, 0.01)
     layer, workspace = Convolution(shape, module, device, dtype), Workspace(device)
