@@ -190,7 +190,7 @@ def as_first_stage(vae: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def prepare_data(data: Path) -> None:
-    """A data folder with the extension, two checkpoints, VAEs of several kinds and TAESD."""
+    """A data folder with the extension, checkpoints, VAEs of several kinds and TAESD."""
     install_extension(data / "extensions" / EXTENSION)
     shutil.copytree(
         ROOT / "tests/webui/probe", data / "extensions/probe", ignore=shutil.ignore_patterns("__pycache__")
@@ -214,10 +214,15 @@ def prepare_data(data: Path) -> None:
         save_file(as_first_stage(own), checkpoint)
         marked = {"model.diffusion_model.x_embedder.proj.weight": torch.zeros(64, 16, 2, 2)}
         save_file(marked | as_first_stage(weights.vae_sd3()), checkpoint.with_stem("small_sd3"))
-    refiner = checkpoint.with_stem("small_refiner")  # sorted after the other, which the host loads first
-    save_file(load_file(checkpoint) | as_first_stage(weights.vae(5)), refiner)
-    if IS_REAL:
-        shutil.copy(checkpoint.with_suffix(".yaml"), refiner.with_suffix(".yaml"))
+    for name, seed in (
+        ("small_refiner", 5),
+        ("small_with_noted_vae", 6),
+    ):  # sorted after "small": it is loaded first
+        with_another_vae = checkpoint.with_stem(name)
+        save_file(load_file(checkpoint) | as_first_stage(weights.vae(seed)), with_another_vae)
+        if IS_REAL:
+            shutil.copy(checkpoint.with_suffix(".yaml"), with_another_vae.with_suffix(".yaml"))
+    checkpoint.with_name("small_with_noted_vae.json").write_text('{"vae": "other.safetensors"}')
     weights.save_vae(models / "VAE" / "other.safetensors", other)
     weights.save_vae(models / "VAE" / "other-diffusers.safetensors", weights.as_diffusers(other))
     weights.save_vae(

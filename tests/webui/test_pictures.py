@@ -36,8 +36,9 @@ def test_the_reference_pictures_are_worth_comparing_with(without: Without) -> No
     for name, picture in without.items():
         for image in picture.images:
             assert image.std() > 10, name
-    for name in ("tiling", "refiner"):
+    for name in ("tiling", "refiner", "per-checkpoint VAE"):
         assert not np.array_equal(without[name].images[0], without["txt2img"].images[0])
+    assert entry(without["per-checkpoint VAE"].infotext, "VAE") == "other.safetensors"
     one, other = without["hires fix, picture"], without["hires fix, another checkpoint"]
     assert not np.array_equal(one.images[0], other.images[0])
     assert all("VAE Guard" not in text for picture in without.values() for text in picture.infotexts)

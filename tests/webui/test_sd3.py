@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,12 @@ from vae_lib.cli import main
 
 pytestmark = pytest.mark.skipif(IS_REAL, reason="SD3's text encoders are too large for tests")
 Without = dict[str, Picture]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _sd1_again(host: Host) -> Iterator[None]:
+    yield
+    host.generate()
 
 
 @pytest.mark.parametrize("name", ["SD3", "SD3, hires fix"])

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.webui import host as hosts
 from tests.webui import weights
 from tests.webui.host import Host, Picture
 from tests.webui.test_pictures import assert_same
@@ -81,6 +83,21 @@ def test_a_file_that_vanished_leaves_the_vae_that_was_in_use(host: Host, without
     choose(host, "short-lived.safetensors")
     assert in_use(host) is None
     assert_same(host.generate(), without["txt2img"])
+
+
+def test_a_vae_chosen_on_the_command_line(tmp_path: Path, without: dict[str, Picture]) -> None:
+    hosts.prepare_data(tmp_path)
+    file = tmp_path / "models/VAE/other.safetensors"
+    running = hosts.start(tmp_path, "--vae-path", str(file), disabled=[hosts.EXTENSION])
+    try:
+        plain = running.generate()
+        running.enable(True)
+        ours = running.generate(guard=[False, "Tiled", 0])
+    finally:
+        running.stop()
+    assert_same(ours, plain)
+    assert "VAE: other.safetensors" in ours.infotext
+    assert not np.array_equal(ours.images[0], without["txt2img"].images[0])
 
 
 def test_two_files_of_one_name_can_both_be_chosen(host: Host) -> None:
