@@ -37,7 +37,9 @@ SCENARIOS: dict[str, dict[str, Any]] = {
     "hires fix, latent": {**HIRES, "hr_upscaler": "Latent"},
     "hires fix, picture": {**HIRES, "hr_upscaler": "Lanczos"},
     "refiner": REFINER,
-    "per-checkpoint VAE": {"override_settings": {"sd_model_checkpoint": "small_with_noted_vae"}},
+    "per-checkpoint VAE": {
+        "override_settings": {"sd_vae": "Automatic", "sd_model_checkpoint": "small_with_noted_vae"},
+    },
     "hires fix, another checkpoint": {
         **HIRES, "hr_upscaler": "Lanczos", "hr_checkpoint_name": "small_refiner",
     },
