@@ -35,8 +35,7 @@ from benchmarks.workload import DTYPES, SHAPES, Job, machine
 def main(arguments: list[str] | None = None) -> None:
     options = _options(arguments)
     torch.set_num_threads(options.threads)
-    words = options.systems or [""]
-    names = [name for name in SYSTEMS if name != AUTOMATIC and any(word in name for word in words)]
+    names = _chosen(options.systems or [""])
     jobs = [
         Job(shape, dtype, size, batch)
         for shape in options.shapes
@@ -63,9 +62,19 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of PyTorch on the CPU")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--systems", nargs="+", help="only those whose name contains one of these words")
+    parser.add_argument("--systems", nargs="+", help="names, or words of names")
     parser.add_argument("-o", "--output", type=Path, help="JSON file; a table and a plot go beside it")
     return parser.parse_args(arguments)
+
+
+def _chosen(words: list[str]) -> list[str]:
+    """The systems of these names, and those whose name contains a word that is none."""
+    parts = [word for word in words if word not in SYSTEMS]
+    return [
+        name
+        for name in SYSTEMS
+        if name in words or (name != AUTOMATIC and any(part in name for part in parts))
+    ]
 
 
 def _compare(job: Job, names: list[str], options: argparse.Namespace) -> list[dict[str, Any]]:

@@ -44,7 +44,8 @@ def axes():
 
 def options():
     """All settings. The host's own route leaves out those of an extension that was not there when it started."""
-    defaults = {name: info.default for name, info in shared.opts.data_labels.items()}
+    labels = shared.opts.data_labels.items()
+    defaults = {name: info.default for name, info in labels if not getattr(info, "do_not_save", False)}
     return {**defaults, **shared.opts.data}
 
 
