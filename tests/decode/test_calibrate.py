@@ -9,7 +9,7 @@ from vae_lib.decode import PeakMemory, calibrate
 from vae_lib.decode.plan import Rates
 
 CPU = torch.device("cpu")
-RATES = Rates(1e9, 2e9, 3e9, 4e-4)
+RATES = Rates(1e9, 2e9, 3e9, 4e-4, 5e9)
 
 
 @pytest.fixture(autouse=True)
@@ -94,3 +94,5 @@ def test_measurement_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.equal(torch.get_rng_state(), random)  # the user's next picture depends on it
     assert rates.multiplications > 1e8
     assert rates.moved > 1e7
+    assert rates.plain_multiplications > 1e8
+    assert 1e-6 < rates.band_seconds < 0.1

@@ -77,7 +77,7 @@ def test_order_is_respected() -> None:
 
 def test_taesd_only_if_allowed_and_there() -> None:
     tight = 10_000_000
-    slow = Rates(1.0, 1.0, 1.0, 1.0)
+    slow = Rates(1.0, 1.0, 1.0, 1.0, 1.0)
     everything = tuple(Route)
     assert all(plan.route is not Route.TAESD for plan in [choose(BIG, PLENTY, order=everything, rates=slow)])
     with pytest.raises(PlanError, match="the least that would do"):

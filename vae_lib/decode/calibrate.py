@@ -18,15 +18,17 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from vae_lib.decode.buffers import Workspace
-from vae_lib.decode.convolution import Convolution, best_shape
+from vae_lib.decode.buffers import DeviceStore, FeatureMap, Workspace
+from vae_lib.decode.convolution import Convolution, ConvShape, best_shape
 from vae_lib.decode.devices import free_bytes
+from vae_lib.decode.normalization import Statistics
+from vae_lib.decode.passes import Context, ConvPass, Stage, run_conv_pass
 from vae_lib.decode.plan import Rates, default_rates, dtype_name
 from vae_lib.errors import InputError
 from vae_lib.files import write_atomically
 
 # What the measurement may need at most. It is not tried where twice as much is not free.
-BUDGET_BYTES = 64 << 20
+BUDGET_BYTES = 80 << 20
 SWITCH = "VAE_GUARD_CALIBRATE"
 CHANNELS, SIDE = 128, 96
 SECONDS = 0.25  # for each rate
@@ -38,7 +40,7 @@ def rates_for(device: torch.device, dtype: torch.dtype) -> Rates | None:
 
     Returns:
         None, for the defaults, when the environment variable VAE_GUARD_CALIBRATE is 0, when nothing is cached and
-        less than 128 MiB is free, or when the measurement fails.
+        less than 160 MiB is free, or when the measurement fails.
     """
     if os.environ.get(SWITCH) == "0":
         return None
@@ -59,32 +61,76 @@ def rates_for(device: torch.device, dtype: torch.dtype) -> Rates | None:
 
 @torch.inference_mode()
 def measure_rates(device: torch.device, dtype: torch.dtype) -> Rates:
-    """Times a convolution as the engine does it, an activation and, off the CPU, a copy.
-
-    The seconds of a band are the default's.
+    """Times a convolution as the engine does it and one of PyTorch's, an activation, a small band, and (off the CPU) a
+    copy.
     """
-    known = default_rates(device, dtype)
+    return Rates(
+        multiplications=_multiplications(device, dtype),
+        moved=_moved(device, dtype),
+        transferred=_transferred(device, dtype),
+        band_seconds=_band_seconds(device, dtype),
+        plain_multiplications=_plain_multiplications(device, dtype),
+    )
+
+
+def _multiplications(device: torch.device, dtype: torch.dtype) -> float:
     shape = best_shape(CHANNELS, CHANNELS, "same", SIDE * SIDE, device, dtype)
-    # Not the random weights that a new one has: the user's generations count on torch's random numbers.
-    module = nn.Conv2d(CHANNELS, CHANNELS, 3, device="meta", dtype=dtype).to_empty(device=device)
+    layer = Convolution(shape, _convolution(CHANNELS, device, dtype), device, dtype)
+    workspace = Workspace(device)
+    window = torch.ones(shape.window(SIDE, SIDE), device=device, dtype=dtype)
+    return shape.multiplications(SIDE, SIDE) / _seconds(lambda: layer(window, SIDE, SIDE, workspace), device)
+
+
+def _moved(device: torch.device, dtype: torch.dtype) -> float:
+    """By SiLU, which is what the engine does to its bands, on more than most caches hold."""
+    values = torch.ones(4 << 20, device=device, dtype=dtype)
+    return 2 * values.nbytes / _seconds(lambda: F.silu(values), device)
+
+
+def _transferred(device: torch.device, dtype: torch.dtype) -> float:
+    if device.type == "cpu":
+        return default_rates(device, dtype).transferred
+    band = torch.ones(4 << 20, device=device, dtype=dtype)
+    host = torch.empty(band.shape, dtype=dtype, pin_memory=device.type == "cuda")  # as the engine's
+    return band.nbytes / _seconds(lambda: host.copy_(band), device)
+
+
+def _band_seconds(device: torch.device, dtype: torch.dtype) -> float:
+    """Of a band so small that all of its time goes into starting operations."""
+    rows, width, channels = 32, 8, 8
+    stage = Stage(
+        _convolution(channels, device, dtype),
+        ConvShape(channels, channels),
+        nn.GroupNorm(2, channels),
+        "source",
+    )
+    step = ConvPass("source", (stage,), 2, store="result", statistics="result")
+    source = torch.ones(rows, width, channels, device=device, dtype=dtype)
+    statistics = Statistics()
+    statistics.add(source, Workspace(device))
+
+    def run() -> None:
+        context = Context(device, dtype, DeviceStore(), False, lambda: None)
+        context.maps["source"], context.statistics["source"] = FeatureMap.of(source), statistics
+        run_conv_pass(step, context)
+
+    return _seconds(run, device) / (rows // step.rows)
+
+
+def _plain_multiplications(device: torch.device, dtype: torch.dtype) -> float:
+    """In a layer of TAESD, on a picture so large that its memory comes anew from the system."""
+    channels, side = 64, 384
+    module = _convolution(channels, device, dtype)
+    picture = torch.ones(1, channels, side, side, device=device, dtype=dtype)
+    return 9 * (channels * side) ** 2 / _seconds(lambda: module(picture), device)
+
+
+def _convolution(channels: int, device: torch.device, dtype: torch.dtype) -> nn.Conv2d:
+    """3x3, without the random weights that a new one has: the user's generations count on torch's random numbers."""
+    module = nn.Conv2d(channels, channels, 3, device="meta", dtype=dtype).to_empty(device=device)
     for parameter in module.parameters():
         nn.init.constant_(parameter, 0.01)
-    layer, workspace = Convolution(shape, module, device, dtype), Workspace(device)
-    window = torch.ones(shape.window(SIDE, SIDE), device=device, dtype=dtype)
-    convolution = _seconds(lambda: layer(window, SIDE, SIDE, workspace), device)
-    # Larger than most caches, and SiLU rather than a copy: this is what the engine does to its bands.
-    values = torch.ones(4 << 20, device=device, dtype=dtype)
-    activation = _seconds(lambda: F.silu(values), device)
-    transferred = known.transferred
-    if device.type != "cpu":
-        host = torch.empty(window.shape, dtype=dtype)
-        transferred = window.nbytes / _seconds(lambda: host.copy_(window), device)
-    return Rates(
-        shape.multiplications(SIDE, SIDE) / convolution,
-        2 * values.nbytes / activation,
-        transferred,
-        known.band_seconds,
-    )
+    return module
 
 
 def cache_path() -> Path:

@@ -48,7 +48,10 @@ class Statistics:
         """(scale, shift), each (channels,) float32: normalising is ``x * scale + shift``."""
         device = self._parts[0][1].device
         wide = torch.float64 if device.type != "mps" else torch.float32  # MPS knows no float64
-        counts = torch.tensor([count for count, _, _ in self._parts], dtype=wide, device=device).unsqueeze(1)
+        counts = torch.tensor([count for count, _, _ in self._parts], dtype=wide).unsqueeze(1)
+        if device.type == "cuda":  # from pinned memory the copy does not wait for the device
+            counts = counts.pin_memory()
+        counts = counts.to(device, non_blocking=device.type == "cuda")
         means = torch.stack([mean for _, mean, _ in self._parts]).to(wide)
         squares = torch.stack([squares for _, _, squares in self._parts]).to(wide)
         total = counts.sum()

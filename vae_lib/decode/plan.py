@@ -79,12 +79,21 @@ class Work:
 
 @dataclass(frozen=True)
 class Rates:
-    """How fast a device works: multiplications, bytes of activations and bytes over the bus per second."""
+    """How fast a device works.
+
+    Attributes:
+        multiplications: a second, in the engine's convolutions.
+        moved: bytes of activations read and written a second.
+        transferred: bytes a second between host and device.
+        band_seconds: what a band costs however small it is.
+        plain_multiplications: a second, in PyTorch's own convolutions of TAESD's width.
+    """
 
     multiplications: float
     moved: float
     transferred: float
     band_seconds: float
+    plain_multiplications: float
 
     def seconds(self, cost: Cost) -> float:
         return (
@@ -100,9 +109,9 @@ def default_rates(device: torch.device, dtype: torch.dtype) -> Rates:
     if device.type == "cpu":
         threads = torch.get_num_threads()
         slow = 1 if dtype == torch.float32 else 8  # half precision is emulated on most CPUs
-        return Rates(32e9 * threads / slow, 15e9 / slow, 2e9, 5e-4)
+        return Rates(32e9 * threads / slow, 15e9 / slow, 2e9, 5e-4, 32e9 * threads / slow)
     fast = 1 if dtype == torch.float32 else 4
-    return Rates(4e12 * fast, 250e9, 10e9, 4e-4)
+    return Rates(4e12 * fast, 250e9, 10e9, 4e-4, 4e12 * fast)
 
 
 @dataclass(frozen=True)
@@ -227,7 +236,7 @@ def _ladders(work: Work, route: Route, rates: Rates | None) -> list[list[Callabl
     """Candidates still to be costed, in sequences along which the peak falls (but for the last few, tiny, bands)."""
     if route is Route.TAESD:
         return (
-            [[functools.partial(lambda plan: plan, plan) for plan in _tiny_candidates(work)]]
+            [[functools.partial(lambda plan: plan, plan) for plan in _tiny_candidates(work, rates)]]
             if work.taesd
             else []
         )
@@ -256,8 +265,8 @@ def _costed(work: Work, route: Route, tiling: Tiling, rates: Rates | None) -> Pl
     return Plan(route, work.device, work.dtype, tiling, 0, cost.peak_bytes, seconds, rows, cost.bands)
 
 
-def _tiny_candidates(work: Work) -> Iterator[Plan]:
-    rates = default_rates(work.device, work.dtype)
+def _tiny_candidates(work: Work, rates: Rates | None) -> Iterator[Plan]:
+    rates = rates or default_rates(work.device, work.dtype)
     height, width = work.height, work.width
     decoder_reach, encoder_reach = _tiny_reach(work.latent_channels)
     reach = decoder_reach if work.operation == "decode" else encoder_reach
@@ -269,7 +278,7 @@ def _tiny_candidates(work: Work) -> Iterator[Plan]:
         peak += work.batch * height * width * result * work.dtype.itemsize * work.output_on_device
         count = -(-height // side) * -(-width // side)
         work_done = work.batch * tiny.multiplications(height, width, side, halo, work.wrap)
-        seconds = work_done / rates.multiplications + work.batch * count * 30 * rates.band_seconds
+        seconds = work_done / rates.plain_multiplications + work.batch * count * 30 * rates.band_seconds
         yield Plan(
             Route.TAESD,
             work.device,
