@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_flatten
 
 from tests.decode.helpers import BF16, CPU, FP32, SMALL, distance, images, latents_for, network, taesd
 from vae_lib.decode import DEFAULT_ORDER, Ladder, Outcome, Route
-from vae_lib.errors import Cancelled, InputError, PlanError
+from vae_lib.errors import Cancelled, InputError, NumericError, PlanError
 from vae_lib.networks import AutoencoderKL, AutoencoderKLConfig
 
 PLENTY = 1 << 40
@@ -202,10 +202,19 @@ def test_overflow_is_repaired_in_fp32() -> None:
 
     outcome = ladder(vae=vae, dtype=torch.float16, repair=(BF16, FP32)).decode(latents)
     assert outcome.plan.dtype == BF16
-    with pytest.raises(PlanError, match="Allow fp32"):
+    with pytest.raises(NumericError, match="Allow fp32"):
         ladder(vae=vae, dtype=torch.float16, repair=()).decode(latents)
     unchecked = ladder(vae=vae, dtype=torch.float16, check_finite=False).decode(latents)
     assert not torch.isfinite(unchecked.result).all()
+
+
+def test_a_vae_that_no_dtype_saves() -> None:
+    vae = AutoencoderKL(SMALL).requires_grad_(False)
+    assert vae.decoder is not None
+    vae.decoder.conv_in.weight.fill_(float("nan"))
+    for dtype in (FP32, BF16):
+        with pytest.raises(NumericError, match="even in fp32: its file is damaged"):
+            ladder(vae=vae, dtype=dtype).decode(latents_for(SMALL, 4, 3))
 
 
 def test_repair_predicts_with_the_weights_as_they_are() -> None:

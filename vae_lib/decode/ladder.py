@@ -256,6 +256,11 @@ class Ladder:
                 "The latents hold NaN or infinite numbers: the diffusion model (UNet) failed, not the VAE. "
                 "Sample again, in full precision (--no-half) if it recurs."
             )
+        if plan.dtype == torch.float32:
+            raise NumericError(
+                "The VAE gave NaN or infinite numbers even in fp32: its file is damaged, or no VAE for this model. "
+                "Choose another one."
+            )
         raise NumericError(
             f"The VAE gave NaN or infinite numbers in {dtype_name(plan.dtype)}, and no wider type was allowed. "
             "Allow fp32, or use a VAE made for half precision (for SDXL: sdxl-vae-fp16-fix)."
