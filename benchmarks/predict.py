@@ -22,13 +22,13 @@ from vae_lib.decode.plan import default_rates
 from vae_lib.networks import AutoencoderKL
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--sizes", type=int, nargs="+", default=[256, 512], help="pixels along a side")
     parser.add_argument("--dtype", choices=DTYPES, default="fp32")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("-o", "--output", type=Path, help="JSON file")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     device, dtype = torch.device(options.device), DTYPES[options.dtype]
     rates = measure_rates(device, dtype)
     print(f"default    {default_rates(device, dtype)}\ncalibrated {rates}", flush=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import capped, compare, floors, peers, report
+from benchmarks import capped, compare, floors, peers, report, suite
 from benchmarks.cap import Cap
 from benchmarks.systems import AUTOMATIC
 from benchmarks.workload import Job
@@ -154,6 +156,25 @@ def test_floors(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPa
     assert record["floor"] == record["multiplications"] / 1e9
     assert record["measured"] > 0
     assert "| 64x64 |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_the_suite_gives_arguments_that_its_benchmarks_take(
+    device: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def parsed(parser: Any, arguments: list[str]) -> Any:
+        parse(parser, arguments)
+        raise KeyboardInterrupt
+
+    suite.main(["--device", device, "--list"])
+    commands = capsys.readouterr().out.splitlines()
+    assert len(commands) == len(suite.CPU if device == "cpu" else suite.GPU)
+    parse = argparse.ArgumentParser.parse_args
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parsed)
+    for command in commands:
+        module, *arguments = shlex.split(command)[2:]
+        with pytest.raises(KeyboardInterrupt):  # SystemExit if they were not taken
+            suite.MAINS[module.removeprefix("benchmarks.")](arguments)
 
 
 def test_tiles_of_a_local_function_give_its_picture() -> None:
