@@ -18,6 +18,7 @@ from benchmarks.systems import SYSTEMS, Builder, Place, plain
 from benchmarks.workload import DTYPES, Job
 from vae_lib.decode import PeakMemory, free_bytes
 from vae_lib.decode.devices import is_out_of_memory, release_cached
+from vae_lib.errors import PlanError
 
 REFERENCE = "the plain network in fp32"
 
@@ -63,7 +64,7 @@ def _serve(connection: Connection, system: str, device_name: str, threads: int) 
         except Missing as error:
             answer = {"problem": str(error), "missing": True}
         except Exception as error:
-            if not is_out_of_memory(error):
+            if not (is_out_of_memory(error) or isinstance(error, PlanError)):
                 raise
             answer = {"problem": "out of memory"}
             del error
