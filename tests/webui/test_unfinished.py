@@ -35,6 +35,9 @@ def test_several_unfinished_pictures_outlast_the_kept_ones(host: hosts.Host) -> 
         for seed in range(6):  # more than are kept in RAM
             with pytest.raises(hosts.ApiError):
                 host.generate(seed=seed)
+        with pytest.raises(hosts.ApiError, match="even in fp32") as raised:
+            host.post("/vae-guard/latents/0/decode")
+        assert raised.value.status == 422
     finally:
         host.post("/probe/mend")
     host.generate()

@@ -185,20 +185,19 @@ def remove_latents(index: int) -> dict[str, Any]:
 
 def decode_latents(index: int) -> dict[str, Any]:
     """Decode kept latents once more, exactly: base64 PNGs and their infotexts."""
-    from modules.call_queue import queue_lock
-    from PIL.PngImagePlugin import PngInfo
-
     try:
-        with queue_lock:
-            pictures = kept.redecode(index)
-            held = kept.items()[index]
+        return kept.redecode(index, _encoded)
     except InputError as error:
         raise unprocessable(error) from error
+
+
+def _encoded(pictures: kept.Pictures) -> dict[str, Any]:
+    from PIL.PngImagePlugin import PngInfo
+
     encoded = []
     for image, text in pictures:
         info, buffer = PngInfo(), io.BytesIO()
         info.add_text("parameters", text)
         image.save(buffer, format="PNG", pnginfo=info)
         encoded.append(base64.b64encode(buffer.getvalue()).decode())
-    kept.settled(held)
     return {"images": encoded, "infotexts": [text for _, text in pictures]}

@@ -6,11 +6,11 @@ They are in RAM; on disk as well from before the decode until the picture is the
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,6 +19,9 @@ from vae_lib.checkpoints import unfinished
 from vae_lib.errors import InputError
 from vae_lib.webui import generation, infotext, notices, options
 from vae_lib.webui.request import Request
+
+Pictures = list[tuple[Any, str]]  # PIL images with their infotexts
+Result = TypeVar("Result")
 
 
 @dataclass(eq=False)  # one batch is another's equal only if it is the same: tensors have no truth value
@@ -150,12 +153,6 @@ def failed(held: Kept | None) -> str:
     return sentence
 
 
-def settled(held: Kept) -> None:
-    """The pictures of ``redecode`` have arrived where they were wanted."""
-    if held.route is not None:
-        _settle(held)
-
-
 def remove(held: Kept) -> None:
     """Throw a batch away, file and all."""
     _settle(held)
@@ -190,17 +187,24 @@ def _infotexts(p: Any, count: int) -> list[str]:
         return []
 
 
-def redecode(index: int = 0) -> list[tuple[Any, str]]:
-    """Decode a kept batch once more, exactly, by the loaded VAE.
+def redecode(index: int, deliver: Callable[[Pictures], Result]) -> Result:
+    """Decode a kept batch once more, exactly, by the loaded VAE; its file goes when ``deliver`` has the pictures.
 
-    The caller holds the host's queue lock.
-
-    Returns:
-        Pictures (PIL) with their infotexts.
+    Takes the host's queue lock.
 
     Raises:
         InputError: when there is no such batch, or the loaded model is of another family.
     """
+    from modules.call_queue import queue_lock
+
+    with queue_lock:
+        held, pictures = _redecode(index)
+        delivered = deliver(pictures)
+        _settle(held)
+        return delivered
+
+
+def _redecode(index: int) -> tuple[Kept, Pictures]:
     import numpy as np
     from modules import devices, lowvram, processing, shared
     from PIL import Image
@@ -226,7 +230,10 @@ def redecode(index: int = 0) -> list[tuple[Any, str]]:
         for number, latents in enumerate(torch.split(held.latents, 1)):
             latents = latents.to(devices.device, devices.dtype_vae)
             with hooks.guarding(model, scaled=None), devices.without_autocast():
-                decoded = processing.sd_samplers_common.samples_to_images_tensor(latents, 0, model)
+                try:
+                    decoded = processing.sd_samplers_common.samples_to_images_tensor(latents, 0, model)
+                except devices.NansException as error:
+                    raise InputError(f"{error} The latents are kept.") from error
             image = ((decoded[0].float().cpu() + 1) / 2).clamp(0, 1).mul(255).permute(1, 2, 0).numpy()
             text = held.infotexts[number] if number < len(held.infotexts) else ""
             done = infotext.describe(current.records[-1]) if current.records else "the WebUI's own decode"
@@ -234,25 +241,20 @@ def redecode(index: int = 0) -> list[tuple[Any, str]]:
     if lowvram.is_enabled(model):
         lowvram.send_everything_to_cpu()
     devices.torch_gc()
-    held.route = current.records[-1].outcome.plan.route.value if current.records else held.route
-    return pictures
+    held.route = current.records[-1].outcome.plan.route.value if current.records else "the WebUI's own"
+    return held, pictures
 
 
-def redecode_and_save(index: int) -> list[tuple[Any, str]]:
-    """As `redecode`, with the pictures saved among the host's; takes the host's queue lock itself."""
+def save(pictures: Pictures) -> Pictures:
+    """Save pictures among the host's; the same pictures."""
     from modules import images, shared
-    from modules.call_queue import queue_lock
 
-    with queue_lock:
-        pictures = redecode(index)
-        held = items()[index]
-        for image, text in pictures:
-            image.info["parameters"] = text
-            images.save_image(
-                image, shared.opts.outdir_samples or shared.opts.outdir_txt2img_samples, "", info=text,
-                extension=shared.opts.samples_format, suffix="-full",
-            )  # fmt: skip
-        settled(held)
+    for image, text in pictures:
+        image.info["parameters"] = text
+        images.save_image(
+            image, shared.opts.outdir_samples or shared.opts.outdir_txt2img_samples, "", info=text,
+            extension=shared.opts.samples_format, suffix="-full",
+        )  # fmt: skip
     return pictures
 
 
@@ -262,7 +264,7 @@ def redecode_for_page(gallery: Any) -> tuple[Any, str]:
     from modules.ui_common import plaintext_to_html
 
     try:
-        pictures = redecode_and_save(0)
+        pictures = redecode(0, save)
     except InputError as error:
         return gr.update(), plaintext_to_html(str(error))
     before = [item["name"] if isinstance(item, dict) else item for item in gallery or []]
