@@ -104,6 +104,16 @@ def test_a_damaged_file_is_written_anew(precision: Any, content: str) -> None:
     assert precision.known(MODEL) == torch.float32
 
 
+def test_a_report_calls_the_users_home_by_no_name(report: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/users/somebody")
+    monkeypatch.setenv("USERPROFILE", "/users/somebody")
+    text = report.text(ValueError("cannot read /users/somebody/x: busy"), "encode", (1,), network())
+    assert "cannot read ~/x: busy" in text
+    monkeypatch.setenv("HOME", "/")
+    monkeypatch.setenv("USERPROFILE", "/")
+    assert "a/b" in report.text(ValueError("a/b"), "encode", (1,), network())
+
+
 def test_a_report_is_complete_and_names_no_folder(report: Any) -> None:
     try:
         open("/home/somebody/private/file.bin")  # noqa: SIM115

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 import traceback
@@ -35,7 +36,8 @@ def text(error: BaseException, operation: str, shape: tuple[int, ...], vae: Any)
 
 
 def _without_paths(message: str) -> str:
-    return _QUOTED_PATH.sub("<path>", message).replace(str(Path.home()), "~")
+    home = os.path.expanduser("~")
+    return _QUOTED_PATH.sub("<path>", message).replace(home if len(home) > 1 else "~", "~")
 
 
 def _short(filename: str) -> str:
