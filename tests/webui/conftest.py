@@ -20,6 +20,7 @@ def started(
     try:
         assert running.get("/probe/state")["patches"] == []
         pictures = {name: running.generate(**scenario) for name, scenario in SCENARIOS.items()}
+        running.generate()  # the last scenario's checkpoint is another one
         running.enable(True)
         yield running, pictures
         assert complaints(running.log()) == []
