@@ -176,17 +176,17 @@ def latents() -> list[dict[str, Any]]:
 
 def remove_latents(index: int) -> dict[str, Any]:
     """Throw kept latents away, their file included."""
-    items = kept.items()
-    if not 0 <= index < len(items):
-        raise unprocessable(InputError(f"There are no kept latents number {index}; {len(items)} are kept."))
-    kept.remove(items[index])
-    return {"kept": len(items) - 1}
+    try:
+        kept.remove(kept.item(index))
+    except InputError as error:
+        raise unprocessable(error) from error
+    return {"kept": len(kept.items())}
 
 
 def decode_latents(index: int) -> dict[str, Any]:
     """Decode kept latents once more, exactly: base64 PNGs and their infotexts."""
     try:
-        return kept.redecode(index, _encoded)
+        return kept.redecode(kept.item(index), _encoded)
     except InputError as error:
         raise unprocessable(error) from error
 

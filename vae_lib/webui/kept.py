@@ -66,6 +66,20 @@ def items() -> list[Kept]:
     return [*_items, *_unfinished]
 
 
+def item(index: int) -> Kept:
+    """One of ``items``.
+
+    Raises:
+        InputError: when there are not so many.
+    """
+    kept = items()
+    if not 0 <= index < len(kept):
+        raise InputError(
+            f"There are no kept latents number {index}; {len(kept)} are kept (Settings > VAE Guard sets how many)."
+        )
+    return kept[index]
+
+
 def clear() -> None:
     """Forget what is in RAM; files stay."""
     _items.clear()
@@ -187,36 +201,30 @@ def _infotexts(p: Any, count: int) -> list[str]:
         return []
 
 
-def redecode(index: int, deliver: Callable[[Pictures], Result]) -> Result:
+def redecode(held: Kept, deliver: Callable[[Pictures], Result]) -> Result:
     """Decode a kept batch once more, exactly, by the loaded VAE; its file goes when ``deliver`` has the pictures.
 
     Takes the host's queue lock.
 
     Raises:
-        InputError: when there is no such batch, or the loaded model is of another family.
+        InputError: when the loaded model is of another family, or its VAE gives no numbers.
     """
     from modules.call_queue import queue_lock
 
     with queue_lock:
-        held, pictures = _redecode(index)
-        delivered = deliver(pictures)
+        delivered = deliver(_redecode(held))
         _settle(held)
         return delivered
 
 
-def _redecode(index: int) -> tuple[Kept, Pictures]:
+def _redecode(held: Kept) -> Pictures:
     import numpy as np
     from modules import devices, lowvram, processing, shared
     from PIL import Image
 
     from vae_lib.webui import hooks
 
-    kept = items()
-    if not 0 <= index < len(kept):
-        raise InputError(
-            f"There are no kept latents number {index}; {len(kept)} are kept (Settings > VAE Guard sets how many)."
-        )
-    held, model = kept[index], shared.sd_model
+    model = shared.sd_model
     if (
         _scale_factor(model) != held.scale_factor
         or getattr(model, "latent_channels", 4) != held.latents.shape[1]
@@ -242,7 +250,7 @@ def _redecode(index: int) -> tuple[Kept, Pictures]:
         lowvram.send_everything_to_cpu()
     devices.torch_gc()
     held.route = current.records[-1].outcome.plan.route.value if current.records else "the WebUI's own"
-    return held, pictures
+    return pictures
 
 
 def save(pictures: Pictures) -> Pictures:
@@ -264,7 +272,7 @@ def redecode_for_page(gallery: Any) -> tuple[Any, str]:
     from modules.ui_common import plaintext_to_html
 
     try:
-        pictures = redecode(0, save)
+        pictures = redecode(item(0), save)
     except InputError as error:
         return gr.update(), plaintext_to_html(str(error))
     before = [item["name"] if isinstance(item, dict) else item for item in gallery or []]

@@ -90,7 +90,7 @@ class HostBackend:
         return [_title(item) for item in _unfinished_items()]
 
     def finish(self, title: str) -> Sequence[Any]:
-        return [image for image, _ in kept.redecode(kept.items().index(_unfinished(title)), kept.save)]
+        return [image for image, _ in kept.redecode(_unfinished(title), kept.save)]
 
     def discard(self, title: str) -> None:
         kept.remove(_unfinished(title))
