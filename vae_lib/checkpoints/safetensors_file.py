@@ -20,9 +20,8 @@ import torch
 from vae_lib.checkpoints.header import Header, TensorInfo, quote
 from vae_lib.errors import CheckpointError
 
-MAX_HEADER_BYTES = (
-    25_000_000  # a tenth does for any checkpoint; a hostile one may take 25 times its size in memory
-)
+# A tenth does for any checkpoint; a hostile one may take 25 times its size in memory.
+MAX_HEADER_BYTES = 25_000_000
 
 MAX_RANK = 16  # no weights come near; it bounds the work that a hostile shape can ask for
 

@@ -26,8 +26,8 @@ from vae_lib.checkpoints import (
 )
 from vae_lib.checkpoints.identify import config_of, find_vae, vae_shapes
 from vae_lib.cli.pictures import read_picture, write_picture
-from vae_lib.cli.values import DTYPES
 from vae_lib.decode import (
+    DTYPES,
     Ladder,
     Outcome,
     PeakMemory,

@@ -8,7 +8,8 @@ from pathlib import Path
 from vae_lib import __version__
 from vae_lib.cli import commands, hub
 from vae_lib.cli.demo import run_demo
-from vae_lib.cli.values import DTYPES, ROUTES, byte_size, factor, number, pixels, positive
+from vae_lib.cli.values import ROUTES, byte_size, factor, number, pixels, positive
+from vae_lib.decode import DTYPES
 
 DESCRIPTION = """\
 Decode the latents of Stable Diffusion with its VAE in as little memory as there is.

@@ -6,11 +6,8 @@ import argparse
 import math
 import re
 
-import torch
-
 from vae_lib.decode import Route
 
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 ROUTES = ("auto", *(route.value for route in Route))
 _UNITS = {
     "": 1,

@@ -7,6 +7,7 @@ from vae_lib.decode.ladder import Attempt, Ladder, Outcome
 from vae_lib.decode.measure import PeakMemory
 from vae_lib.decode.plan import (
     DEFAULT_ORDER,
+    DTYPES,
     Plan,
     Route,
     Work,
@@ -20,6 +21,7 @@ from vae_lib.decode.program import Tiling
 
 __all__ = [
     "DEFAULT_ORDER",
+    "DTYPES",
     "Attempt",
     "Ladder",
     "Outcome",

@@ -35,9 +35,7 @@ class ConvShape:
     in_channels: int
     out_channels: int
     scale: str = "same"  # "same", "up" (nearest 2x, then convolve) or "down" (stride 2, padded at the bottom and right)
-    algorithm: str = (
-        "direct"  # "direct" or "planar" ("subpixel" of the two when scale is "up"), or "winograd"
-    )
+    algorithm: str = "direct"  # or "planar" (with scale "up" each is "subpixel"), or "winograd"
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
         if self.scale == "up":

@@ -63,6 +63,11 @@ class Outcome:
     scaled: bool = False
 
     @property
+    def repaired(self) -> bool:
+        """Whether numbers overflowed in one dtype and another held them."""
+        return any(attempt.plan.dtype != self.plan.dtype for attempt in self.attempts)
+
+    @property
     def reason(self) -> str:
         """Why this way, in a line; failed tries first."""
         tries = "".join(

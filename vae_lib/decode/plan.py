@@ -385,9 +385,13 @@ def _size(work: Work) -> str:
     return f"{verb} {width}x{height} in {dtype_name(work.dtype)}"
 
 
+# The floating-point types that a VAE may compute in, by their names.
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
 def dtype_name(dtype: torch.dtype) -> str:
     """fp32, fp16 or bf16."""
-    return {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}.get(dtype, str(dtype))
+    return next((name for name, known in DTYPES.items() if known == dtype), str(dtype))
 
 
 def size_text(size: float, up: bool = False) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 import torch
 
-from vae_lib.decode import DEFAULT_ORDER, Route, Work, choose, dtype_name
+from vae_lib.decode import DEFAULT_ORDER, DTYPES, Route, Work, choose, dtype_name
 from vae_lib.errors import InputError, PlanError, VAEGuardError
 from vae_lib.networks import AutoencoderKLConfig
 from vae_lib.ui import markup, memory
@@ -23,7 +23,6 @@ _STANDARD = {
         z_channels=16, embed_dim=16, use_quant_conv=False, use_post_quant_conv=False
     ),
 }
-_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _NAMES = {"cpu": "Main memory", "cuda": "GPU memory", "mps": "GPU memory"}
 
 
@@ -38,7 +37,7 @@ class MemorySection:
                                    min_width=90, elem_id="vg_width")  # fmt: skip
             self.height = gr.Number(height, label="Height", precision=0, step=64,
                                     min_width=90, elem_id="vg_height")  # fmt: skip
-            self.dtype = gr.Dropdown(list(_DTYPES), value=dtype_name(backend.dtype()), label="Type",
+            self.dtype = gr.Dropdown(list(DTYPES), value=dtype_name(backend.dtype()), label="Type",
                                      min_width=90, elem_id="vg_dtype")  # fmt: skip
             self.operation = gr.Dropdown(["decode", "encode"], value="decode", label="Work", min_width=110)
             self.device = gr.Dropdown(devices, value=devices[0], label="Device", min_width=110,
@@ -105,7 +104,7 @@ class MemorySection:
         assert height is not None
         return Work(
             config, operation, max(1, round(height) // scale), max(1, round(width) // scale), 1,
-            torch.device(device), _DTYPES[dtype], taesd=True, latent_channels=channels,
+            torch.device(device), DTYPES[dtype], taesd=True, latent_channels=channels,
         )  # fmt: skip
 
 

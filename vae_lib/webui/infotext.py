@@ -57,8 +57,7 @@ def describe(record: Record) -> str:
         return "full"
     way = plan.describe().replace("offload", "tiled + RAM")
     reason = "" if record.note == ASKED else plan.reason.removeprefix(plan.describe()).lstrip(": ")
-    repeated = any(attempt.plan.dtype != plan.dtype for attempt in outcome.attempts)
-    parts = [way, f"in {dtype_name(plan.dtype)}" if repeated else "", record.note, reason]
+    parts = [way, f"in {dtype_name(plan.dtype)}" if outcome.repaired else "", record.note, reason]
     parts += [f"{a.plan.route.value} failed: {a.problem}" for a in outcome.attempts]
     return "; ".join(part for part in parts if part)
 

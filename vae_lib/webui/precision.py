@@ -9,12 +9,11 @@ from typing import Any
 
 import torch
 
-from vae_lib.decode import Outcome
+from vae_lib.decode import DTYPES, Outcome, dtype_name
 from vae_lib.errors import InputError
 from vae_lib.files import write_atomically
 from vae_lib.webui import notices
 
-_DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 _MOST = 256  # VAEs in the file; the oldest entries go first
 
 
@@ -28,18 +27,16 @@ def file() -> Path:
 def known(model: Any) -> torch.dtype | None:
     """The dtype that the VAE in use was found to need; None when it never overflowed."""
     entries = _read()
-    return _DTYPES.get(entries.get(_identity(model), "")) if entries else None
+    return DTYPES.get(entries.get(_identity(model), "")) if entries else None
 
 
 def remember(model: Any, outcome: Outcome) -> None:
     """Note the dtype that held the numbers, when a decode or encode had to be repeated in another one."""
-    repeated = any(attempt.plan.dtype != outcome.plan.dtype for attempt in outcome.attempts)
-    name = next((name for name, dtype in _DTYPES.items() if dtype == outcome.plan.dtype), None)
-    if not repeated or not outcome.plan.route.exact or name is None:
+    if not outcome.repaired or not outcome.plan.route.exact:
         return
     entries, identity = _read(), _identity(model)
     entries.pop(identity, None)
-    entries[identity] = name
+    entries[identity] = dtype_name(outcome.plan.dtype)
     text = json.dumps(dict(list(entries.items())[-_MOST:]), indent=1)
     try:
         write_atomically(file(), lambda aside: aside.write_text(text, encoding="utf-8"))
