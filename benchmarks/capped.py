@@ -11,15 +11,16 @@ say little. "ours" plans by itself with what is left, as the extension does; "-"
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from benchmarks import report
 from benchmarks.systems import AUTOMATIC, SYSTEMS
 from benchmarks.worker import Worker
-from benchmarks.workload import DTYPES, SHAPES, Job, machine
+from benchmarks.workload import SHAPES, Job, machine
+from vae_lib.decode import DTYPES
 
 GB = 10**9
 PEERS = ("diffusers full", "diffusers tiled", "ldm full", "three tiled passes", "ComfyUI tiled", "Tiled VAE")
@@ -51,9 +52,7 @@ def main(arguments: list[str] | None = None) -> None:
         for system in options.systems:
             records += _survived(system, cap, taken, options)
             if options.output is not None:
-                options.output.parent.mkdir(parents=True, exist_ok=True)
-                options.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-                options.output.with_suffix(".md").write_text(table(result) + "\n", encoding="utf-8")
+                report.save(result, options.output, table(result))
     print(table(result))
 
 

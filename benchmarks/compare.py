@@ -29,7 +29,8 @@ import torch
 from benchmarks import report
 from benchmarks.systems import AUTOMATIC, SYSTEMS
 from benchmarks.worker import REFERENCE, Worker
-from benchmarks.workload import DTYPES, SHAPES, Job, machine
+from benchmarks.workload import SHAPES, Job, machine
+from vae_lib.decode import DTYPES
 
 
 def main(arguments: list[str] | None = None) -> None:

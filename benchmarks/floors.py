@@ -13,17 +13,16 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from benchmarks.workload import DTYPES, SHAPES, Job, machine
-from vae_lib.decode import Ladder, Route, candidates
+from benchmarks import report
+from benchmarks.systems import Place, by_plan
+from benchmarks.workload import SHAPES, Job, machine, timed
+from vae_lib.decode import DTYPES, Ladder, Route, candidates
 from vae_lib.decode.plan import cost_of
 from vae_lib.networks import AttnBlock, AutoencoderKL, Upsample
 
@@ -47,16 +46,14 @@ def main(arguments: list[str] | None = None) -> None:
         vae = job.vae()
         needed, traffic = least(vae, size, dtype)
         vae.to(device, dtype)
-        ladder = Ladder(vae, device=device, dtype=dtype, order=(Route.FULL,))
-        work = ladder.work("decode", size // 8, size // 8, 1)
+        work = Ladder(vae, device=device, dtype=dtype).work("decode", size // 8, size // 8, 1)
         plan = min(candidates(work, Route.FULL), key=lambda plan: plan.seconds)
         assert plan.tiling is not None
         cost = cost_of(work, plan.tiling)
-        ladder.budget = lambda _, peak=plan.peak_bytes: peak  # type: ignore[misc]
         latents = job.latents(vae).to(device, dtype)
-        ladder.decode(latents)
-        decode = functools.partial(ladder.decode, latents)
-        measured = min(_seconds(decode, device) for _ in range(options.rounds))
+        decode = functools.partial(by_plan(vae, Place(device, dtype), plan), latents)
+        decode()
+        measured = min(timed(decode, device).undisturbed(device) for _ in range(options.rounds))
         records.append({
             "size": size, "multiplications": needed, "bytes": traffic,
             "ours_multiplications": cost.multiplications,
@@ -69,9 +66,7 @@ def main(arguments: list[str] | None = None) -> None:
     }  # fmt: skip
     print(table(result))
     if options.output is not None:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-        options.output.with_suffix(".md").write_text(table(result) + "\n", encoding="utf-8")
+        report.save(result, options.output, table(result))
 
 
 def least(vae: AutoencoderKL, size: int, dtype: torch.dtype) -> tuple[int, int]:
@@ -104,19 +99,9 @@ def best_rates(device: torch.device, dtype: torch.dtype) -> tuple[float, float]:
     a, b = (torch.ones(side, side, device=device, dtype=dtype) for _ in range(2))
     values = torch.ones(64 << 20, device=device, dtype=dtype)
     other = torch.empty_like(values)
-    product = min(_seconds(lambda: a @ b, device) for _ in range(5))
-    copy = min(_seconds(lambda: other.copy_(values), device) for _ in range(5))
+    product = min(timed(lambda: a @ b, device).undisturbed(device) for _ in range(5))
+    copy = min(timed(lambda: other.copy_(values), device).undisturbed(device) for _ in range(5))
     return side**3 / product, 2 * values.nbytes / copy
-
-
-def _seconds(work: Callable[[], object], device: torch.device) -> float:
-    """Seconds on the clock; of this process's CPU time over its threads on the CPU."""
-    started, cpu_started = time.perf_counter(), time.process_time()
-    work()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-        return time.perf_counter() - started
-    return (time.process_time() - cpu_started) / torch.get_num_threads()
 
 
 def table(result: dict[str, Any]) -> str:

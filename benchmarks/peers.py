@@ -21,7 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vae_lib.networks import AutoencoderKL
+from vae_lib.checkpoints import convert_to_ldm
+from vae_lib.networks import AutoencoderKL, AutoencoderKLConfig
 
 Decode = Callable[[Tensor], Tensor]
 TILES = ((64, 64), (32, 128), (128, 32))
@@ -33,25 +34,8 @@ class Missing(Exception):
 
 def diffusers(vae: AutoencoderKL, device: torch.device, dtype: torch.dtype, mode: str) -> Decode:
     """diffusers' AutoencoderKL: "full", "tiled" or "sliced", each with its default settings."""
-    try:
-        from diffusers import AutoencoderKL as Diffusers
-    except ImportError:
-        raise Missing("diffusers is not installed") from None
-    config = vae.config
-    levels = len(config.ch_mult)
-    other = Diffusers(
-        down_block_types=("DownEncoderBlock2D",) * levels,
-        up_block_types=("UpDecoderBlock2D",) * levels,
-        block_out_channels=config.widths,
-        layers_per_block=config.num_res_blocks,
-        latent_channels=config.z_channels,
-        use_quant_conv=config.use_quant_conv,
-        use_post_quant_conv=config.use_post_quant_conv,
-        sample_size=512,
-    )
-    other.decoder.load_state_dict(_to_diffusers(vae))
-    if vae.post_quant_conv is not None:
-        other.post_quant_conv.load_state_dict(vae.post_quant_conv.state_dict())
+    other = diffusers_network(vae.config, sample_size=512)
+    copy_weights(vae, other)
     other.encoder = other.quant_conv = None
     other.eval().requires_grad_(False).to(device, dtype)
     if mode == "tiled":
@@ -61,28 +45,30 @@ def diffusers(vae: AutoencoderKL, device: torch.device, dtype: torch.dtype, mode
     return lambda z: other.decode(z).sample
 
 
-def _to_diffusers(vae: AutoencoderKL) -> dict[str, Tensor]:
-    """The decoder's weights under diffusers' names."""
-    assert vae.decoder is not None
-    last = len(vae.config.ch_mult) - 1
-    renamed = {}
-    for key, tensor in vae.decoder.state_dict().items():
-        parts = key.split(".")
-        if parts[0] == "up":
-            block = f"up_blocks.{last - int(parts[1])}"
-            rest = ["resnets", *parts[3:]] if parts[2] == "block" else ["upsamplers", "0", *parts[3:]]
-            parts = [block, *rest]
-        elif parts[:2] == ["mid", "attn_1"]:
-            name = {"norm": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "proj_out": "to_out.0"}[
-                parts[2]
-            ]
-            parts = ["mid_block.attentions.0", name, parts[3]]
-            tensor = tensor.flatten(1) if tensor.ndim == 4 else tensor
-        elif parts[0] == "mid":
-            parts = ["mid_block.resnets", str(int(parts[1][-1]) - 1), *parts[2:]]
-        name = ".".join(parts).replace("nin_shortcut", "conv_shortcut").replace("norm_out", "conv_norm_out")
-        renamed[name] = tensor
-    return renamed
+def diffusers_network(config: AutoencoderKLConfig, **options: Any) -> Any:
+    """diffusers' AutoencoderKL of our configuration, with weights of its own."""
+    try:
+        from diffusers import AutoencoderKL as Diffusers
+    except ImportError:
+        raise Missing("diffusers is not installed") from None
+    levels = len(config.ch_mult)
+    return Diffusers(
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+        block_out_channels=config.widths,
+        layers_per_block=config.num_res_blocks,
+        latent_channels=config.z_channels,
+        use_quant_conv=config.use_quant_conv,
+        use_post_quant_conv=config.use_post_quant_conv,
+        **options,
+    )
+
+
+def copy_weights(vae: AutoencoderKL, other: Any) -> None:
+    """Our weights into diffusers' network: under our names its tensors are views of the same memory."""
+    theirs = convert_to_ldm(other.state_dict())
+    for name, weight in vae.state_dict().items():
+        theirs[name].copy_(weight)
 
 
 def ldm(vae: AutoencoderKL, device: torch.device, dtype: torch.dtype) -> Decode:

@@ -9,14 +9,15 @@ than the time on the clock; rates are measured anew, not taken from the cache.
 from __future__ import annotations
 
 import argparse
-import json
-import time
+import functools
 from pathlib import Path
 
 import torch
 
-from benchmarks.workload import DTYPES, SHAPES, machine
-from vae_lib.decode import Ladder, Route, candidates
+from benchmarks import report
+from benchmarks.systems import Place, by_plan
+from benchmarks.workload import SHAPES, machine, timed
+from vae_lib.decode import DTYPES, Ladder, Route, candidates
 from vae_lib.decode.calibrate import measure_rates
 from vae_lib.decode.plan import default_rates
 from vae_lib.networks import AutoencoderKL
@@ -37,19 +38,14 @@ def main(arguments: list[str] | None = None) -> None:
     for size in options.sizes:
         latents = torch.randn(1, 4, size // 8, size // 8, device=device, dtype=dtype)
         for route in (Route.FULL, Route.TILED, Route.OFFLOAD):
-            ladder = Ladder(vae, device=device, dtype=dtype, order=(route,), check_finite=False)
-            work = ladder.work("decode", size // 8, size // 8, 1)
+            work = Ladder(vae, device=device, dtype=dtype).work("decode", size // 8, size // 8, 1)
             plan = min(candidates(work, route, rates), key=lambda plan: plan.seconds)
             default = next(p for p in candidates(work, route) if p.tiling == plan.tiling)
-            ladder.budget, ladder.rates = (lambda _, peak=plan.peak_bytes: peak), rates  # type: ignore[misc]
-            started, cpu_started = time.perf_counter(), time.process_time()
-            ladder.decode(latents)
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            clock, cpu = time.perf_counter() - started, time.process_time() - cpu_started
-            measured = cpu / torch.get_num_threads() if device.type == "cpu" else clock
+            decode = by_plan(vae, Place(device, dtype), plan, rates=rates, check_finite=False)
+            timing = timed(functools.partial(decode, latents), device)
+            measured = timing.undisturbed(device)
             records.append({
-                "size": size, "route": route.value, "measured": measured, "clock": clock,
+                "size": size, "route": route.value, "measured": measured, "clock": timing.seconds,
                 "default": default.seconds, "calibrated": plan.seconds,
             })  # fmt: skip
             print(
@@ -58,9 +54,8 @@ def main(arguments: list[str] | None = None) -> None:
                 flush=True,
             )
             if options.output is not None:
-                options.output.parent.mkdir(parents=True, exist_ok=True)
                 result = {"machine": machine(device), "dtype": options.dtype, "records": records}
-                options.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+                report.save(result, options.output)
 
 
 if __name__ == "__main__":

@@ -20,10 +20,16 @@ _EXPLAINED = (
 
 def write(result: dict[str, Any], path: Path) -> None:
     """The JSON file, and beside it the table and the plots."""
+    save(result, path, table(result))
+    plot(result, path)
+
+
+def save(result: dict[str, Any], path: Path, table: str | None = None) -> None:
+    """A benchmark's JSON file, and its table in a Markdown file beside it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    path.with_suffix(".md").write_text(table(result) + "\n", encoding="utf-8")
-    plot(result, path)
+    if table is not None:
+        path.with_suffix(".md").write_text(table + "\n", encoding="utf-8")
 
 
 def clock(result: dict[str, Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -46,16 +47,27 @@ def _ours(route: Route, smallest: bool) -> Builder:
     def build(vae: AutoencoderKL, latents: Tensor, place: Place) -> Decode:
         vae.to(place.device, place.dtype)
         batch, _, height, width = latents.shape
-        ladder = Ladder(vae, device=place.device, dtype=place.dtype, order=(route,))
+        work = Ladder(vae, device=place.device, dtype=place.dtype).work("decode", height, width, batch)
 
         def wanted(plan: Plan) -> float:
             return plan.peak_bytes if smallest else plan.seconds
 
-        best = min(candidates(ladder.work("decode", height, width, batch), route), key=wanted)
-        ladder.budget = lambda _: best.peak_bytes
-        return lambda z: ladder.decode(z).result
+        return by_plan(vae, place, min(candidates(work, route), key=wanted))
 
     return build
+
+
+def by_plan(vae: AutoencoderKL, place: Place, plan: Plan, **options: Any) -> Decode:
+    """Decode by one plan, the fastest that its peak allows; ``options`` are the ladder's others."""
+    ladder = Ladder(
+        vae,
+        device=place.device,
+        dtype=place.dtype,
+        order=(plan.route,),
+        budget=lambda _: plan.peak_bytes,
+        **options,
+    )
+    return lambda z: ladder.decode(z).result
 
 
 def _peer(build: Callable[..., Decode], *arguments: object) -> Builder:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import time
 from contextlib import nullcontext
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -15,8 +14,8 @@ import torch
 from benchmarks.cap import Cap
 from benchmarks.peers import Missing
 from benchmarks.systems import SYSTEMS, Builder, Place, plain
-from benchmarks.workload import DTYPES, Job
-from vae_lib.decode import PeakMemory, free_bytes
+from benchmarks.workload import Job, timed
+from vae_lib.decode import DTYPES, PeakMemory, free_bytes
 from vae_lib.decode.devices import is_out_of_memory, release_cached
 from vae_lib.errors import PlanError
 
@@ -98,11 +97,7 @@ class _Server:
         """
         if self.device.type == "cuda":
             self._decode(self._latents)
-        self._synchronize()
-        started, cpu_started = time.perf_counter(), time.process_time()
-        self._decode(self._latents)
-        self._synchronize()
-        return {"seconds": time.perf_counter() - started, "cpu_seconds": time.process_time() - cpu_started}
+        return dict(vars(timed(lambda: self._decode(self._latents), self.device)))
 
     def measure(self, reference: Path | None) -> dict[str, Any]:
         """Peak bytes beyond weights and latents, and how far the picture is from the reference's."""
@@ -120,7 +115,3 @@ class _Server:
         """Decode and write the picture."""
         torch.save(self._decode(self._latents).float().cpu(), path)
         return {}
-
-    def _synchronize(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,6 @@ from torch import Tensor
 from vae_lib.checkpoints import load_vae
 from vae_lib.networks import AutoencoderKL, AutoencoderKLConfig
 
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 SHAPES = {
     "sd": AutoencoderKLConfig(has_encoder=False, use_quant_conv=False),
     "sd3": AutoencoderKLConfig(
@@ -53,6 +53,29 @@ class Job:
         generator = torch.Generator().manual_seed(1)
         side = self.size // 8
         return torch.randn(self.batch, vae.latent_channels, side, side, generator=generator)
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds on the clock, and of this process's CPU time over all threads."""
+
+    seconds: float
+    cpu_seconds: float
+
+    def undisturbed(self, device: torch.device) -> float:
+        """On the CPU its time over PyTorch's threads, which other work stretches less than the time on the clock."""
+        return self.cpu_seconds / torch.get_num_threads() if device.type == "cpu" else self.seconds
+
+
+def timed(work: Callable[[], object], device: torch.device) -> Timing:
+    """Do the work once, to its end on the device; what came before it has ended there too."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    started, cpu_started = time.perf_counter(), time.process_time()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return Timing(time.perf_counter() - started, time.process_time() - cpu_started)
 
 
 def machine(device: torch.device) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from benchmarks.peers import copy_weights, diffusers_network
 from tests.decode.helpers import (
     BF16,
     CPU,
@@ -203,43 +204,10 @@ def test_weights_that_cannot_do_it() -> None:
 
 
 def _diffusers(vae: AutoencoderKL, dtype: torch.dtype) -> torch.nn.Module:
-    diffusers = pytest.importorskip("diffusers")
-    config = vae.config
-    levels = len(config.ch_mult)
-    theirs = diffusers.AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * levels,
-        up_block_types=("UpDecoderBlock2D",) * levels,
-        block_out_channels=config.widths,
-        layers_per_block=config.num_res_blocks,
-        latent_channels=config.z_channels,
-        use_quant_conv=config.use_quant_conv,
-        use_post_quant_conv=config.use_post_quant_conv,
-    )
-    theirs.load_state_dict(_diffusers_keys(vae))
+    pytest.importorskip("diffusers")
+    theirs = diffusers_network(vae.config)
+    copy_weights(vae, theirs)
     return theirs.to(dtype).eval().requires_grad_(False)
-
-
-def _diffusers_keys(vae: AutoencoderKL) -> dict[str, Tensor]:
-    """Our weights under diffusers' names."""
-    last = len(vae.config.ch_mult) - 1
-    result = {}
-    for name, weight in vae.state_dict().items():
-        part, _, rest = name.partition(".")
-        words = rest.split(".")
-        if words[0] in ("down", "up"):
-            level = int(words[1]) if words[0] == "down" else last - int(words[1])
-            kind = {"block": "resnets", "downsample": "downsamplers.0", "upsample": "upsamplers.0"}[words[2]]
-            rest = ".".join([f"{words[0]}_blocks", str(level), kind, *words[3:]])
-            rest = rest.replace("nin_shortcut", "conv_shortcut")
-        elif words[0] == "mid":
-            rest = rest.replace("mid.block_1", "mid_block.resnets.0")
-            rest = rest.replace("mid.block_2", "mid_block.resnets.1")
-            rest = rest.replace("mid.attn_1.norm", "mid_block.attentions.0.group_norm")
-            for ours, theirs in (("q", "to_q"), ("k", "to_k"), ("v", "to_v"), ("proj_out", "to_out.0")):
-                rest = rest.replace(f"mid.attn_1.{ours}.", f"mid_block.attentions.0.{theirs}.")
-            weight = weight.flatten(1) if "attentions" in rest and weight.ndim == 4 else weight
-        result[f"{part}.{rest.replace('norm_out', 'conv_norm_out')}"] = weight
-    return result
 
 
 def needs(dtype: torch.dtype) -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL as ReferenceVAE
 
+from benchmarks.peers import diffusers_network
 from vae_lib.checkpoints import convert_to_ldm
 from vae_lib.errors import CheckpointError
 from vae_lib.networks import AutoencoderKL, AutoencoderKLConfig
@@ -26,16 +27,7 @@ CASES = {
 
 def reference(config: AutoencoderKLConfig) -> ReferenceVAE:
     """diffusers' VAE of the same shape, with random weights, also of the norms."""
-    levels = len(config.ch_mult)
-    vae = ReferenceVAE(
-        down_block_types=("DownEncoderBlock2D",) * levels,
-        up_block_types=("UpDecoderBlock2D",) * levels,
-        block_out_channels=config.widths,
-        layers_per_block=config.num_res_blocks,
-        latent_channels=config.z_channels,
-        use_quant_conv=config.use_quant_conv,
-        use_post_quant_conv=config.use_post_quant_conv,
-    )
+    vae: ReferenceVAE = diffusers_network(config)
     for name, parameter in vae.named_parameters():
         if "norm" in name:
             torch.nn.init.normal_(parameter, mean=float(name.endswith("weight")), std=0.3)
