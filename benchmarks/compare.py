@@ -17,6 +17,7 @@ checkout; the extension Tiled VAE where TILED_VAE_DIR does (see benchmarks/peers
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import sys
 import tempfile
@@ -44,9 +45,12 @@ def main(arguments: list[str] | None = None) -> None:
         for size in options.sizes
         for batch in options.batches
     ]
-    result: dict[str, Any] = {"machine": machine(torch.device(options.device)), "records": []}
+    here = machine(torch.device(options.device))
+    result: dict[str, Any] = {"machine": here, "records": []}
+    if options.output is not None and options.output.exists():
+        result = report.replace_jobs(json.loads(options.output.read_text(encoding="utf-8")), result)
     for job in jobs:
-        result["records"] += _compare(job, names, options)
+        result = report.replace_jobs(result, {"machine": here, "records": _compare(job, names, options)})
         if options.output is not None:  # after every job: a long run that is cut off has its figures
             report.write(result, options.output)
     print(report.table(result))
@@ -64,7 +68,10 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of PyTorch on the CPU")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--systems", nargs="+", help="names, or words of names")
-    parser.add_argument("-o", "--output", type=Path, help="JSON file; a table and a plot go beside it")
+    parser.add_argument(
+        "-o", "--output", type=Path,
+        help="JSON file; a table and plots go beside it. Other jobs' figures that it holds stay, if of this machine",
+    )  # fmt: skip
     return parser.parse_args(arguments)
 
 

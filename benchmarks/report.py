@@ -32,6 +32,24 @@ def save(result: dict[str, Any], path: Path, table: str | None = None) -> None:
         path.with_suffix(".md").write_text(table + "\n", encoding="utf-8")
 
 
+def replace_jobs(kept: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """What was measured before on the same machine, its jobs that were measured anew replaced as a whole.
+
+    Raises:
+        ValueError: when the machines differ: their figures do not belong into one table.
+    """
+    ours, theirs = ({k: v for k, v in r["machine"].items() if k != "date"} for r in (new, kept))
+    if ours != theirs:
+        raise ValueError(f"These figures are of another machine or setting: {theirs}; this is {ours}.")
+    anew = {_job(record) for record in new["records"]}
+    records = [record for record in kept["records"] if _job(record) not in anew] + new["records"]
+    return new | {"records": sorted(records, key=_job)}
+
+
+def _job(record: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(record[name] for name in ("shape", "dtype", "batch", "size"))
+
+
 def clock(result: dict[str, Any]) -> str:
     """Which of the two times is compared."""
     return "cpu_seconds" if result["machine"]["decoder"] == "cpu" else "seconds"

@@ -1,7 +1,7 @@
 """Every benchmark of this folder, one after the other, with what is published in ``benchmarks/results``.
 
-    python -m benchmarks.suite --device cuda -o benchmarks/results/gpu      # on a GPU of 24 GB or more: about an hour
-    python -m benchmarks.suite --device cpu -o benchmarks/results           # two hours on two cores
+    python -m benchmarks.suite --device cuda      # on a GPU of 24 GB or more: about an hour
+    python -m benchmarks.suite --device cpu      # four hours; 20 GB of main memory
 
 The most important come first, and each writes its files as it goes. ``--only`` runs those whose name contains a word,
 ``--list`` prints the commands.
@@ -25,24 +25,35 @@ MAINS: dict[str, Main] = {
     "floors": floors.main,
     "predict": predict.main,
 }
-# name of the result: the benchmark and its arguments
-GPU = {
-    "fp16": "compare --dtypes fp16 --sizes 512 1024 2048 4096 --rounds 5",
-    "capped": "capped",
-    "floors": "floors --dtype fp16 --sizes 512 1024 2048 4096",
-    "predict": "predict --dtype fp16 --sizes 512 1024 2048",
-    "batch": "compare --dtypes fp16 --sizes 512 1024 --batches 4",
-    "dtypes": "compare --shapes sd sd3 --dtypes bf16 fp32 --sizes 1024 2048",
-}
-CPU = {
-    "cpu-512": "compare --sizes 512 --rounds 1",
-    "cpu-1024": "compare --sizes 1024 --rounds 1 --systems diffusers ours",
-    "cpu-2048": "compare --sizes 2048 --rounds 1 --systems 'diffusers full' 'ours tiled'",
-    "floors-cpu": "floors --sizes 512 1024",
-    "predict-cpu": "predict --sizes 256 512",
-    "cpu-bundled": "compare --shapes bundled --sizes 512 1024 2048 --rounds 1",
-    "cpu-batch": "compare --shapes bundled --sizes 512 --batches 4 --dtypes fp32 bf16",
-}
+# (name of the result, the benchmark and its arguments); comparisons of one name go into one table
+Run = tuple[str, str]
+GPU: list[Run] = [
+    ("gpu-fp16", "compare --dtypes fp16 --sizes 512 1024 2048 4096 --rounds 5"),
+    ("gpu-capped", "capped"),
+    ("gpu-floors", "floors --dtype fp16 --sizes 512 1024 2048 4096"),
+    ("gpu-predict", "predict --dtype fp16 --sizes 512 1024 2048"),
+    ("gpu-batch", "compare --dtypes fp16 --sizes 512 1024 --batches 4"),
+    ("gpu-dtypes", "compare --shapes sd sd3 --dtypes bf16 fp32 --sizes 1024 2048"),
+]
+_LARGE = "--systems 'diffusers full' 'diffusers tiled' 'Tiled VAE' 'ours tiled' 'ours offload'"
+CPU: list[Run] = [
+    ("cpu", "compare --threads 1 --sizes 512 --rounds 1"),
+    ("cpu", "compare --threads 1 --sizes 1024 --rounds 1 --systems diffusers ldm 'Tiled VAE' ours"),
+    ("cpu", f"compare --threads 1 --sizes 2048 --rounds 1 {_LARGE}"),
+    ("cpu-sd3", "compare --threads 1 --shapes sd3 --sizes 512 --rounds 1"),
+    ("cpu-bundled", "compare --threads 1 --shapes bundled --sizes 512 1024 2048 --rounds 1"),
+    ("cpu-bundled", "compare --threads 1 --shapes bundled --sizes 4096 --rounds 1 --systems full tiled ours"),
+    (
+        "cpu-half",
+        "compare --threads 1 --shapes bundled --sizes 512 --batches 1 4 --dtypes fp32 fp16 bf16 --rounds 1",
+    ),
+    (
+        "cpu-capped",
+        "capped --shape bundled --dtype fp32 --caps 0.5 1 2 --ballast 0.25 --sizes 512 1024 2048 --rounds 1",
+    ),
+    ("cpu-floors", "floors --sizes 256 512"),
+    ("cpu-predict", "predict --sizes 256 512"),
+]
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -54,7 +65,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--list", action="store_true", help="print the commands and stop")
     parser.add_argument("-o", "--output", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args(arguments)
-    for name, command in (CPU if options.device == "cpu" else GPU).items():
+    for name, command in CPU if options.device == "cpu" else GPU:
         if not any(word in name for word in options.only):
             continue
         module, *rest = shlex.split(command)

@@ -55,6 +55,21 @@ def test_compare(tmp_path: Path) -> None:
     assert names <= {"x.json", "x.md", "x.png", "x-growth.png"}  # plots where matplotlib is installed
 
 
+def test_jobs_measured_again_replace_their_figures_on_the_same_machine_only() -> None:
+    def result(date: str, *sizes: int, device: str = "x") -> dict[str, Any]:
+        job = {"shape": "sd", "dtype": "fp32", "batch": 1}
+        records = [job | {"size": size, "system": date} for size in sizes]
+        return {"machine": {"device": device, "date": date}, "records": records}
+
+    joined = report.replace_jobs(result("old", 512, 1024), result("new", 2048, 512, 512))
+    assert joined["machine"]["date"] == "new"
+    assert [(r["size"], r["system"]) for r in joined["records"]] == [
+        (512, "new"), (512, "new"), (1024, "old"), (2048, "new"),
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match="another machine"):
+        report.replace_jobs(result("old", 512), result("new", 512, device="y"))
+
+
 def test_table_and_ratios() -> None:
     base: dict[str, Any] = {
         "shape": "sd", "dtype": "fp16", "size": 512, "batch": 4, "system": "diffusers full", "seconds": 2.0,

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from tests.decode.helpers import BF16, CPU, FP32, SMALL
 from vae_lib.decode import Route, Work, candidates, choose, dtype_name, size_text, smallest
+from vae_lib.decode.cost import Cost
 from vae_lib.decode.plan import Rates
 from vae_lib.errors import PlanError
 from vae_lib.networks import AutoencoderKLConfig
@@ -124,6 +125,36 @@ def test_the_cpu_route_has_its_own_budget() -> None:
     assert choose(BIG, 1000, order=order).dtype == FP32
     with pytest.raises(PlanError):
         choose(BIG, PLENTY, order=order, cpu_free_bytes=1000)
+
+
+def test_offloading_needs_main_memory() -> None:
+    order = (Route.OFFLOAD, Route.CPU)
+    plan = choose(BIG, PLENTY, order=order, cpu_free_bytes=PLENTY)
+    assert plan.route is Route.OFFLOAD
+    assert (
+        plan.host_bytes == 1024 * 1024 * 256 * 2
+    )  # the upsampled activation, before its channels are halved
+    with pytest.raises(
+        PlanError, match=r"offload.* would need 537 MB of main memory, of which 100 MB is free"
+    ):
+        choose(BIG, PLENTY, order=order, cpu_free_bytes=10**8)
+    assert choose(BIG, PLENTY, order=(*order, Route.TILED), cpu_free_bytes=10**8).route is Route.TILED
+    on_cpu = choose(LITTLE, PLENTY, order=order, cpu_free_bytes=0)  # a scratch file takes none
+    assert on_cpu.route is Route.OFFLOAD
+
+
+def test_copies_that_overlap_take_no_time_of_their_own() -> None:
+    rates = Rates(10.0, 20.0, 5.0, 1.0, 10.0)
+    cost = Cost(multiplications=100, moved_bytes=40, transferred_bytes=30, exposed_bytes=10, bands=3)
+    assert rates.seconds(cost) == 10 + 2 + 6 + 3
+    assert rates.seconds(cost, overlapping=True) == 12 + 2 + 3
+    assert rates.seconds(replace(cost, transferred_bytes=110), overlapping=True) == 20 + 2 + 3
+
+
+def test_offloaded_bands_are_small_enough_for_copies_beside_the_computing() -> None:
+    plan = choose(BIG, PLENTY, order=(Route.OFFLOAD,))
+    assert plan.seconds == min(each.seconds for each in candidates(BIG, Route.OFFLOAD))
+    assert plan.band_rows < 512
 
 
 def test_reason_is_one_line() -> None:

@@ -11,10 +11,13 @@ import math
 import os
 import tempfile
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from vae_lib.decode import transfers
+from vae_lib.decode.transfers import Transfers
 from vae_lib.errors import PlanError
 
 
@@ -44,10 +47,16 @@ class Workspace:
 class DeviceStore:
     """Bands stay where they were computed."""
 
-    on_device = True
+    transfers: Transfers | None = None
 
     def put(self, band: Tensor) -> Tensor:
         return band
+
+    def write(self, target: Tensor, rows: Tensor) -> None:
+        target.copy_(rows)
+
+    def retire(self) -> None:
+        pass
 
     def close(self) -> None:
         pass
@@ -60,10 +69,10 @@ class HostStore:
     than a crash on a later write.
     """
 
-    on_device = False
-
     def __init__(self, device: torch.device, folder: str | None = None) -> None:
         self._device = device
+        kind = transfers.kind_for(device)
+        self.transfers = None if kind is None else kind(device)
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._files = 0
         if device.type == "cpu":
@@ -98,10 +107,24 @@ class HostStore:
 
     def put(self, band: Tensor) -> Tensor:
         host = self._empty(band)
-        host.copy_(band, non_blocking=True)
+        self.write(host, band)
         return host
 
+    def write(self, target: Tensor, rows: Tensor) -> None:
+        """Copy rows of the device, which must not change until `retire`, over stored ones."""
+        if self.transfers is None:
+            target.copy_(rows)
+        else:
+            self.transfers.send(target, rows)
+
+    def retire(self) -> None:
+        """Let the rows of the device that were put or written go."""
+        if self.transfers is not None:
+            self.transfers.retire()
+
     def close(self) -> None:
+        if self.transfers is not None:
+            self.transfers.close()
         if self._folder is not None:
             with contextlib.suppress(OSError):  # Windows: a band is still mapped; the system clears the rest
                 self._folder.cleanup()
@@ -120,6 +143,7 @@ class FeatureMap:
         self, height: int, width: int, channels: int, store: Store, whole: Tensor | None = None
     ) -> None:
         self.height, self.width, self.channels = height, width, channels
+        self.transfers = store.transfers
         self._store = store
         self._whole = whole
         self._bands: list[tuple[int, Tensor]] = [] if whole is None else [(0, whole)]
@@ -147,21 +171,79 @@ class FeatureMap:
             if low < high:
                 yield low, band[low - start : high - start]
 
+    def write(self, first: int, rows: Tensor) -> None:
+        """Replace the stored rows from ``first`` on."""
+        for row, piece in self.pieces(first, first + rows.shape[0]):
+            self._store.write(piece, rows[row - first : row - first + piece.shape[0]])
+
     def release(self, before: int) -> None:
         """Free the bands that end at or above row ``before``."""
         self._bands = [(start, band) for start, band in self._bands if start + band.shape[0] > before]
 
 
+class Arrivals:
+    """A map's rows where they can be computed with: where they are stored, or brought to the device in a buffer.
+
+    Rows that are ordered a band ahead arrive while the band before is computed: two buffers take turns. Others are
+    brought when they are asked for, into a third, where they stay until the next such.
+    """
+
+    def __init__(self, source: FeatureMap, workspace: Workspace, dtype: torch.dtype, name: str) -> None:
+        self.height, self.width, self.channels = source.height, source.width, source.channels
+        self.brings = source.transfers is not None
+        self._source, self._workspace, self._dtype, self._name = source, workspace, dtype, name
+        self._ordered: list[tuple[int, Tensor, list[Any]]] = []  # first row, rows, copies not yet waited for
+        self._turn = 0
+
+    def order(self, first: int, last: int) -> None:
+        """Start bringing rows ``first`` to ``last - 1``; what was ordered before the last order is given up."""
+        if self.brings:
+            self._turn = 1 - self._turn
+            for _, _, copies in self._ordered[:-1]:  # before their buffer serves again
+                self._wait(copies)
+            ordered = (first, *self._bring(f"{self._name} {self._turn}", first, last))
+            self._ordered = [*self._ordered[-1:], ordered]
+
+    def pieces(self, first: int, last: int) -> Iterator[tuple[int, Tensor]]:
+        """(row, tensor) for stretches of rows ``first`` to ``last - 1``."""
+        if not self.brings:
+            yield from self._source.pieces(first, last)
+            return
+        start, rows, copies = next(
+            (o for o in reversed(self._ordered) if o[0] <= first and last <= o[0] + o[1].shape[0]), None
+        ) or (first, *self._bring(f"{self._name} late", first, last))
+        self._wait(copies)
+        yield first, rows[first - start : last - start]
+
+    @property
+    def _transfers(self) -> Transfers:
+        assert self._source.transfers is not None
+        return self._source.transfers
+
+    def _wait(self, copies: list[Any]) -> None:
+        for copied in copies:
+            self._transfers.wait(copied)
+        copies.clear()
+
+    def _bring(self, buffer: str, first: int, last: int) -> tuple[Tensor, list[Any]]:
+        rows = self._workspace.take(buffer, (last - first, self.width, self.channels), self._dtype)
+        copies = [
+            self._transfers.bring(rows[row - first : row - first + piece.shape[0]], piece)
+            for row, piece in self._source.pieces(first, last)
+        ]
+        return rows, copies
+
+
 class RowReader:
     """Reads windows of rows from top to bottom while the rows already passed are overwritten or freed.
 
-    It reads where the rows are stored, device or host. If they ``change`` it keeps copies on the device of the ``halo``
-    rows above the current position and, for wrapped (seamless) images, of the top rows. Rows are numbered as in the
-    picture; with ``wrap`` row -1 is the last row and row ``height`` the first.
+    If they ``change`` it keeps copies of the ``halo`` rows above the current position and, for wrapped (seamless)
+    images, of the top rows. Rows are numbered as in the picture; with ``wrap`` row -1 is the last row and row
+    ``height`` the first.
     """
 
     def __init__(
-        self, source: FeatureMap, halo: int, wrap: bool, changes: bool, device: torch.device
+        self, source: FeatureMap | Arrivals, halo: int, wrap: bool, changes: bool, device: torch.device
     ) -> None:
         self._source, self._halo, self._wrap, self._device = source, halo, wrap, device
         self._changes = changes
@@ -176,7 +258,7 @@ class RowReader:
             last - first, source.width, source.channels, dtype=pieces[0][1].dtype, device=self._device
         )
         for row, piece in pieces:
-            copy[row - first : row - first + piece.shape[0]].copy_(piece, non_blocking=True)
+            copy[row - first : row - first + piece.shape[0]].copy_(piece)
         return copy
 
     def window(self, first: int, last: int) -> Iterator[tuple[int, Tensor]]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from vae_lib.decode import transfers
 from vae_lib.decode.attention import attend_bytes
 from vae_lib.decode.buffers import nbytes
 from vae_lib.decode.convolution import Linear
@@ -25,6 +26,8 @@ class Cost:
         multiplications: scalar multiplications of convolutions, matrix products and attention.
         moved_bytes: bytes of activations read and written by everything else.
         transferred_bytes: bytes copied between host and device.
+        exposed_bytes: those of them that nothing is computed beside: what a pass reads first and writes last.
+        host_bytes: most bytes of activations that rest off the device at once.
         bands: bands processed.
     """
 
@@ -32,6 +35,8 @@ class Cost:
     multiplications: int = 0
     moved_bytes: int = 0
     transferred_bytes: int = 0
+    exposed_bytes: int = 0
+    host_bytes: int = 0
     bands: int = 0
 
 
@@ -83,15 +88,22 @@ class _Simulation:
     wrap: bool
     resident: bool  # weights are on the device, in dtype
     maps: dict[str, int] = field(default_factory=dict)  # bytes on the device
+    host_maps: dict[str, int] = field(default_factory=dict)  # bytes that rest elsewhere
     statistics: dict[str, int] = field(default_factory=dict)  # stretches gathered
     workspace: dict[str, int] = field(default_factory=dict)  # bytes
     workspace_bytes: int = 0
     new_statistics: int = 0
     weights: int = 0
+    leaving: int = 0  # bytes of the last band that are being copied to the host
     cost: Cost = field(default_factory=Cost)
 
+    @property
+    def brings(self) -> bool:
+        """Whether stored rows are copied to the device to be used."""
+        return not self.on_device and transfers.kind_for(self.device) is not None
+
     def peak(self, transient: int = 0) -> None:
-        live = sum(self.maps.values()) + self.workspace_bytes + self.weights + transient
+        live = sum(self.maps.values()) + self.workspace_bytes + self.weights + self.leaving + transient
         if live > self.cost.peak_bytes:
             self.cost.peak_bytes = live
 
@@ -105,7 +117,7 @@ class _Simulation:
     def begin(self) -> None:
         """A new pass: the scratch buffers and prepared weights of the last one are gone."""
         self.workspace.clear()
-        self.workspace_bytes = self.weights = 0
+        self.workspace_bytes = self.weights = self.leaving = 0
 
     def normalise(self, rows: int, width: int, channels: int) -> None:
         """Rows brought to float32 to be normalised, where PyTorch cannot mix dtypes."""
@@ -131,13 +143,16 @@ class _Simulation:
             self.maps[name] = self.maps.get(name, 0) + size
         elif name != OUTPUT:
             self.cost.transferred_bytes += size
+            self.host_maps[name] = self.host_maps.get(name, 0) + size
+            self.cost.host_bytes = max(self.cost.host_bytes, sum(self.host_maps.values()))
 
     def release(self, name: str, before: int, size: MapSize, rows: int) -> None:
         """Bands of ``rows`` rows that end above row ``before`` are freed."""
-        if name != INPUT and self.on_device:
+        if name != INPUT:
             left = size.height if before < rows else size.height - before // rows * rows
             row = size.width * size.channels * self.dtype.itemsize
-            self.maps[name] = max(0, 0 if before >= size.height else left) * row
+            maps = self.maps if self.on_device else self.host_maps
+            maps[name] = max(0, 0 if before >= size.height else left) * row
 
     def conv_pass(self, step: ConvPass, source: MapSize, stored_rows: dict[str, int]) -> None:
         dtype, size = self.dtype, self.dtype.itemsize
@@ -158,15 +173,21 @@ class _Simulation:
         if linear is not None:
             self.weights += Linear.weight_bytes(linear.in_channels, linear.out_channels, dtype, self.resident)
             self.weights += linear.out_channels * size * (linear.bias is None)
-        halo_bytes = chain.halo * source.width * source.channels * size
-        tail = 0
-        if step.changes_source and wrap:
-            head = min(chain.halo, source.height)
-            self.weights += head * source.width * source.channels * size  # the copy of the top rows
+        source_row = source.width * source.channels * size
+        tail, brings = 0, self.brings and step.source != INPUT
+        changes = step.changes_source or brings
+        if changes and wrap:
+            head = min(chain.halo, source.height) * source_row
+            self.take("source late", head * brings)
+            self.peak(head)
+            self.weights += head  # the copy of the top rows
 
-        staged = not self.on_device
         inner: _Band | None = None
-        for first, last in bands(out.height, step.rows):
+        todo = list(bands(out.height, step.rows))
+        self.order(step, chain, source, todo[0], 0, brings)
+        for index, (first, last) in enumerate(todo):
+            if index + 1 < len(todo):
+                self.order(step, chain, source, todo[index + 1], index + 1, brings)
             is_inner = last - first == step.rows and first >= BORDER and last <= out.height - BORDER
             if is_inner and inner is not None:
                 band = inner
@@ -177,20 +198,22 @@ class _Simulation:
             cost, rows = self.cost, last - first
             cost.multiplications += band.multiplications
             cost.moved_bytes += band.moved
-            cost.transferred_bytes += band.read * staged * (step.source != INPUT)
+            before = cost.transferred_bytes
+            cost.transferred_bytes += band.read * (not self.on_device) * (step.source != INPUT)
             held, residual, above = band.held, band.residual, chain.source_row(last)
-            if step.changes_source:
-                new = min(halo_bytes, above * source.width * source.channels * size)
+            if changes:
+                new = min(chain.halo, above) * source_row
                 self.peak(held + residual + tail + new)
                 tail = new
             if step.frees_source:
                 self.release(step.source, above, source, stored_rows.get(step.source, 1))
+            self.leaving = 0
             if step.side:
                 self.store(step.side, residual)
+                self.leaving += residual * self.brings
                 residual = 0
             if step.add_to:
-                self.take("staging", held * staged)
-                cost.transferred_bytes += 2 * held * staged
+                cost.transferred_bytes += 2 * held * (not self.on_device)
                 cost.moved_bytes += 3 * held
             if step.statistics:
                 self.gather(step.statistics, rows, out)
@@ -199,12 +222,31 @@ class _Simulation:
                 self.store(step.store, held)
                 held = 0 if step.store != OUTPUT and self.on_device else held
             self.peak(held + tail)
+            if self.brings and (step.store not in ("", OUTPUT) or step.add_to):
+                self.leaving += held  # a part of the band holds all of it
+            if index in (0, len(todo) - 1):
+                cost.exposed_bytes += (cost.transferred_bytes - before) // (1 if len(todo) == 1 else 2)
             cost.bands += 1
+        self.leaving = 0
         if step.statistics:
             self.gathered(step.statistics)
         for name in (step.store, step.side):
             if name:
                 stored_rows[name] = step.rows
+
+    def order(
+        self, step: ConvPass, chain: Chain, source: MapSize, band: tuple[int, int], turn: int, brings: bool
+    ) -> None:
+        """The buffers in which a band's rows arrive from the host."""
+        first, last = band
+        size = self.dtype.itemsize
+        if brings:
+            _, high = step.stages[0].shape.input_rows(*chain.computed(first, last)[0])
+            rows = min(high, source.height) - chain.source_row(first)
+            self.take(f"source {turn % 2}", rows * source.width * source.channels * size)
+        if step.add_to and self.brings:
+            row = chain.output.width * chain.output.channels * size
+            self.take(f"target {turn % 2}", (last - first) * row)
 
     def _band(self, step: ConvPass, chain: Chain, first: int, last: int, tail: int) -> _Band:
         """The stages of one band; the workspace grows as they ask for it. ``tail``: bytes that the reader holds."""
@@ -222,8 +264,6 @@ class _Simulation:
                 band.residual = rows * width * channels * size
                 if linear is not None:
                     band.multiplications += rows * width * linear.in_channels * linear.out_channels
-                    if not self.on_device and index == 0:
-                        self.take("staging", rows * width * linear.in_channels * size)
             self._band_peak(band, tail)
             for name, elements in shape.workspace(made, width).items():
                 self.take(name, elements * size)
@@ -250,15 +290,20 @@ class _Simulation:
         one_row = width * channels * size
         self.take("rows", key_rows * one_row)
         self.normalise(max(key_rows, rows), width, channels)
+        block = key_rows * one_row
+        if self.brings:
+            self.take("source late", max(rows, key_rows) * one_row)
         if self.on_device:
             self.maps["keys and values"] = 2 * height * one_row
             self.peak()
         else:
-            self.peak(key_rows * one_row)
-            self.take("keys", key_rows * one_row)
-            self.take("values", key_rows * one_row)
+            self.peak(2 * block if self.brings else block)
+            self.store("keys and values", 2 * height * one_row)
+            for turn in range(2 if key_rows < height else 1) if self.brings else ():
+                for name in ("keys", "values"):
+                    self.take(f"{name} {turn}", block)
             chunks = -(-height // rows)
-            self.cost.transferred_bytes += (2 + 2 * chunks + 4) * height * one_row
+            self.cost.transferred_bytes += (2 * chunks + 4) * height * one_row
         single = step.key_rows >= height
         for first, last in bands(height, rows):
             chunk = (last - first) * one_row
@@ -268,16 +313,19 @@ class _Simulation:
                 + attend_bytes((last - first) * width, key_rows * width, channels, single, self.device, dtype)
             )
             self.peak(2 * chunk)
-            if not self.on_device:
-                self.take("staging", chunk)
+            self.leaving = 0
             self.gather(step.statistics_out, last - first, source)
             self.peak(chunk)
+            self.leaving = chunk * self.brings
         self.gathered(step.statistics_out)
         pixels = height * width
         self.cost.multiplications += 4 * pixels * channels * channels + 2 * pixels * pixels * channels
-        self.cost.moved_bytes += 6 * pixels * pixels * 4
-        self.cost.bands += -(-height // rows) + -(-height // key_rows)
+        blocks = -(-height // key_rows)
+        self.cost.moved_bytes += 6 * pixels * pixels * 4 + 6 * blocks * pixels * channels * 4
+        self.cost.bands += -(-height // rows) + blocks
+        self.leaving = 0
         self.maps.pop("keys and values", None)
+        self.host_maps.pop("keys and values", None)
 
 
 def estimate(
@@ -310,5 +358,6 @@ def estimate(
             simulation.attention_pass(step, size)
         for name in [n for n, last in last_use.items() if last == index]:
             simulation.maps.pop(name, None)
+            simulation.host_maps.pop(name, None)
             simulation.maps.pop(f"statistics of {name}", None)
     return simulation.cost

@@ -74,10 +74,7 @@ class Statistics:
 
 
 def normalise(out: Tensor, rows: Tensor, scale: Tensor, shift: Tensor, workspace: Workspace) -> None:
-    """``out`` becomes rows * scale + shift, computed in float32; ``rows`` may lie in host memory."""
-    if rows.device != out.device:
-        out.copy_(rows, non_blocking=True)
-        rows = out
+    """``out`` becomes rows * scale + shift, computed in float32."""
     if mixes_dtypes(out.device, out.dtype):
         torch.addcmul(shift, rows, scale, out=out)
         return

@@ -6,6 +6,7 @@ a row more on each side than it gives, so a chain reads a halo and computes thos
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -14,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vae_lib.decode.attention import attend
-from vae_lib.decode.buffers import FeatureMap, RowReader, Store, Workspace
+from vae_lib.decode.buffers import Arrivals, FeatureMap, RowReader, Store, Workspace
 from vae_lib.decode.convolution import Convolution, ConvShape, Linear
 from vae_lib.decode.normalization import Statistics, normalise
 from vae_lib.networks import AttnBlock
@@ -172,9 +173,22 @@ def run_conv_pass(step: ConvPass, context: Context) -> None:
     for name in (step.store, step.side):
         if name and name not in context.maps:
             context.maps[name] = FeatureMap(height, width, channels, context.store)
-    reader = RowReader(source, chain.halo, wrap, step.changes_source, device)
+    incoming = Arrivals(source, workspace, dtype, "source")
+    reader = RowReader(incoming, chain.halo, wrap, step.changes_source or incoming.brings, device)
+    target = Arrivals(context.maps[step.add_to], workspace, dtype, "target") if step.add_to else None
 
-    for first, last in bands(height, step.rows):
+    def order(first: int, last: int) -> None:
+        """What a band reads of its own; the rows above it the reader has."""
+        _, high = step.stages[0].shape.input_rows(*chain.computed(first, last)[0])
+        incoming.order(chain.source_row(first), min(high, source.height))
+        if target is not None:
+            target.order(first, last)
+
+    todo = list(bands(height, step.rows))
+    order(*todo[0])
+    for (first, last), following in itertools.zip_longest(todo, todo[1:]):
+        if following is not None:
+            order(*following)
         ranges = chain.computed(first, last)
         residual: Tensor | None = None
         band: Tensor | None = None
@@ -187,8 +201,7 @@ def run_conv_pass(step: ConvPass, context: Context) -> None:
             fill_window(window, pieces, low, high, size, stage, affines[index], wrap, workspace)
             if step.shortcut is not None and step.shortcut.tap == index:
                 pieces = given or reader.window(first, last)
-                staging = workspace if index == 0 and not context.store.on_device else None
-                residual = _take_rows(pieces, first, last, size, shortcut, staging, context)
+                residual = _take_rows(pieces, first, last, size, shortcut, context)
             del band, given, pieces  # before the stage's result comes
             band = convolution(window, rows, size.width, workspace)
             del window
@@ -197,18 +210,20 @@ def run_conv_pass(step: ConvPass, context: Context) -> None:
         if step.frees_source:
             source.release(chain.source_row(last))
         band = band[first - ranges[-1][0] : last - ranges[-1][0]]
+        context.store.retire()  # the band before has had the time of this one to be copied
         if residual is not None and step.side:
             context.maps[step.side].append(residual)
         elif residual is not None:
             band.add_(residual)
         residual = None
-        if step.add_to:
-            band = _add_in_place(context.maps[step.add_to], first, last, band, workspace, context)
+        if target is not None:
+            _add_in_place(context.maps[step.add_to], target, first, band)
         if step.statistics:
             statistics.add(band, workspace)
         if step.store:
             context.maps[step.store].append(band)
         context.after_band()
+    context.store.retire()
     if step.statistics:
         context.statistics[step.statistics] = statistics
 
@@ -222,42 +237,52 @@ def run_attention_pass(step: AttentionPass, context: Context) -> None:
         Linear(m, device, dtype) for m in (block.q, block.k, block.v, block.proj_out)
     )
     workspace = Workspace(device)
+    stored = Arrivals(source, workspace, dtype, "source")
 
     def normalised(first: int, last: int) -> Tensor:
         rows = workspace.take("rows", (last - first, width, channels), dtype)
-        for row, piece in source.pieces(first, last):
+        for row, piece in stored.pieces(first, last):
             normalise(rows[row - first : row - first + piece.shape[0]], piece, scale, shift, workspace)
         return rows
 
     keys, values = (FeatureMap(height, width, channels, context.store) for _ in range(2))
     for first, last in bands(height, step.key_rows):
         rows = normalised(first, last)
+        context.store.retire()
         keys.append(key(rows))
         values.append(value(rows))
         del rows  # the buffer behind it may have to grow
         context.after_band()
+    context.store.retire()
+    arrivals = [Arrivals(m, workspace, dtype, name) for m, name in ((keys, "keys"), (values, "values"))]
+    query_bands, key_bands = list(bands(height, step.rows)), list(bands(height, step.key_rows))
+    reads = itertools.pairwise([*key_bands * len(query_bands), None])
+    for each in arrivals:
+        each.order(*key_bands[0])
 
     def blocks() -> Iterator[tuple[Tensor, Tensor]]:
-        for first, last in bands(height, step.key_rows):
-            stored = zip(keys.pieces(first, last), values.pieces(first, last), strict=True)
-            for (_, k), (_, v) in stored:
-                on_device = (
-                    _on_device(t, name, workspace, context) for t, name in ((k, "keys"), (v, "values"))
-                )
-                k, v = (t.flatten(0, 1) for t in on_device)
-                yield k, v
+        """All keys and values, (rows * width, channels) each; the next block is on its way meanwhile."""
+        for block, following in itertools.islice(reads, len(key_bands)):
+            assert block is not None
+            if following is not None and following != block:
+                for each in arrivals:
+                    each.order(*following)
+            for (_, k), (_, v) in zip(*(each.pieces(*block) for each in arrivals), strict=True):
+                yield k.flatten(0, 1), v.flatten(0, 1)
 
     statistics = Statistics()
-    for first, last in bands(height, step.rows):
+    for first, last in query_bands:
         q = query(normalised(first, last)).flatten(0, 1)
         attended = attend(q, blocks(), step.key_rows >= height)
         del q
         band = project(attended.view(last - first, width, channels))
         del attended
-        band = _add_in_place(source, first, last, band, workspace, context)
+        context.store.retire()
+        _add_in_place(source, stored, first, band)
         statistics.add(band, workspace)
         del band
         context.after_band()
+    context.store.retire()
     context.statistics[step.statistics_out] = statistics
 
 
@@ -285,7 +310,7 @@ def fill_window(
         rows = window[first - low : last - low, left : left + width]
         piece = piece[first - row : last - row]
         if affine is None:
-            rows.copy_(piece, non_blocking=True)
+            rows.copy_(piece)
         else:
             normalise(rows, piece, *affine, workspace)
         filled_from, filled_to = min(filled_from, first), max(filled_to, last)
@@ -300,26 +325,15 @@ def fill_window(
         window[:, width + 1] = window[:, 1]
 
 
-def _on_device(rows: Tensor, name: str, workspace: Workspace, context: Context) -> Tensor:
-    """Stored rows as they are, or a copy on the device if they rest in host memory."""
-    if context.store.on_device:
-        return rows
-    return workspace.take(name, tuple(rows.shape), context.dtype).copy_(rows, non_blocking=True)
-
-
 def _take_rows(
     pieces: Iterable[tuple[int, Tensor]],
     first: int,
     last: int,
     size: MapSize,
     linear: Linear | None,
-    staging: Workspace | None,
     context: Context,
 ) -> Tensor:
-    """Rows first..last-1 in a tensor of their own, through the 1x1 convolution if there is one.
-
-    ``staging`` is for rows that rest in host memory.
-    """
+    """Rows first..last-1 in a tensor of their own, through the 1x1 convolution if there is one."""
     channels = size.channels if linear is None else linear.out_channels
     out = torch.empty(last - first, size.width, channels, dtype=context.dtype, device=context.device)
     for row, piece in pieces:
@@ -328,18 +342,14 @@ def _take_rows(
             continue
         target, rows = out[low - first : high - first], piece[low - row : high - row]
         if linear is None:
-            target.copy_(rows, non_blocking=True)
+            target.copy_(rows)
         else:
-            linear.into(target, rows if staging is None else _on_device(rows, "staging", staging, context))
+            linear.into(target, rows)
     return out
 
 
-def _add_in_place(
-    target: FeatureMap, first: int, last: int, band: Tensor, workspace: Workspace, context: Context
-) -> Tensor:
-    """Add a band to the stored rows first..last-1; gives the sum, on the device."""
-    for row, piece in target.pieces(first, last):
-        rows = band[row - first : row - first + piece.shape[0]]
-        rows.add_(_on_device(piece, "staging", workspace, context))
-        piece.copy_(rows, non_blocking=True)
-    return band
+def _add_in_place(target: FeatureMap, stored: Arrivals, first: int, band: Tensor) -> None:
+    """Add the stored rows from ``first`` on to the band, and the sum takes their place."""
+    for row, piece in stored.pieces(first, first + band.shape[0]):
+        band[row - first : row - first + piece.shape[0]].add_(piece)
+    target.write(first, band)

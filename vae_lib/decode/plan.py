@@ -13,6 +13,7 @@ from vae_lib.decode import tiny
 from vae_lib.decode.cost import Cost, estimate
 from vae_lib.decode.passes import MapSize, Pass
 from vae_lib.decode.program import Tiling, decoder_passes, encoder_passes
+from vae_lib.decode.transfers import kind_for
 from vae_lib.errors import PlanError
 from vae_lib.networks import TAESD, AutoencoderKL, AutoencoderKLConfig
 
@@ -95,13 +96,12 @@ class Rates:
     band_seconds: float
     plain_multiplications: float
 
-    def seconds(self, cost: Cost) -> float:
-        return (
-            cost.multiplications / self.multiplications
-            + cost.moved_bytes / self.moved
-            + cost.transferred_bytes / self.transferred
-            + cost.bands * self.band_seconds
-        )
+    def seconds(self, cost: Cost, overlapping: bool = False) -> float:
+        """``overlapping``: copies between host and device run while the device computes."""
+        computing = cost.multiplications / self.multiplications + cost.moved_bytes / self.moved
+        beside = cost.transferred_bytes - cost.exposed_bytes if overlapping else 0
+        copying = (cost.transferred_bytes - beside) / self.transferred
+        return max(computing, beside / self.transferred) + copying + cost.bands * self.band_seconds
 
 
 def default_rates(device: torch.device, dtype: torch.dtype) -> Rates:
@@ -124,6 +124,7 @@ class Plan:
         tiling: how the picture is cut into bands; None for TAESD.
         tile: side of a TAESD tile in latents.
         peak_bytes: predicted peak on the device, weights that are already there not counted.
+        host_bytes: main memory for activations that are offloaded from another device.
         seconds: predicted time.
         band_rows: rows of the picture (decode) or of the largest layer (encode) in one band.
         bands: bands processed in all.
@@ -139,6 +140,7 @@ class Plan:
     seconds: float
     band_rows: int
     bands: int
+    host_bytes: int = 0
     reason: str = ""
 
     def describe(self) -> str:
@@ -201,7 +203,7 @@ def cost_of(work: Work, tiling: Tiling) -> Cost:
     )  # fmt: skip
     return Cost(
         max(cost.peak_bytes, base + clamped), work.batch * cost.multiplications, work.batch * cost.moved_bytes,
-        work.batch * cost.transferred_bytes, work.batch * cost.bands,
+        work.batch * cost.transferred_bytes, work.batch * cost.exposed_bytes, cost.host_bytes, work.batch * cost.bands,
     )  # fmt: skip
 
 
@@ -261,8 +263,11 @@ def _costed(work: Work, route: Route, tiling: Tiling, rates: Rates | None) -> Pl
     cost = cost_of(work, tiling)
     level = MapSize(*work.pixels, work.config.widths[0])
     rows = min(tiling.rows(level, work.dtype), level.height)
-    seconds = (rates or default_rates(work.device, work.dtype)).seconds(cost)
-    return Plan(route, work.device, work.dtype, tiling, 0, cost.peak_bytes, seconds, rows, cost.bands)
+    kind = kind_for(work.device)
+    speed = rates or default_rates(work.device, work.dtype)
+    seconds = speed.seconds(cost, kind is not None and kind.overlapping)
+    host = 0 if kind is None else cost.host_bytes
+    return Plan(route, work.device, work.dtype, tiling, 0, cost.peak_bytes, seconds, rows, cost.bands, host)
 
 
 def _tiny_candidates(work: Work, rates: Rates | None) -> Iterator[Plan]:
@@ -306,7 +311,8 @@ def choose(
     Args:
         free_bytes: what may be allocated on the device on top of what is there.
         order: routes allowed, the preferred first.
-        cpu_free_bytes: the same for the CPU route of another device; None: not checked.
+        cpu_free_bytes: the same of main memory, for another device's CPU route and what it offloads; None: not
+            checked.
         patience: an exact way that takes over this many times the full decode's time gives way to TAESD, if that is
             allowed and there.
 
@@ -314,9 +320,16 @@ def choose(
         PlanError: when nothing fits; it says the least that would do.
     """
     fitting: list[Plan] = []
-    for route in order:
+    short_of_ram = ""
+    for route in tuple(order):
         best = _first_fit(work, route, _limit(work, route, free_bytes, cpu_free_bytes), rates)
-        if best is not None:
+        if best is not None and cpu_free_bytes is not None and best.host_bytes > cpu_free_bytes:
+            order = [other for other in order if other is not route]
+            short_of_ram = (
+                f" ({best.describe()} would need {size_text(best.host_bytes, up=True)} of main memory, of which "
+                f"{size_text(cpu_free_bytes)} is free.)"
+            )
+        elif best is not None:
             fitting.append(best)
             if best.route is Route.FULL or not best.route.exact:
                 break  # nothing after it could be preferred
@@ -328,11 +341,12 @@ def choose(
         if least is None:
             raise PlanError(
                 "None of the allowed ways can be used: there is no TAESD, and no other way was allowed."
+                + short_of_ram
             )
         raise PlanError(
             f"{size_text(free_bytes)} is not enough for {_size(work)}: the least that would do is "
             f"{size_text(least.peak_bytes, up=True)} ({least.describe()}). Free some memory, allow more ways, "
-            "or choose a smaller picture."
+            "or choose a smaller picture." + short_of_ram
         )
     chosen = fitting[0]
     if chosen.route in ON_DEVICE:
@@ -362,6 +376,8 @@ def _first_fit(work: Work, route: Route, limit: int, rates: Rates | None) -> Pla
                 low = middle + 1
         if found is not None:
             fitting.append(found)  # large bands that recompute can be faster than tiny ones that do not
+            if route is Route.OFFLOAD:  # as smaller bands can, more of whose copies run beside the computing
+                fitting += [make() for make in ladder[high + 1 : high + 4]]
     return min(fitting, key=lambda plan: plan.seconds, default=None)
 
 

@@ -13,6 +13,8 @@ from vae_lib.decode.passes import AttentionPass, ConvPass, MapSize, Pass, Shortc
 from vae_lib.networks import AttnBlock, Decoder, DownLevel, Encoder, MidBlock, ResnetBlock, UpLevel
 
 INPUT, OUTPUT = "input", "output"
+# Keys in a block of offloaded attention at least, where memory allows: the sums so far are rescaled for every block.
+KEYS = 1024
 
 
 @dataclass(frozen=True)
@@ -136,17 +138,18 @@ class _Builder:
 
     def attention(self, block: AttnBlock) -> None:
         size = self.size
-        pixels = size.width * size.height
-        budget = self.tiling.attention_bytes // 4
-        row = MapSize(1, size.width, 1)
-        key_rows = size.height
-        if self.tiling.offload or 16 * row.width * pixels > budget:
-            key_rows = min(
-                size.height,
-                max(1, self.tiling.band_bytes // (size.width * size.channels * self.dtype.itemsize)),
-            )
-        rows = max(1, min(size.height, budget // (key_rows * size.width * size.width)))
-        rows = min(rows, max(1, self.tiling.rows(size, self.dtype)))
+        scores = self.tiling.attention_bytes // 4 // size.width**2  # of rows of queries with rows of keys
+        most = min(size.height, self.tiling.rows(size, self.dtype))
+        if self.tiling.offload:  # many queries at once, so that the keys in host memory are read few times
+            key_rows = min(size.height, -(-KEYS // size.width))
+            rows = max(1, min(most, scores // key_rows))
+            key_rows = max(1, min(most, scores // rows))
+        else:
+            key_rows = size.height
+            if 16 * size.height > scores:
+                row = size.width * size.channels * self.dtype.itemsize
+                key_rows = min(size.height, max(1, self.tiling.band_bytes // row))
+            rows = max(1, min(most, scores // key_rows))
         self.passes.append(AttentionPass(self.x, block, self.x, self.x, rows, key_rows))
 
     def mid(self, mid: MidBlock) -> None:

@@ -1,0 +1,83 @@
+"""Copies of rows between the device and host memory, while the device computes where it can do both.
+
+What is computed and what is copied form three queues on CUDA: the current stream, one stream towards the device and one
+towards the host, as in double buffering. Each copy starts after everything computed before it was asked for, and
+whoever uses its result waits for it, on the device: the CPU never waits.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class Transfers:
+    """Copies in the order in which they are asked for, among what is computed."""
+
+    overlapping = False
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._leaving: list[tuple[Any, Tensor]] = []
+
+    def bring(self, target: Tensor, source: Tensor) -> Any:
+        """Start copying host rows into ``target``, which can be used after `wait` for what this gives."""
+        return self._copy("in", target, source)
+
+    def send(self, target: Tensor, source: Tensor) -> None:
+        """Start copying rows of the device into host memory; they are held, and must not change, until `retire`."""
+        self._leaving.append((self._copy("out", target, source), source))
+
+    def retire(self) -> None:
+        """Let what was sent go: whatever is computed or brought from now on comes after it has arrived."""
+        for copied, _ in self._leaving:
+            self.wait(copied)
+        self._leaving.clear()
+
+    def wait(self, copied: Any) -> None:
+        """What is computed from now on comes after this copy."""
+
+    def close(self) -> None:
+        """Every copy comes before what is computed from now on, also after a failure among them."""
+        self._leaving.clear()
+
+    def _copy(self, lane: str, target: Tensor, source: Tensor) -> Any:
+        target.copy_(source)
+
+
+class CudaTransfers(Transfers):
+    """Each direction in a stream of its own; host memory must be pinned.
+
+    No tensor needs ``record_stream``: what a copy touches is kept until the current stream has waited for the copy.
+    """
+
+    overlapping = True
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__(device)
+        streams = torch.cuda.Stream(device), torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._lanes = dict(zip(("in", "out"), streams, strict=True))
+
+    def wait(self, copied: Any) -> None:
+        torch.cuda.current_stream(self._device).wait_event(copied)
+
+    def close(self) -> None:
+        for stream in self._lanes.values():
+            torch.cuda.current_stream(self._device).wait_stream(stream)
+        super().close()
+
+    def _copy(self, lane: str, target: Tensor, source: Tensor) -> Any:
+        stream = self._lanes[lane]
+        stream.wait_stream(torch.cuda.current_stream(self._device))
+        with torch.cuda.stream(stream):
+            target.copy_(source, non_blocking=True)
+        return stream.record_event()
+
+
+def kind_for(device: torch.device) -> type[Transfers] | None:
+    """How rows get to and from this device; None for the CPU, which works on host memory itself."""
+    if device.type == "cpu":
+        return None
+    return CudaTransfers if device.type == "cuda" else Transfers
