@@ -2,15 +2,33 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from tests.decode.helpers import CPU
+from vae_lib.decode import normalization
 from vae_lib.decode.buffers import Workspace
-from vae_lib.decode.normalization import STRETCH, Statistics, stretch_rows
+from vae_lib.decode.normalization import STRETCH, Statistics, has_fused_statistics, stretch_rows
+
+
+@pytest.fixture(params=["general", "fused"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """CUDA's kernel is imitated."""
+
+    def batch_norm_stats(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        assert x.is_contiguous(memory_format=torch.channels_last)
+        variance, mean = torch.var_mean(x.double(), (0, 2, 3), correction=0)
+        return mean.float(), (variance + eps).rsqrt().float()
+
+    if request.param == "fused":
+        monkeypatch.setattr(torch, "batch_norm_stats", batch_norm_stats)
+        monkeypatch.setattr(normalization, "has_fused_statistics", lambda device, dtype: True)
+    return str(request.param)
 
 
 def normalised(x: Tensor, norm: nn.GroupNorm, cuts: list[int]) -> Tensor:
@@ -44,7 +62,8 @@ def norm_of(channels: int, groups: int) -> nn.GroupNorm:
     groups=st.sampled_from([1, 4, 8]),
     cuts=st.lists(st.integers(0, 12), max_size=4),
 )
-def test_bands_make_no_difference(height: int, width: int, groups: int, cuts: list[int]) -> None:
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_bands_make_no_difference(way: str, height: int, width: int, groups: int, cuts: list[int]) -> None:
     """Means that drift down the picture and from channel to channel: variance between bands and channels counts."""
     x = torch.randn(height, width, 8) + torch.arange(height).view(-1, 1, 1) + 5 * torch.arange(8)
     norm = norm_of(8, groups)
@@ -62,7 +81,7 @@ def test_a_long_stretch_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("offset", [0.0, 100.0, 1e4])
 @pytest.mark.parametrize("spread", [1e-2, 1.0, 1e3])
-def test_large_means_and_small_variances(offset: float, spread: float) -> None:
+def test_large_means_and_small_variances(way: str, offset: float, spread: float) -> None:
     """A one-pass E[x^2] - E[x]^2 in float32 would lose all digits here."""
     x, norm = torch.randn(40, 30, 8) * spread + offset, norm_of(8, 4)
     statistics = Statistics()
@@ -79,17 +98,42 @@ def test_large_means_and_small_variances(offset: float, spread: float) -> None:
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, -37.5])
-def test_a_constant_picture(value: float) -> None:
+def test_a_constant_picture(way: str, value: float) -> None:
     """No variance at all: only the bias is left, up to the rounding of value * scale + shift in float32."""
     x, norm = torch.full((6, 5, 8), value), norm_of(8, 4)
     assert (normalised(x, norm, [1, 4]) - norm.bias.double()).abs().max() <= 2e-4 * max(1.0, abs(value))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-def test_half_precision_sums_in_float32(dtype: torch.dtype) -> None:
+def test_half_precision_sums_in_float32(way: str, dtype: torch.dtype) -> None:
     """Sums of squares here are far beyond float16's largest number."""
     x, norm = (torch.randn(64, 64, 8) * 300 + 1000).to(dtype), norm_of(8, 4)
     assert (normalised(x, norm, [20]) - reference(x, norm)).abs().max() < 1e-4
+
+
+def test_the_fused_kernel_is_used_on_cuda_only_where_it_does_what_it_should(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert not has_fused_statistics(CPU, torch.float32)
+    monkeypatch.setattr(normalization, "_is_here", lambda device: True)
+    check = has_fused_statistics.__wrapped__
+    fake = SimpleNamespace(type="cuda")
+    tensor = torch.tensor
+    monkeypatch.setattr(torch, "tensor", lambda data, device=None, **options: tensor(data, **options))
+    answers: list[tuple[list[float], list[float]]] = [
+        ([102.0, -2.0], [0.5, 1e6]), ([102.0, -2.0], [4.0, 0.0]), ([101.9, -2.0], [0.5, 1e6]),
+    ]  # fmt: skip
+    for (mean, inverse), wanted in zip(answers, (True, False, False), strict=True):
+        monkeypatch.setattr(
+            torch, "batch_norm_stats", lambda x, eps, m=mean, i=inverse: (tensor(m), tensor(i))
+        )
+        assert check(fake, torch.float16) is wanted  # type: ignore[arg-type]
+
+    def missing(x: Tensor, eps: float) -> None:
+        raise NotImplementedError("no such kernel")
+
+    monkeypatch.setattr(torch, "batch_norm_stats", missing)
+    assert check(fake, torch.float16) is False  # type: ignore[arg-type]
 
 
 def test_a_norm_without_weights() -> None:

@@ -11,7 +11,12 @@ from vae_lib.decode import transfers
 from vae_lib.decode.attention import attend_bytes
 from vae_lib.decode.buffers import nbytes
 from vae_lib.decode.convolution import Linear
-from vae_lib.decode.normalization import mixes_dtypes, stretch_rows
+from vae_lib.decode.normalization import (
+    fused_statistics_bytes,
+    has_fused_statistics,
+    mixes_dtypes,
+    stretch_rows,
+)
 from vae_lib.decode.passes import AttentionPass, Chain, ConvPass, MapSize, Pass, bands
 from vae_lib.decode.program import INPUT, OUTPUT
 
@@ -127,11 +132,16 @@ class _Simulation:
     def gather(self, name: str, rows: int, size: MapSize) -> None:
         """Statistics of a band."""
         step = stretch_rows(rows, size.width, size.channels, self.device)
-        self.take("deviation", step * size.width * size.channels * 4)
+        fused = has_fused_statistics(self.device, self.dtype)
+        if fused:
+            self.take("statistics", fused_statistics_bytes(size.channels))
+        else:
+            self.take("deviation", step * size.width * size.channels * 4)
         parts = -(-rows // step)
         self.new_statistics += parts
         self.maps["new statistics"] = self.new_statistics * 2 * size.channels * 4
-        self.cost.moved_bytes += 4 * rows * size.width * size.channels * self.dtype.itemsize
+        elements = rows * size.width * size.channels
+        self.cost.moved_bytes += elements * self.dtype.itemsize * (1 if fused else 4)
 
     def gathered(self, name: str) -> None:
         """The statistics of the pass are complete and replace older ones of the same name."""

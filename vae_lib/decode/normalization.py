@@ -3,6 +3,9 @@
 Mean and variance are gathered band by band, over every row exactly once: two-pass sums inside a stretch of rows, the
 stretches combined in float64 by the update of Chan, Golub & LeVeque (1979). What results is the variance of the whole
 image, not a mean of the bands' variances, so normalising any band with it gives the full picture's numbers.
+
+On CUDA a stretch's sums come from the kernel behind PyTorch's SyncBatchNorm (Welford's update in float32), which reads
+the rows once; the general way writes and reads a float32 copy of them too.
 """
 
 from __future__ import annotations
@@ -18,6 +21,10 @@ from vae_lib.decode.buffers import Workspace
 STRETCH = {"cpu": 1 << 19, "default": 1 << 24}
 
 
+# Added to a variance before its root is taken; taken off again, it leaves the smallest variances their digits.
+TINY = 1e-12
+
+
 def stretch_rows(rows: int, width: int, channels: int, device: torch.device) -> int:
     """Rows of a band whose statistics are taken at once."""
     limit = STRETCH.get(device.type, STRETCH["default"])
@@ -30,15 +37,20 @@ class Statistics:
     def __init__(self) -> None:
         self._parts: list[
             tuple[int, Tensor, Tensor]
-        ] = []  # (count, means, sums of squared deviations), float32
+        ] = []  # (count, means, sums of squared deviations or, of `fused`, inverse deviations), float32
+        self._fused = False
 
     def add(self, band: Tensor, workspace: Workspace) -> None:
         """Take in rows (rows, width, channels) that no other call has."""
         rows, width, channels = band.shape
         step = stretch_rows(rows, width, channels, band.device)
+        self._fused = has_fused_statistics(band.device, band.dtype)
         for first in range(0, rows, step):
             part = band[first : first + step]
             count = part.shape[0] * width
+            if self._fused:
+                self._parts.append((count, *torch.batch_norm_stats(part.permute(2, 0, 1).unsqueeze(0), TINY)))
+                continue
             mean = part.sum((0, 1), dtype=torch.float32).div_(count)
             deviation = workspace.take("deviation", tuple(part.shape), torch.float32)
             torch.sub(part, mean, out=deviation)
@@ -54,6 +66,8 @@ class Statistics:
         counts = counts.to(device, non_blocking=device.type == "cuda")
         means = torch.stack([mean for _, mean, _ in self._parts]).to(wide)
         squares = torch.stack([squares for _, _, squares in self._parts]).to(wide)
+        if self._fused:
+            squares = squares.pow(-2).sub_(TINY).mul_(counts)
         total = counts.sum()
 
         mean = (counts * means).sum(0) / total  # per channel
@@ -99,6 +113,25 @@ def mixes_dtypes(device: torch.device, dtype: torch.dtype) -> bool:
         return bool((rows == 4).all())
     except (RuntimeError, AssertionError):
         return not _is_here(device)  # predictions for a device of another machine
+
+
+@functools.cache
+def has_fused_statistics(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether ``torch.batch_norm_stats`` gives means and inverse deviations in float32 there."""
+    if device.type != "cuda":
+        return False
+    try:
+        rows = torch.tensor([[100.0, -2.0], [104.0, -2.0]], dtype=dtype, device=device)
+        mean, inverse = torch.batch_norm_stats(rows.T.reshape(1, 2, 2, 1), TINY)
+        right = torch.tensor([[102.0, -2.0], [0.5, TINY**-0.5]], device=device)
+        return bool(torch.allclose(torch.stack([mean, inverse]), right, rtol=1e-4))
+    except (RuntimeError, AssertionError):
+        return not _is_here(device)  # predictions for a device of another machine
+
+
+def fused_statistics_bytes(channels: int) -> int:
+    """Bytes that ``torch.batch_norm_stats`` allocates: its two results, and up to 128 partial ones."""
+    return (2 + 4 * 128) * channels * 4 + 4096
 
 
 def _is_here(device: torch.device) -> bool:

@@ -213,7 +213,7 @@ def _band_sizes(work: Work) -> Sequence[int]:
     Bands of less than four rows cost much time, for the halo, and save memory only if the rows are very long.
     """
     assert work.config is not None
-    largest = 16 * MIB if work.device.type == "cpu" else 128 * MIB
+    largest = 16 * MIB if work.device.type == "cpu" else 64 * MIB
     row = work.pixels[1] * work.config.widths[0] * 2 * work.dtype.itemsize
     smallest = max(32 << 10, min(MIB, 4 * row))
     return [largest >> i for i in range(12) if largest >> i >= smallest]
