@@ -12,23 +12,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.decode.helpers import BF16, CPU, FP32, SMALL
-from vae_lib.decode import Route, Work, candidates, choose, dtype_name, size_text, smallest
+from tests.test_units import in_bytes
+from vae_lib.decode import Route, Work, candidates, choose, dtype_name, smallest
 from vae_lib.decode.cost import Cost
 from vae_lib.decode.plan import Rates
 from vae_lib.errors import PlanError
 from vae_lib.networks import AutoencoderKLConfig
+from vae_lib.units import size_text
 
 CUDA = torch.device("cuda")
 PLENTY = 1 << 50
 SD15 = AutoencoderKLConfig()
 BIG = Work(SD15, "decode", 128, 128, 1, CUDA, torch.float16)  # planned, not run
 LITTLE = Work(SMALL, "decode", 16, 16, 1, CPU, FP32)
-UNITS = {"bytes": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
-
-
-def in_bytes(text: str) -> int:
-    number, unit = text.split()
-    return round(float(number) * UNITS[unit])
 
 
 @settings(max_examples=25)
@@ -108,7 +104,7 @@ def test_the_least_that_would_do_does(work: Work, order: tuple[Route, ...]) -> N
     with pytest.raises(PlanError) as error:
         choose(work, 1000, order=order)
     match = re.search(
-        r"^1\.0 KB is not enough for .*the least that would do is ([\d.]+ \w+) \(", str(error.value)
+        r"^1\.0 kB is not enough for .*the least that would do is ([\d.]+ \w+) \(", str(error.value)
     )
     assert match is not None
     plan = choose(work, in_bytes(match[1]), order=order)
@@ -183,20 +179,6 @@ def test_weights_elsewhere_cost_memory() -> None:
     assert there.peak_bytes > here.peak_bytes
 
 
-@given(size=st.integers(0, 10**13))
-def test_size_text(size: int) -> None:
-    assert in_bytes(size_text(size, up=True)) >= size
-    assert in_bytes(size_text(size, up=True)) <= 1.1 * size + 1
-    assert abs(in_bytes(size_text(size)) - size) <= 0.05 * size
-
-
 def test_names() -> None:
     assert [dtype_name(dtype) for dtype in (FP32, torch.float16, BF16)] == ["fp32", "fp16", "bf16"]
     assert dtype_name(torch.float64) == "torch.float64"
-    assert [size_text(size) for size in (12, 1500, 2_340_000, 345_600_000, 1_600_000_000)] == [
-        "12 bytes",
-        "1.5 KB",
-        "2.3 MB",
-        "346 MB",
-        "1.6 GB",
-    ]

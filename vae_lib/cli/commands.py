@@ -40,10 +40,10 @@ from vae_lib.decode import (
     dtype_name,
     free_bytes,
     rates_for,
-    size_text,
 )
 from vae_lib.errors import CheckpointError, InputError, PlanError, printable
 from vae_lib.networks import TAESD, AutoencoderKL
+from vae_lib.units import size_text
 
 
 def run_decode(options: argparse.Namespace) -> None:

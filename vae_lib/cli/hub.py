@@ -9,9 +9,9 @@ import textwrap
 
 from tqdm import tqdm
 
-from vae_lib.decode import size_text
 from vae_lib.errors import InputError
 from vae_lib.hub import AmbiguousReference, Progress, load_catalog, pull
+from vae_lib.units import size_text
 
 
 def run_pull(options: argparse.Namespace) -> None:

@@ -14,7 +14,6 @@ from vae_lib.decode.plan import (
     candidates,
     choose,
     dtype_name,
-    size_text,
     smallest,
 )
 from vae_lib.decode.program import Tiling
@@ -38,6 +37,5 @@ __all__ = [
     "encode_moments",
     "free_bytes",
     "rates_for",
-    "size_text",
     "smallest",
 ]

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from vae_lib.decode import engine, tiny
 from vae_lib.decode.devices import free_bytes, is_out_of_memory, release_cached
-from vae_lib.decode.plan import DEFAULT_ORDER, Plan, Rates, Route, Work, choose, dtype_name, size_text
+from vae_lib.decode.plan import DEFAULT_ORDER, Plan, Rates, Route, Work, choose, dtype_name
 from vae_lib.errors import InputError, NumericError, PlanError
 from vae_lib.networks import TAESD, AutoencoderKL
+from vae_lib.units import size_text
 
 Progress = Callable[[int, int], None]
 

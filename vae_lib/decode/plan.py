@@ -16,6 +16,7 @@ from vae_lib.decode.program import Tiling, decoder_passes, encoder_passes
 from vae_lib.decode.transfers import kind_for
 from vae_lib.errors import PlanError
 from vae_lib.networks import TAESD, AutoencoderKL, AutoencoderKLConfig
+from vae_lib.units import size_text
 
 MIB = 1 << 20
 
@@ -408,15 +409,3 @@ DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 def dtype_name(dtype: torch.dtype) -> str:
     """fp32, fp16 or bf16."""
     return next((name for name, known in DTYPES.items() if known == dtype), str(dtype))
-
-
-def size_text(size: float, up: bool = False) -> str:
-    """Bytes for people, in decimal units: "1.6 GB". ``up`` rounds up, for a size that must suffice."""
-    for unit, divisor in (("GB", 10**9), ("MB", 10**6), ("KB", 10**3)):
-        if size >= divisor:
-            value = size / divisor
-            digits = 1 if value < 100 else 0
-            step = 10**-digits
-            value = -(-value // step) * step if up else value
-            return f"{value:.{digits}f} {unit}"
-    return f"{int(size)} bytes"

@@ -13,7 +13,8 @@ from vae_lib.errors import Cancelled, DownloadError
 from vae_lib.hub import client
 from vae_lib.hub.progress import Meter
 from vae_lib.hub.remote import MAX_BYTES, RemoteFile
-from vae_lib.hub.staging import Staging, as_sentence, check_space, size_text
+from vae_lib.hub.staging import Staging, as_sentence, check_space
+from vae_lib.units import size_text
 
 
 @dataclass

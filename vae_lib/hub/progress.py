@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from vae_lib.hub.staging import size_text
+from vae_lib.units import size_text
 
 Stage = Literal["waiting", "downloading", "retrying", "checking", "saving"]
 
@@ -82,7 +82,7 @@ class Meter:
 
 
 def describe(done: int, total: int | None, speed: float | None, eta: float | None) -> str:
-    """``120.0 of 334.6 MB, 5.2 MB/s, 41 s left``."""
+    """``120 of 335 MB, 5.2 MB/s, 41 s left``."""
     if total is None:
         text = size_text(done)
     else:

@@ -23,6 +23,7 @@ from pathlib import Path
 from vae_lib.errors import Cancelled, DownloadError
 from vae_lib.hub.names import numbered
 from vae_lib.hub.remote import RemoteFile
+from vae_lib.units import size_text
 
 HIDDEN = ".vae-guard"
 DOWNLOADS = "downloads"
@@ -244,11 +245,3 @@ def as_sentence(folder: Path) -> Iterator[None]:
                 f"{folder} cannot be written to ({error.strerror}): check its permissions."
             ) from error
         raise DownloadError(f"{folder} cannot be used for downloads: {error.strerror or error}.") from error
-
-
-def size_text(size: float) -> str:
-    """Bytes for people: ``334.6 MB``."""
-    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if size >= factor:
-            return f"{size / factor:.1f} {unit}"
-    return f"{int(size)} bytes"

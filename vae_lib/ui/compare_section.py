@@ -11,7 +11,7 @@ import gradio as gr
 from PIL import Image
 
 from vae_lib.checkpoints import FAMILIES, load_latents
-from vae_lib.decode import Route, size_text
+from vae_lib.decode import Route
 from vae_lib.errors import InputError, VAEGuardError
 from vae_lib.ui import markup
 from vae_lib.ui.backend import Backend
@@ -29,6 +29,7 @@ from vae_lib.ui.compare import (
 )
 from vae_lib.ui.library import Library
 from vae_lib.ui.memory import seconds_text, title
+from vae_lib.units import size_text
 
 _LAST, _PICTURE, _FILE = "Last latents", "A picture", "A latents file"
 _GAINS = {"until visible": None, "1 ×": 1.0, "10 ×": 10.0, "100 ×": 100.0, "1000 ×": 1000.0}

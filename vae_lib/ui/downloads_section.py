@@ -10,7 +10,6 @@ from typing import Any
 
 import gradio as gr
 
-from vae_lib.decode import size_text
 from vae_lib.errors import VAEGuardError
 from vae_lib.hub import (
     AmbiguousReference,
@@ -27,6 +26,7 @@ from vae_lib.ui import markup
 from vae_lib.ui.backend import Backend
 from vae_lib.ui.files_section import FilesSection, use
 from vae_lib.ui.library import Library
+from vae_lib.units import size_text
 
 PICK = "vg_pick_entry"
 SHOWN = 6  # the newest jobs

@@ -10,11 +10,11 @@ from typing import Any
 import gradio as gr
 
 from vae_lib.checkpoints import FAMILIES, Family, Identity
-from vae_lib.decode import size_text
 from vae_lib.errors import VAEGuardError
 from vae_lib.ui import markup
 from vae_lib.ui.backend import Backend, Checkpoint
 from vae_lib.ui.library import Library, Row
+from vae_lib.units import size_text
 
 PICK = "vg_pick_file"
 _SURE = {

@@ -11,11 +11,12 @@ from pathlib import Path
 
 from vae_lib.checkpoints import read_header
 from vae_lib.checkpoints.identify import config_of, find_vae, taesd_channels, vae_shapes
-from vae_lib.decode import Plan, Route, Work, candidates, choose, size_text
+from vae_lib.decode import Plan, Route, Work, candidates, choose
 from vae_lib.errors import PlanError
 from vae_lib.networks import AutoencoderKLConfig
 from vae_lib.ui import markup
 from vae_lib.ui.backend import Memory
+from vae_lib.units import size_text
 
 LARGEST = 16384  # pixels of a side; beyond, nobody asks
 _SAMPLES = (512, 1024, 2048)  # sides that are predicted in full: larger ones take the planner seconds
