@@ -105,7 +105,9 @@ class _Server:
             picture = self._decode(self._latents)
         answer: dict[str, Any] = {"peak_bytes": peak.bytes, "max_error": None, "psnr": None}
         if reference is not None:
-            error = picture.float().cpu() - torch.load(reference, mmap=True)
+            error = picture.float().cpu() - torch.load(
+                str(reference), mmap=True
+            )  # PyTorch 2.1 takes no Path here
             answer["max_error"] = max(error.max().item(), -error.min().item())
             mean_square = torch.linalg.vector_norm(error).item() ** 2 / error.numel()
             answer["psnr"] = -10 * torch.log10(torch.tensor(mean_square / 4)).item()

@@ -319,7 +319,10 @@ def test_attributes_of_a_parameter_do_not_replace_its_methods(tmp_path: Path) ->
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_nested_tensors_are_left_out(tmp_path: Path) -> None:
     nested = torch.nested.nested_tensor([torch.ones(2), torch.ones(3)])
-    torch.save({"nested": nested, "a": torch.ones(1)}, tmp_path / "x.pt")
+    try:
+        torch.save({"nested": nested, "a": torch.ones(1)}, tmp_path / "x.pt")
+    except RuntimeError as error:  # PyTorch 2.1
+        pytest.skip(str(error))
     try:
         assert list(read_header(tmp_path / "x.pt").tensors) == ["a"]
     except CheckpointError as error:  # older versions of torch refuse them

@@ -220,7 +220,7 @@ def test_compare_a_picture(page: Page, tmp_path: Path) -> None:
     tiny = results.filter(has_text="vae_guard_tiny")
     expect(tiny).to_have_count(2)
     expect(tiny.first).to_contain_text("dB")
-    expect(tiny.first).to_contain_text(re.compile(r"\d (MB|KB)"))
+    expect(tiny.first).to_contain_text(re.compile(r"\d (MB|kB)"))
     expect(results.filter(has_text="decoder_only").first).to_contain_text("holds only a decoder")
     expect(page.locator("#vg_gallery")).to_contain_text("original")
     expect(page.locator(".prose#vg_difference_said")).to_contain_text("original and")

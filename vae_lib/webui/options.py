@@ -148,7 +148,7 @@ def add_to_settings() -> None:
         "encode": OptionInfo(True, "Fall back when encoding, too").info("img2img, inpaint, hires fix"),
         "keep": OptionInfo(
             4, "Generations whose latents are kept in RAM", gr.Slider, {"minimum": 0, "maximum": 64, "step": 1}
-        ).info("to decode them again; 64 KB each for a 1024x1024 picture"),
+        ).info("to decode them again; 64 kB each for a 1024x1024 picture"),
         "disk_mb": OptionInfo(
             256, "Most disk space for latents of unfinished pictures, in MB", gr.Slider,
             {"minimum": 0, "maximum": 4096, "step": 16},

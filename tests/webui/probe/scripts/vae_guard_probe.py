@@ -115,7 +115,17 @@ def fail_once():
     guard._by_policy = by_policy
 
 
+def half_problem():
+    """Why this PyTorch cannot compute in half precision here; empty if it can (2.1 cannot on a CPU)."""
+    try:
+        torch.nn.functional.conv2d(torch.ones(1, 1, 3, 3).half(), torch.ones(1, 1, 3, 3).half())
+    except RuntimeError as error:
+        return str(error)
+    return ""
+
+
 def add_routes(demo, app):
+    app.add_api_route("/probe/half-problem", half_problem, methods=["GET"])
     app.add_api_route("/probe/halve", halve_vae, methods=["POST"])
     app.add_api_route("/probe/restore", restore_vae, methods=["POST"])
     app.add_api_route("/probe/dtypes", vae_dtypes, methods=["GET"])
