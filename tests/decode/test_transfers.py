@@ -6,8 +6,12 @@ for, so that whoever reads too early, or overwrites or frees too early, gets ano
 
 from __future__ import annotations
 
+import contextlib
 import random
+import weakref
+from collections.abc import Iterator
 from typing import Any
+from unittest.mock import create_autospec
 
 import pytest
 import torch
@@ -32,7 +36,7 @@ from vae_lib.decode import Route, Tiling, Work, transfers
 from vae_lib.decode.buffers import Arrivals, FeatureMap, HostStore, Workspace
 from vae_lib.decode.engine import decode, encode_moments
 from vae_lib.decode.plan import cost_of
-from vae_lib.decode.transfers import Transfers
+from vae_lib.decode.transfers import CudaTransfers, Transfers
 from vae_lib.errors import Cancelled
 
 
@@ -244,3 +248,69 @@ def test_rows_ordered_are_brought_once(in_line: None) -> None:
     assert torch.equal(piece, rows[6:8])
     assert counting.brought == 14
     store.close()
+
+
+class TestCuda:
+    """What is asked of CUDA's streams, of which only the names are real here."""
+
+    @pytest.fixture
+    def log(self, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+        log: list[tuple[Any, ...]] = []
+        real_stream, real_event = torch.cuda.Stream, torch.cuda.Event
+
+        def stream(name: str) -> Any:
+            made = create_autospec(real_stream, instance=True)
+            made.wait_stream.side_effect = lambda other: log.append((name, "waits for", other.name))
+            made.wait_event.side_effect = lambda event: log.append((name, "waits for", event.name))
+            made.record_event.side_effect = lambda: event(name)
+            made.name = name
+            return made
+
+        def event(of: str) -> Any:
+            made = create_autospec(real_event, instance=True)
+            made.name = f"{of} {sum(entry[0] == of for entry in log)}"
+            made.synchronize.side_effect = lambda: log.append(("CPU", "waits for", made.name))
+            return made
+
+        @contextlib.contextmanager
+        def on(used: Any) -> Iterator[None]:
+            log.append((used.name, "copies"))
+            yield
+
+        names, current = iter(("in", "out")), stream("current")
+        monkeypatch.setattr(torch.cuda, "Stream", lambda device: stream(next(names)))
+        monkeypatch.setattr(torch.cuda, "current_stream", lambda device: current)
+        monkeypatch.setattr(torch.cuda, "stream", on)
+        return log
+
+    def test_each_copy_waits_for_what_was_computed_and_is_waited_for(
+        self, log: list[tuple[Any, ...]]
+    ) -> None:
+        copies, host, rows = CudaTransfers(torch.device("cuda")), torch.ones(2), torch.zeros(2)
+        copies.wait(copies.bring(rows, host))
+        assert torch.equal(rows, host)
+        for _ in range(3):
+            copies.send(host, rows)
+            copies.retire()
+        copies.close()
+        sent = [("out", "waits for", "current"), ("out", "copies")]
+        assert log == [
+            ("in", "waits for", "current"), ("in", "copies"), ("current", "waits for", "in 2"),
+            *sent, ("current", "waits for", "out 2"),
+            *sent, ("CPU", "waits for", "out 2"), ("current", "waits for", "out 4"),
+            *sent, ("CPU", "waits for", "out 4"), ("current", "waits for", "out 6"),
+            ("current", "waits for", "in"), ("current", "waits for", "out"),
+        ]  # fmt: skip
+
+    def test_what_is_sent_is_held_until_it_is_retired(self, log: list[tuple[Any, ...]]) -> None:
+        copies, rows = CudaTransfers(torch.device("cuda")), torch.zeros(2)
+        held = weakref.ref(rows)
+        copies.send(torch.ones(2), rows)
+        del rows
+        assert held() is not None
+        copies.retire()
+        assert held() is None
+
+    def test_which_device_takes_which(self) -> None:
+        kinds = [transfers.kind_for(torch.device(name)) for name in ("cpu", "cuda:1", "mps")]
+        assert kinds == [None, CudaTransfers, Transfers]

@@ -391,6 +391,8 @@ def smallest(work: Work, order: Sequence[Route] = DEFAULT_ORDER, rates: Rates | 
 def _reason(plan: Plan, work: Work, free_bytes: int, full: Plan | None) -> str:
     where = "of main memory" if plan.device != work.device else f"of {size_text(free_bytes)} free"
     text = f"{plan.describe()}: needs {size_text(plan.peak_bytes)} {where}"
+    if plan.host_bytes:
+        text += f" and {size_text(plan.host_bytes)} of main memory"
     if full is not None and plan.route is not Route.FULL and full.peak_bytes > free_bytes:
         text += f"; full would need {size_text(full.peak_bytes)}"
     return text

@@ -2,7 +2,8 @@
 
 What is computed and what is copied form three queues on CUDA: the current stream, one stream towards the device and one
 towards the host, as in double buffering. Each copy starts after everything computed before it was asked for, and
-whoever uses its result waits for it, on the device: the CPU never waits.
+whoever uses its result waits for it, on the device. The CPU only waits where it is two bands ahead: beyond that, pinned
+memory would be allocated anew (slowly) because what was freed is still being copied.
 """
 
 from __future__ import annotations
@@ -59,6 +60,13 @@ class CudaTransfers(Transfers):
         super().__init__(device)
         streams = torch.cuda.Stream(device), torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._lanes = dict(zip(("in", "out"), streams, strict=True))
+        self._retired: list[Any] = []
+
+    def retire(self) -> None:
+        for copied in self._retired:
+            copied.synchronize()
+        self._retired = [copied for copied, _ in self._leaving]
+        super().retire()
 
     def wait(self, copied: Any) -> None:
         torch.cuda.current_stream(self._device).wait_event(copied)
