@@ -6,7 +6,7 @@ import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from html import escape
-from math import floor, log2, log10
+from math import floor, log2, log10, prod, sqrt
 from pathlib import Path
 
 from vae_lib.checkpoints import read_header
@@ -142,13 +142,18 @@ def routes_table(work: Work, memory: Mapping[str, Memory], curves: Mapping[Route
         if route in curves:
             device = "cpu" if route is Route.CPU else work.device.type
             side = curves[route].largest(memory[device].usable)
+            if plan is not None and plan.host_bytes and "cpu" in memory:  # which grows with the area
+                side = min(
+                    side, int(sqrt(memory["cpu"].usable / plan.host_bytes * prod(work.pixels))) // 64 * 64
+                )
             largest = f"{'over ' if side >= LARGEST else ''}{side} × {side}" if side else "none"
         if plan is None:
             mine = [('<span class="vg-bad-text">does not fit</span>', "vg-wide"), ("", ""), ("", "")]
         else:
+            host = f" + {size_text(plan.host_bytes)} RAM" if plan.host_bytes else ""
             mine = [
                 (escape(plan.describe()), "vg-wide"),
-                (size_text(plan.peak_bytes), "vg-num"),
+                (size_text(plan.peak_bytes) + host, "vg-num"),
                 (seconds_text(plan.seconds), "vg-num"),
             ]
         exact = "exact" if route.exact else "approximate"

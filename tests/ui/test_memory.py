@@ -1,0 +1,31 @@
+"""What the memory section says of a GPU that is not there."""
+
+from __future__ import annotations
+
+import re
+
+import torch
+
+from vae_lib.decode import Route, Work
+from vae_lib.networks import AutoencoderKLConfig
+from vae_lib.ui.backend import Memory
+from vae_lib.ui.memory import curve, routes_table
+
+GB = 10**9
+WORK = Work(AutoencoderKLConfig(), "decode", 128, 128, 1, torch.device("cuda"), torch.float16)
+
+
+def offload_row(ram: int) -> list[str]:
+    memory = {"cuda": Memory(8 * GB, 2 * GB), "cpu": Memory(64 * GB, ram)}
+    table = routes_table(WORK, memory, {Route.OFFLOAD: curve(WORK, Route.OFFLOAD)})
+    (row,) = (row for row in table.split("<tr>") if "Tiled + RAM" in row)
+    return [re.sub("<.*?>", "", cell) for cell in re.findall(r"<td.*?</td>", row)]
+
+
+def test_offloading_is_bounded_by_main_memory_too() -> None:
+    _, how, needs, _, up_to = offload_row(ram=6 * GB)
+    assert how.startswith("offload, ")
+    assert needs.endswith(" + 537 MB RAM")
+    assert up_to == "3392 × 3392"  # 512 bytes a pixel
+    assert offload_row(ram=60 * GB)[4] == "10816 × 10816"
+    assert "does not fit" in offload_row(ram=GB // 4)[1]
