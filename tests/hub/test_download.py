@@ -279,6 +279,16 @@ class TestInterrupted:
         (partial.folder / "download.json").write_bytes(about)
         assert partial_downloads(models / "VAE") == []
 
+    @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes are a thing of POSIX")
+    def test_a_pipe_in_place_of_what_a_part_says_of_itself(self, hub: HubServer, models: Path) -> None:
+        with pytest.raises(Cancelled):
+            fetch(hub, models, cancelled=after(2))
+        (partial,) = partial_downloads(models / "VAE")
+        (partial.folder / "download.json").unlink()
+        os.mkfifo(partial.folder / "download.json")
+        assert partial_downloads(models / "VAE") == []
+        assert fetch(hub, models).resumed_from > 0
+
     def test_a_part_is_continued_from_another_repository_with_the_same_file(
         self, hub: HubServer, models: Path
     ) -> None:

@@ -116,7 +116,10 @@ def staging_for(
                 if left.name not in (part.name, "download.json") and left.is_file() and not part.exists():
                     left.replace(part)
             about = {"reference": str(remote), "name": remote.target_name, "size": remote.size}
-            (folder / "download.json").write_text(json.dumps(about), encoding="utf-8")
+            note = folder / "download.json"
+            if note.exists() and not note.is_file():
+                note.unlink()  # a pipe would wait for a reader
+            note.write_text(json.dumps(about), encoding="utf-8")
         yield Staging(folder, part, whole)
     finally:
         lock.release()
@@ -142,6 +145,8 @@ def partial_downloads(target_folder: Path | str) -> list[PartialDownload]:
     """Downloads into a folder that are not finished; starting one again continues it."""
     found = []
     for about in sorted((Path(target_folder) / HIDDEN / DOWNLOADS).glob("*/download.json")):
+        if not about.is_file():
+            continue
         try:
             data = json.loads(about.read_text(encoding="utf-8"))
             done = about.with_name("content.part").stat().st_size
