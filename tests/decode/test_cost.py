@@ -21,7 +21,7 @@ from tests.decode.helpers import (
     sd3_like,
     taesd,
 )
-from vae_lib.decode import Ladder, PeakMemory, Route, Tiling, Work, candidates, choose
+from vae_lib.decode import Ladder, PeakMemory, Route, Tiling, Work, candidates, choose, cost
 from vae_lib.decode.plan import cost_of
 
 ROOM = 1.10
@@ -100,6 +100,26 @@ def test_any_work(
     if operation == "encode":  # odd pictures
         picture = (2 * size[0] + extra[0], 2 * size[1] + extra[1])
     check(Work(config, operation, *size, batch, CPU, FP32, wrap=wrap, picture=picture), tiling)  # type: ignore[arg-type]
+
+
+@settings(max_examples=60)
+@given(
+    device=st.sampled_from([CPU, torch.device("cuda")]),
+    operation=st.sampled_from(["decode", "encode"]),
+    size=st.tuples(st.integers(20, 200), st.integers(4, 20)),
+    wrap=st.booleans(),
+    tiling=st.builds(
+        Tiling, st.integers(11, 18).map(lambda power: 1 << power), st.integers(0, 2), st.booleans()
+    ),
+)
+def test_counting_many_bands_by_one_changes_nothing(
+    device: torch.device, operation: str, size: tuple[int, int], wrap: bool, tiling: Tiling
+) -> None:
+    work = Work(SMALL, operation, *size, 1, device, FP32, wrap=wrap)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cost, "_sampled", lambda todo, *_: ((index, 1) for index in range(len(todo))))
+        one_by_one = cost_of.__wrapped__(work, tiling)
+    assert cost_of.__wrapped__(work, tiling) == one_by_one
 
 
 def test_four_levels_and_winograd() -> None:

@@ -127,10 +127,10 @@ def test_offloading_needs_main_memory() -> None:
     order = (Route.OFFLOAD, Route.CPU)
     plan = choose(BIG, PLENTY, order=order, cpu_free_bytes=PLENTY)
     assert plan.route is Route.OFFLOAD
-    assert plan.host_bytes == 1024 * 1024 * 256 * 2  # what is upsampled last, its channels not yet halved
-    assert " free and 537 MB of main memory" in plan.reason
+    assert plan.host_bytes == 1024 * 1024 * 128 * 2  # one activation of the largest size, in half precision
+    assert " free and 268 MB of main memory" in plan.reason
     with pytest.raises(
-        PlanError, match=r"offload.* would need 537 MB of main memory, of which 100 MB is free"
+        PlanError, match=r"offload.* would need 269 MB of main memory, of which 100 MB is free"
     ):
         choose(BIG, PLENTY, order=order, cpu_free_bytes=10**8)
     assert choose(BIG, PLENTY, order=(*order, Route.TILED), cpu_free_bytes=10**8).route is Route.TILED
@@ -148,8 +148,7 @@ def test_copies_that_overlap_take_no_time_of_their_own() -> None:
 
 def test_offloaded_bands_are_small_enough_for_copies_beside_the_computing() -> None:
     plan = choose(BIG, PLENTY, order=(Route.OFFLOAD,))
-    assert plan.seconds == min(each.seconds for each in candidates(BIG, Route.OFFLOAD))
-    assert plan.band_rows < 512
+    assert plan.band_rows <= 1024 // 8
 
 
 def test_reason_is_one_line() -> None:

@@ -25,7 +25,7 @@ def offload_row(ram: int) -> list[str]:
 def test_offloading_is_bounded_by_main_memory_too() -> None:
     _, how, needs, _, up_to = offload_row(ram=6 * GB)
     assert how.startswith("offload, ")
-    assert needs.endswith(" + 537 MB RAM")
-    assert up_to == "3392 × 3392"  # 512 bytes a pixel
-    assert offload_row(ram=60 * GB)[4] == "10816 × 10816"
+    assert needs.endswith(" + 268 MB RAM")
+    assert up_to == "4800 × 4800"  # 256 bytes a pixel
+    assert offload_row(ram=60 * GB)[4] == "15296 × 15296"
     assert "does not fit" in offload_row(ram=GB // 4)[1]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
 
 from vae_lib.decode import transfers
-from vae_lib.decode.attention import attend_bytes
+from vae_lib.decode.attention import attend_bytes, is_fused
 from vae_lib.decode.buffers import nbytes
 from vae_lib.decode.convolution import Linear
 from vae_lib.decode.normalization import (
@@ -73,6 +74,27 @@ def count_bands(passes: list[Pass], source: MapSize) -> int:
 BORDER = 16
 
 
+def _is_inner(first: int, last: int, rows: int, height: int) -> bool:
+    """Whether a band is like every other in the middle of the picture."""
+    return last - first == rows and first >= BORDER and last <= height - BORDER
+
+
+def _sampled(todo: list[tuple[int, int]], rows: int, height: int, period: int) -> Iterator[tuple[int, int]]:
+    """(band, how many from it on are counted by it): of those alike, a few at both ends one by one.
+
+    What is kept grows and what is freed shrinks steadily, but for steps that repeat after ``period`` bands, so the most
+    is alive near one of the ends.
+    """
+    inner = [index for index, (first, last) in enumerate(todo) if _is_inner(first, last, rows, height)]
+    single = period + 1
+    skipped = inner[single:-single] if len(inner) > 2 * single + 1 else []
+    for index in range(len(todo)):
+        if not skipped or not skipped[0] <= index <= skipped[-1]:
+            yield index, 1
+        elif index == skipped[0]:
+            yield index, len(skipped)
+
+
 @dataclass
 class _Band:
     """One band of a pass, in bytes: at its peak, what is held afterwards, what was read and moved."""
@@ -129,18 +151,17 @@ class _Simulation:
         if not mixes_dtypes(self.device, self.dtype):
             self.take("normalised", stretch_rows(rows, width, channels, self.device) * width * channels * 4)
 
-    def gather(self, name: str, rows: int, size: MapSize) -> None:
-        """Statistics of a band."""
+    def gather(self, name: str, rows: int, size: MapSize, times: int = 1) -> None:
+        """Statistics of a band, or of several."""
         step = stretch_rows(rows, size.width, size.channels, self.device)
         fused = has_fused_statistics(self.device, self.dtype)
         if fused:
             self.take("statistics", fused_statistics_bytes(size.channels))
         else:
             self.take("deviation", step * size.width * size.channels * 4)
-        parts = -(-rows // step)
-        self.new_statistics += parts
+        self.new_statistics += times * -(-rows // step)
         self.maps["new statistics"] = self.new_statistics * 2 * size.channels * 4
-        elements = rows * size.width * size.channels
+        elements = times * rows * size.width * size.channels
         self.cost.moved_bytes += elements * self.dtype.itemsize * (1 if fused else 4)
 
     def gathered(self, name: str) -> None:
@@ -194,11 +215,15 @@ class _Simulation:
 
         inner: _Band | None = None
         todo = list(bands(out.height, step.rows))
+        source_rows, freed_rows = chain.source_row(step.rows), stored_rows.get(step.source, 1)
+        period = math.lcm(source_rows, freed_rows) // source_rows if step.frees_source else 1
         self.order(step, chain, source, todo[0], 0, brings)
-        for index, (first, last) in enumerate(todo):
-            if index + 1 < len(todo):
-                self.order(step, chain, source, todo[index + 1], index + 1, brings)
-            is_inner = last - first == step.rows and first >= BORDER and last <= out.height - BORDER
+        for index, times in _sampled(todo, step.rows, out.height, period):
+            first, last = todo[index]
+            following = index + times
+            if following < len(todo):
+                self.order(step, chain, source, todo[following], following, brings)
+            is_inner = _is_inner(first, last, step.rows, out.height)
             if is_inner and inner is not None:
                 band = inner
                 self.peak(band.peak + tail)
@@ -206,37 +231,38 @@ class _Simulation:
                 band = self._band(step, chain, first, last, tail)
                 inner = band if is_inner else inner
             cost, rows = self.cost, last - first
-            cost.multiplications += band.multiplications
-            cost.moved_bytes += band.moved
+            cost.multiplications += times * band.multiplications
+            cost.moved_bytes += times * band.moved
             before = cost.transferred_bytes
-            cost.transferred_bytes += band.read * (not self.on_device) * (step.source != INPUT)
-            held, residual, above = band.held, band.residual, chain.source_row(last)
+            cost.transferred_bytes += times * band.read * (not self.on_device) * (step.source != INPUT)
+            held, residual, above = band.held, band.residual, chain.source_row(todo[following - 1][1])
             if changes:
                 new = min(chain.halo, above) * source_row
                 self.peak(held + residual + tail + new)
                 tail = new
             if step.frees_source:
-                self.release(step.source, above, source, stored_rows.get(step.source, 1))
+                self.release(step.source, above, source, freed_rows)
             self.leaving = 0
             if step.side:
-                self.store(step.side, residual)
+                self.store(step.side, times * residual)
                 self.leaving += residual * self.brings
                 residual = 0
             if step.add_to:
-                cost.transferred_bytes += 2 * held * (not self.on_device)
-                cost.moved_bytes += 3 * held
+                reads = 0 if step.add_to == step.source else 1
+                cost.transferred_bytes += times * held * (not self.on_device) * (1 + reads)
+                cost.moved_bytes += times * 3 * held
             if step.statistics:
-                self.gather(step.statistics, rows, out)
+                self.gather(step.statistics, rows, out, times)
             self.peak(held + residual + tail)
             if step.store:
-                self.store(step.store, held)
+                self.store(step.store, times * held)
                 held = 0 if step.store != OUTPUT and self.on_device else held
             self.peak(held + tail)
             if self.brings and (step.store not in ("", OUTPUT) or step.add_to):
                 self.leaving += held  # a part of the band holds all of it
             if index in (0, len(todo) - 1):
                 cost.exposed_bytes += (cost.transferred_bytes - before) // (1 if len(todo) == 1 else 2)
-            cost.bands += 1
+            cost.bands += times
         self.leaving = 0
         if step.statistics:
             self.gathered(step.statistics)
@@ -254,7 +280,7 @@ class _Simulation:
             _, high = step.stages[0].shape.input_rows(*chain.computed(first, last)[0])
             rows = min(high, source.height) - chain.source_row(first)
             self.take(f"source {turn % 2}", rows * source.width * source.channels * size)
-        if step.add_to and self.brings:
+        if step.add_to and step.add_to != step.source and self.brings:
             row = chain.output.width * chain.output.channels * size
             self.take(f"target {turn % 2}", (last - first) * row)
 
@@ -331,7 +357,8 @@ class _Simulation:
         pixels = height * width
         self.cost.multiplications += 4 * pixels * channels * channels + 2 * pixels * pixels * channels
         blocks = -(-height // key_rows)
-        self.cost.moved_bytes += 6 * pixels * pixels * 4 + 6 * blocks * pixels * channels * 4
+        if not is_fused(self.device, single):
+            self.cost.moved_bytes += 6 * pixels * pixels * 4 + 6 * blocks * pixels * channels * 4
         self.cost.bands += -(-height // rows) + blocks
         self.leaving = 0
         self.maps.pop("keys and values", None)

@@ -175,13 +175,15 @@ def run_conv_pass(step: ConvPass, context: Context) -> None:
             context.maps[name] = FeatureMap(height, width, channels, context.store)
     incoming = Arrivals(source, workspace, dtype, "source")
     reader = RowReader(incoming, chain.halo, wrap, step.changes_source or incoming.brings, device)
-    target = Arrivals(context.maps[step.add_to], workspace, dtype, "target") if step.add_to else None
+    target = incoming  # a band's rows of the source are there to be added to
+    if step.add_to and step.add_to != step.source:
+        target = Arrivals(context.maps[step.add_to], workspace, dtype, "target")
 
     def order(first: int, last: int) -> None:
         """What a band reads of its own; the rows above it the reader has."""
         _, high = step.stages[0].shape.input_rows(*chain.computed(first, last)[0])
         incoming.order(chain.source_row(first), min(high, source.height))
-        if target is not None:
+        if target is not incoming:
             target.order(first, last)
 
     todo = list(bands(height, step.rows))
@@ -216,7 +218,7 @@ def run_conv_pass(step: ConvPass, context: Context) -> None:
         elif residual is not None:
             band.add_(residual)
         residual = None
-        if target is not None:
+        if step.add_to:
             _add_in_place(context.maps[step.add_to], target, first, band)
         if step.statistics:
             statistics.add(band, workspace)

@@ -208,13 +208,15 @@ def cost_of(work: Work, tiling: Tiling) -> Cost:
     )  # fmt: skip
 
 
-def _band_sizes(work: Work) -> Sequence[int]:
+def _band_sizes(work: Work, offload: bool) -> Sequence[int]:
     """Band sizes worth trying, largest first: to fill a GPU, or to stay in the cache of a CPU.
 
     Bands of less than four rows cost much time, for the halo, and save memory only if the rows are very long.
     """
     assert work.config is not None
     largest = 16 * MIB if work.device.type == "cpu" else 64 * MIB
+    if offload and work.device.type != "cpu":
+        largest //= 2  # several bands, even of a small picture: one is copied while another is computed
     row = work.pixels[1] * work.config.widths[0] * 2 * work.dtype.itemsize
     smallest = max(32 << 10, min(MIB, 4 * row))
     return [largest >> i for i in range(12) if largest >> i >= smallest]
@@ -222,8 +224,10 @@ def _band_sizes(work: Work) -> Sequence[int]:
 
 def _tilings(work: Work, route: Route) -> list[list[Tiling]]:
     """The tilings of a route: for each amount of recomputing, from the fastest and largest down."""
-    sizes = _band_sizes(work)[: 1 if route is Route.FULL else None]
-    most = 2 if route is Route.TILED else 0
+    sizes = _band_sizes(work, route is Route.OFFLOAD)[: 1 if route is Route.FULL else None]
+    # computing again also saves copies, but a CPU has no copies to save
+    apart = route is Route.OFFLOAD and kind_for(work.device) is not None
+    most = 2 if route is Route.TILED or apart else 0
     return [
         [Tiling(size, recompute, route is Route.OFFLOAD, min(64 * MIB, max(MIB, 4 * size))) for size in sizes]
         for recompute in range(most + 1)
@@ -377,8 +381,6 @@ def _first_fit(work: Work, route: Route, limit: int, rates: Rates | None) -> Pla
                 low = middle + 1
         if found is not None:
             fitting.append(found)  # large bands that recompute can be faster than tiny ones that do not
-            if route is Route.OFFLOAD:  # as smaller bands can, more of whose copies run beside the computing
-                fitting += [make() for make in ladder[high + 1 : high + 4]]
     return min(fitting, key=lambda plan: plan.seconds, default=None)
 
 
