@@ -146,6 +146,22 @@ def test_copies_that_overlap_take_no_time_of_their_own() -> None:
     assert rates.seconds(replace(cost, transferred_bytes=110), overlapping=True) == 20 + 2 + 3
 
 
+def test_what_offloading_takes_on_the_device_grows_with_the_width_only() -> None:
+    def peak(height: int, width: int) -> int:
+        work = replace(BIG, height=height, width=width, output_on_device=False)
+        return choose(work, PLENTY, order=(Route.OFFLOAD,)).peak_bytes
+
+    assert peak(1024, 128) < 1.02 * peak(128, 128)
+    tall, wide = (
+        min(
+            p.peak_bytes
+            for p in candidates(replace(BIG, height=h, width=w, output_on_device=False), Route.OFFLOAD)
+        )
+        for h, w in ((256, 64), (64, 256))
+    )
+    assert wide > 2 * tall
+
+
 def test_offloaded_bands_are_small_enough_for_copies_beside_the_computing() -> None:
     plan = choose(BIG, PLENTY, order=(Route.OFFLOAD,))
     assert plan.band_rows <= 1024 // 8
