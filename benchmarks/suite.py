@@ -42,10 +42,10 @@ CPU: list[Run] = [
     ("cpu", f"compare --threads 1 --sizes 2048 --rounds 1 {_LARGE}"),
     ("cpu-sd3", "compare --threads 1 --shapes sd3 --sizes 512 --rounds 1"),
     ("cpu-bundled", "compare --threads 1 --shapes bundled --sizes 512 1024 2048 --rounds 1"),
-    ("cpu-bundled", "compare --threads 1 --shapes bundled --sizes 4096 --rounds 1 --systems full tiled ours"),
+    ("cpu-bundled", f"compare --threads 1 --shapes bundled --sizes 4096 --rounds 1 {_LARGE}"),
     (
-        "cpu-half",
-        "compare --threads 1 --shapes bundled --sizes 512 --batches 1 4 --dtypes fp32 fp16 bf16 --rounds 1",
+        "cpu-batch",
+        "compare --threads 1 --shapes bundled --sizes 256 --batches 1 4 --dtypes fp32 bf16 --rounds 1",
     ),
     (
         "cpu-capped",
