@@ -186,24 +186,11 @@ class _Simulation:
             maps[name] = max(0, 0 if before >= size.height else left) * row
 
     def conv_pass(self, step: ConvPass, source: MapSize, stored_rows: dict[str, int]) -> None:
-        dtype, size = self.dtype, self.dtype.itemsize
-        wrap = step.wraps(self.wrap)
+        size, wrap = self.dtype.itemsize, step.wraps(self.wrap)
         chain = Chain(step.stages, source, wrap)
         out = chain.output
         self.begin()
-        for stage in step.stages:
-            kept, peak = stage.shape.weight_bytes(dtype, self.resident)
-            self.peak(peak)
-            self.weights += kept
-        for stage in step.stages:
-            if stage.norm is not None:
-                channels = stage.shape.in_channels
-                self.peak((40 * self.statistics[stage.statistics] + 100) * channels)
-                self.weights += 2 * channels * 4
-        linear = step.shortcut.conv if step.shortcut else None
-        if linear is not None:
-            self.weights += Linear.weight_bytes(linear.in_channels, linear.out_channels, dtype, self.resident)
-            self.weights += linear.out_channels * size * (linear.bias is None)
+        self.prepare(step)
         source_row = source.width * source.channels * size
         tail, brings = 0, self.brings and step.source != INPUT
         changes = step.changes_source or brings
@@ -269,6 +256,22 @@ class _Simulation:
         for name in (step.store, step.side):
             if name:
                 stored_rows[name] = step.rows
+
+    def prepare(self, step: ConvPass) -> None:
+        """The weights of a pass, and what its norms multiply by and add."""
+        dtype, linear = self.dtype, step.shortcut.conv if step.shortcut else None
+        for stage in step.stages:
+            kept, peak = stage.shape.weight_bytes(dtype, self.resident)
+            self.peak(peak)
+            self.weights += kept
+        for stage in step.stages:
+            if stage.norm is not None:
+                channels = stage.shape.in_channels
+                self.peak((40 * self.statistics[stage.statistics] + 100) * channels)
+                self.weights += 2 * channels * 4
+        if linear is not None:
+            self.weights += Linear.weight_bytes(linear.in_channels, linear.out_channels, dtype, self.resident)
+            self.weights += linear.out_channels * dtype.itemsize * (linear.bias is None)
 
     def order(
         self, step: ConvPass, chain: Chain, source: MapSize, band: tuple[int, int], turn: int, brings: bool

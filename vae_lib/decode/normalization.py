@@ -20,7 +20,6 @@ from vae_lib.decode.buffers import Workspace
 # Elements looked at in one go: about what stays in the cache of a CPU core, and enough to fill a GPU.
 STRETCH = {"cpu": 1 << 19, "default": 1 << 24}
 
-
 # Added to a variance before its root is taken; taken off again, it leaves the smallest variances their digits.
 TINY = 1e-12
 
@@ -35,9 +34,8 @@ class Statistics:
     """Running mean and variance per channel of one activation."""
 
     def __init__(self) -> None:
-        self._parts: list[
-            tuple[int, Tensor, Tensor]
-        ] = []  # (count, means, sums of squared deviations or, of `fused`, inverse deviations), float32
+        # (count, means, sums of squared deviations; or, from the fused kernel, inverse deviations), float32
+        self._parts: list[tuple[int, Tensor, Tensor]] = []
         self._fused = False
 
     def add(self, band: Tensor, workspace: Workspace) -> None:
