@@ -56,9 +56,9 @@ class AttnBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         batch, channels, height, width = x.shape
         normed = self.norm(x)
-        # (B, C, H, W) -> (B, 1 head, HW tokens, C)
+        # (B, C, H, W) -> (B, 1 head, HW tokens, C), contiguous: else PyTorch's lean kernels would not take it
         q, k, v = (
-            project(normed).reshape(batch, 1, channels, height * width).transpose(2, 3)
+            project(normed).reshape(batch, 1, channels, height * width).transpose(2, 3).contiguous()
             for project in (self.q, self.k, self.v)
         )
         h = F.scaled_dot_product_attention(q, k, v)
