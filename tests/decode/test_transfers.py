@@ -311,6 +311,9 @@ class TestCuda:
         copies.retire()
         assert held() is None
 
-    def test_which_device_takes_which(self) -> None:
-        kinds = [transfers.kind_for(torch.device(name)) for name in ("cpu", "cuda:1", "mps")]
-        assert kinds == [None, CudaTransfers, Transfers]
+    def test_which_device_takes_which(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        devices = [torch.device(name) for name in ("cpu", "cuda:1", "mps")]
+        monkeypatch.delenv(transfers.SWITCH, raising=False)
+        assert [transfers.kind_for(device) for device in devices] == [None, CudaTransfers, Transfers]
+        monkeypatch.setenv(transfers.SWITCH, "0")
+        assert [transfers.kind_for(device) for device in devices] == [None, Transfers, Transfers]

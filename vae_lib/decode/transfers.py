@@ -8,10 +8,13 @@ memory would be allocated anew (slowly) because what was freed is still being co
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
 from torch import Tensor
+
+SWITCH = "VAE_GUARD_OVERLAP"
 
 
 class Transfers:
@@ -85,7 +88,11 @@ class CudaTransfers(Transfers):
 
 
 def kind_for(device: torch.device) -> type[Transfers] | None:
-    """How rows get to and from this device; None for the CPU, which works on host memory itself."""
+    """How rows get to and from this device; None for the CPU, which works on host memory itself.
+
+    The environment variable VAE_GUARD_OVERLAP=0 has them copied in line on CUDA too.
+    """
     if device.type == "cpu":
         return None
-    return CudaTransfers if device.type == "cuda" else Transfers
+    overlap = device.type == "cuda" and os.environ.get(SWITCH) != "0"
+    return CudaTransfers if overlap else Transfers
