@@ -49,7 +49,7 @@ CPU: list[Run] = [
     ),
     (
         "cpu-capped",
-        "capped --shape bundled --dtype fp32 --caps 0.5 1 2 --ballast 0.25 --sizes 512 1024 2048 --rounds 1",
+        "capped --shape bundled --dtype fp32 --caps 0.5 1 2 --ballast 0.25 --sizes 512 1024 --rounds 1",
     ),
     ("cpu-floors", "floors --sizes 256 512"),
     ("cpu-predict", "predict --sizes 256 512"),
