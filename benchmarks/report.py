@@ -87,14 +87,17 @@ def table(result: dict[str, Any]) -> str:
 def _cells(record: dict[str, Any], base: dict[str, Any] | None, time: str) -> list[str]:
     if "problem" in record:
         return [record["problem"], *["-"] * 6]
-    ratios = ["-", "-"] if base is None else [f"{record[n] / base[n]:.2f}" for n in (time, "peak_bytes")]
+    ratios = [
+        "-" if not (base and base[n] and record[n]) else f"{record[n] / base[n]:.2f}"
+        for n in (time, "peak_bytes")
+    ]
     low, high = record["spread"]
-    error, psnr = record["max_error"], record["psnr"]
+    peak, error, psnr = record["peak_bytes"], record["max_error"], record["psnr"]
     return [
         f"{record['seconds']:.2f} s ({low:.2f}-{high:.2f})",
         f"{record['cpu_seconds']:.2f} s",
         ratios[0],
-        f"{record['peak_bytes'] / 2**20:.0f} MiB",
+        "-" if peak is None else f"{peak / 2**20:.0f} MiB",
         ratios[1],
         "-" if error is None else f"{error:.1e}",
         "-" if psnr is None else f"{psnr:.0f} dB",
@@ -111,7 +114,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
     except ImportError:
         print("matplotlib is not installed: no plots", file=sys.stderr)
         return
-    groups = [(what, [r for r in records if "problem" not in r]) for what, records in jobs(result)]
+    groups = [(what, [r for r in records if r.get("peak_bytes")]) for what, records in jobs(result)]
     groups = [(what, records) for what, records in groups if records]
     if not groups:
         return
@@ -138,7 +141,7 @@ def _plot_growth(result: dict[str, Any], path: Path) -> None:
     lines: dict[str, list[dict[str, Any]]] = {}
     first = result["records"][0]
     for record in result["records"]:
-        if "problem" not in record and all(record[n] == first[n] for n in ("shape", "dtype", "batch")):
+        if record.get("peak_bytes") and all(record[n] == first[n] for n in ("shape", "dtype", "batch")):
             lines.setdefault(record["system"], []).append(record)
     if len({record["size"] for records in lines.values() for record in records}) < 2:
         return

@@ -85,9 +85,17 @@ def test_table_and_ratios() -> None:
     lost = {name: base[name] for name in ("shape", "dtype", "size", "batch")}
     machine = {"device": "x", "decoder": "cpu", "cores": 1, "threads": 1, "torch": "2", "date": "today"}
     table = report.table(
-        {"machine": machine, "records": [base, other, lost | {"system": "ldm", "problem": "out of memory"}]}
+        {
+            "machine": machine,
+            "records": [
+                base,
+                other,
+                lost | {"system": "ldm", "problem": "out of memory"},
+                other | {"system": "timed only", "peak_bytes": None, "max_error": None, "psnr": None},
+            ],
+        }
     )
-    lines = table.splitlines()[-3:]
+    lines = table.splitlines()[-4:]
     what = "| sd 512x512 fp16 x4 |"
     assert lines[0] == f"{what} diffusers full | 2.00 s (1.00-3.00) | 4.00 s | 1.00 | 2 MiB | 1.00 | - | - |"
     assert (
@@ -95,6 +103,7 @@ def test_table_and_ratios() -> None:
         == f"{what} ours full | 2.00 s (1.00-3.00) | 1.00 s | 0.25 | 1 MiB | 0.50 | 1.0e-05 | 100 dB |"
     )
     assert lines[2] == f"{what} ldm | out of memory | - | - | - | - | - | - |"
+    assert lines[3] == f"{what} timed only | 2.00 s (1.00-3.00) | 1.00 s | 0.25 | - | - | - | - |"
 
 
 def test_a_cap_is_survived_by_ours_only(tmp_path: Path) -> None:
