@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -96,3 +98,14 @@ def test_measurement_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
     assert rates.moved > 1e7
     assert rates.plain_multiplications > 1e8
     assert 1e-6 < rates.band_seconds < 0.1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows counts a thread's time too coarsely")
+def test_time_in_which_others_had_the_cpu_does_not_count() -> None:
+    def work() -> None:
+        start = time.thread_time()
+        while time.thread_time() < start + 0.005:
+            pass
+        time.sleep(0.05)
+
+    assert 0.005 <= calibrate._seconds(work, CPU) < 0.03
