@@ -4,8 +4,8 @@
     python -m benchmarks.capped --device cpu --shape bundled --caps 0.5 --ballast 0.2 --sizes 256 512 --dtype fp32
 
 On CUDA ``torch.cuda.set_per_process_memory_fraction`` is the card's limit, and a tensor as large as a UNet in half
-precision lies beside the VAE. On the CPU the bytes of live tensors are counted and limited: a rehearsal, whose seconds
-say little. "ours" plans by itself with what is left, as the extension does; "-" is out of memory.
+precision lies beside the VAE. On the CPU the bytes of live tensors are counted and limited: a rehearsal, which the
+counting slows so much that its table has no seconds. "ours" plans by itself with what is left, as the extension does; "-" is out of memory.
 """
 
 from __future__ import annotations
@@ -82,10 +82,11 @@ def _survived(system: str, cap: float, ballast: float, options: argparse.Namespa
 def table(result: dict[str, Any]) -> str:
     """As Markdown: a line for each cap and system, a column for each size."""
     device, records = result["machine"], result["records"]
+    counted = device["decoder"] == "cpu"
     sizes = sorted({record["size"] for record in records})
     lines = [
         f"{device['device']}, PyTorch {device['torch']}, {device['date']}. "
-        "Seconds for one picture; - is out of memory.",
+        f"{'yes: survived' if counted else 'Seconds for one picture'}; - is out of memory.",
         "",
         f"| memory (taken) | system | {' | '.join(f'{size}²' for size in sizes)} |",
         "|---|---|" + "---|" * len(sizes),
@@ -94,7 +95,7 @@ def table(result: dict[str, Any]) -> str:
     for record in records:
         said = {"out of memory": "-"}.get(record.get("problem", ""), record.get("problem"))
         row = rows.setdefault((record["cap"], record["ballast"], record["system"]), {})
-        row[record["size"]] = said or f"{record['seconds']:.2f}"
+        row[record["size"]] = said or ("yes" if counted else f"{record['seconds']:.2f}")
     for (cap, ballast, system), row in rows.items():
         cells = " | ".join(row.get(size, "") for size in sizes)
         lines.append(f"| {cap:g} GB ({ballast:g}) | {system} | {cells} |")

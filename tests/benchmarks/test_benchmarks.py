@@ -144,7 +144,7 @@ def test_a_cap_is_survived_by_ours_only(tmp_path: Path) -> None:
         (AUTOMATIC, 64): "yes",
         (AUTOMATIC, 256): "yes",
     }
-    assert "| 0.09 GB (0.04) | diffusers full |" in output.with_suffix(".md").read_text()
+    assert "| 0.09 GB (0.04) | diffusers full | yes | - |" in output.with_suffix(".md").read_text()
 
 
 def test_the_cap_counts_what_is_alive() -> None:
