@@ -5,7 +5,8 @@
 
 On CUDA ``torch.cuda.set_per_process_memory_fraction`` is the card's limit, and a tensor as large as a UNet in half
 precision lies beside the VAE. On the CPU the bytes of live tensors are counted and limited: a rehearsal, which the
-counting slows so much that its table has no seconds. "ours" plans by itself with what is left, as the extension does; "-" is out of memory.
+counting slows so much that its table has no seconds. "ours" plans by itself with what is left, as the extension does;
+"-" is out of memory.
 """
 
 from __future__ import annotations
