@@ -143,7 +143,8 @@ def _plot_growth(result: dict[str, Any], path: Path) -> None:
     for record in result["records"]:
         if record.get("peak_bytes") and all(record[n] == first[n] for n in ("shape", "dtype", "batch")):
             lines.setdefault(record["system"], []).append(record)
-    if len({record["size"] for records in lines.values() for record in records}) < 2:
+    every = sorted({record["size"] for records in lines.values() for record in records})
+    if len(every) < 2:
         return
     figure = Figure(figsize=(11, 4.6), layout="constrained")
     left, right = figure.subplots(1, 2, squeeze=False)[0]
@@ -155,7 +156,7 @@ def _plot_growth(result: dict[str, Any], path: Path) -> None:
         right.plot(sizes, [r["peak_bytes"] / 2**20 for r in records], f"o{style}", color=colour, label=system)
     for axes, label in ((left, "time, s"), (right, "peak memory, MiB")):
         axes.set(xscale="log", yscale="log", xlabel="pixels along a side", ylabel=label)
-        axes.set_xticks(sizes, [str(size) for size in sizes])
+        axes.set_xticks(every, [str(size) for size in every])
         axes.minorticks_off()
         axes.grid(alpha=0.3)
     right.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
