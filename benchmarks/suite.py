@@ -1,7 +1,7 @@
 """Every benchmark of this folder, one after the other, with what is published in ``benchmarks/results``.
 
-    python -m benchmarks.suite --device cuda      # on a GPU of 24 GB or more: about an hour
-    python -m benchmarks.suite --device cpu      # four hours; 20 GB of main memory
+    python -m benchmarks.suite --device cuda     # on a GPU of 24 GB or more: about an hour
+    python -m benchmarks.suite --device cpu     # six hours; 24 GB of main memory, and nothing else on the machine
 
 The most important come first, and each writes its files as it goes. ``--only`` runs those whose name contains a word,
 ``--list`` prints the commands.
@@ -40,6 +40,11 @@ CPU: list[Run] = [
     ("cpu", "compare --threads 1 --sizes 512 --rounds 1"),
     ("cpu", "compare --threads 1 --sizes 1024 --rounds 1 --systems diffusers ldm 'Tiled VAE' ours"),
     ("cpu", f"compare --threads 1 --sizes 2048 --rounds 1 {_LARGE}"),
+    (
+        "cpu-2-threads",
+        "compare --threads 2 --sizes 512 --rounds 2 --systems 'diffusers full' 'ldm full' 'ours full' "
+        "'ours tiled, smallest' 'ours offload'",
+    ),
     ("cpu-sd3", "compare --threads 1 --shapes sd3 --sizes 512 --rounds 1"),
     ("cpu-bundled", "compare --threads 1 --shapes bundled --sizes 512 1024 2048 --rounds 1"),
     ("cpu-bundled", f"compare --threads 1 --shapes bundled --sizes 4096 --rounds 1 {_LARGE}"),
