@@ -97,13 +97,6 @@ def apart(monkeypatch: pytest.MonkeyPatch) -> type[Streams]:
     return Streams
 
 
-@pytest.fixture
-def in_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Host memory is apart from the device's, and copies are made at once."""
-    cost_of.cache_clear()
-    monkeypatch.setattr(transfers, "kind_for", lambda device: Transfers)
-
-
 @pytest.fixture(autouse=True)
 def _predictions_are_of_the_real_device() -> Any:
     yield
@@ -218,7 +211,7 @@ def test_the_peak_is_predicted(
     assert measured <= predicted <= 1.1 * measured
 
 
-def test_rows_ordered_are_brought_once(in_line: None) -> None:
+def test_rows_ordered_are_brought_once() -> None:
     class Counting(Transfers):
         brought = 0
 

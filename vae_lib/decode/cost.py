@@ -235,8 +235,8 @@ class _Simulation:
                 self.leaving += residual * self.brings
                 residual = 0
             if step.add_to:
-                reads = 0 if step.add_to == step.source else 1
-                cost.transferred_bytes += times * held * (not self.on_device) * (1 + reads)
+                copies = 1 if step.add_to == step.source else 2  # the source's rows are there already
+                cost.transferred_bytes += times * held * (not self.on_device) * copies
                 cost.moved_bytes += times * 3 * held
             if step.statistics:
                 self.gather(step.statistics, rows, out, times)

@@ -9,11 +9,10 @@ from enum import Enum
 
 import torch
 
-from vae_lib.decode import tiny
+from vae_lib.decode import tiny, transfers
 from vae_lib.decode.cost import Cost, estimate
 from vae_lib.decode.passes import MapSize, Pass
 from vae_lib.decode.program import Tiling, decoder_passes, encoder_passes
-from vae_lib.decode.transfers import kind_for
 from vae_lib.errors import PlanError
 from vae_lib.networks import TAESD, AutoencoderKL, AutoencoderKLConfig
 from vae_lib.units import size_text
@@ -226,7 +225,7 @@ def _tilings(work: Work, route: Route) -> list[list[Tiling]]:
     """The tilings of a route: for each amount of recomputing, from the fastest and largest down."""
     sizes = _band_sizes(work, route is Route.OFFLOAD)[: 1 if route is Route.FULL else None]
     # computing again also saves copies, but a CPU has no copies to save
-    apart = route is Route.OFFLOAD and kind_for(work.device) is not None
+    apart = route is Route.OFFLOAD and transfers.kind_for(work.device) is not None
     most = 2 if route is Route.TILED or apart else 0
     return [
         [Tiling(size, recompute, route is Route.OFFLOAD, min(64 * MIB, max(MIB, 4 * size))) for size in sizes]
@@ -268,7 +267,7 @@ def _costed(work: Work, route: Route, tiling: Tiling, rates: Rates | None) -> Pl
     cost = cost_of(work, tiling)
     level = MapSize(*work.pixels, work.config.widths[0])
     rows = min(tiling.rows(level, work.dtype), level.height)
-    kind = kind_for(work.device)
+    kind = transfers.kind_for(work.device)
     speed = rates or default_rates(work.device, work.dtype)
     seconds = speed.seconds(cost, kind is not None and kind.overlapping)
     host = 0 if kind is None else cost.host_bytes
