@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from vae_lib.decode import PeakMemory, Tiling, Work, decode, encode_moments
+from vae_lib.decode import Compute, PeakMemory, Tiling, Work, decode, encode_moments
 from vae_lib.networks import TAESD, AutoencoderKL, AutoencoderKLConfig
 
 CPU = torch.device("cpu")
@@ -68,13 +68,13 @@ def images(height: int, width: int, batch: int = 1, seed: int = 0) -> Tensor:
 def run_decode(
     vae: AutoencoderKL, latents: Tensor, tiling: Tiling, dtype: torch.dtype = FP32, wrap: bool = False
 ) -> Tensor:
-    return decode(vae, latents, tiling, device=CPU, dtype=dtype, wrap=wrap)
+    return decode(vae, latents, tiling, Compute(CPU, dtype, wrap))
 
 
 def run_encode(
     vae: AutoencoderKL, pictures: Tensor, tiling: Tiling, dtype: torch.dtype = FP32, wrap: bool = False
 ) -> tuple[Tensor, Tensor]:
-    return encode_moments(vae, pictures, tiling, device=CPU, dtype=dtype, wrap=wrap)
+    return encode_moments(vae, pictures, tiling, Compute(CPU, dtype, wrap))
 
 
 def distance(result: Tensor, wanted: Tensor) -> float:
@@ -94,7 +94,7 @@ def measured_peak(
         source = images(*(picture or work.pixels), work.batch).to(work.dtype)
     run = decode if work.operation == "decode" else encode_moments
     with PeakMemory(CPU) as peak:
-        run(vae, source, tiling, device=CPU, dtype=work.dtype, wrap=work.wrap)
+        run(vae, source, tiling, Compute(CPU, work.dtype, work.wrap))
     return peak.bytes
 
 

@@ -270,7 +270,7 @@ def test_pictures_of_the_wrong_shape(shape: tuple[int, ...], sentence: str) -> N
 
 
 def test_budget_is_asked_before_every_try_and_kept() -> None:
-    latents = latents_for(SMALL, 12, 12)
+    latents = latents_for(SMALL, 24, 24)
     full = ladder().decode(latents).plan.peak_bytes
     asked: list[torch.device] = []
 

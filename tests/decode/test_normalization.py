@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+from collections.abc import Iterator
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -10,36 +11,45 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from tests.decode.gpu import as_on_a_gpu
 from tests.decode.helpers import CPU
-from vae_lib.decode import normalization
-from vae_lib.decode.buffers import Workspace
-from vae_lib.decode.normalization import STRETCH, Statistics, has_fused_statistics, stretch_rows
+from vae_lib.decode import kernels
+from vae_lib.decode.buffers import Memory, Workspace
+from vae_lib.decode.kernels import Kernels
+from vae_lib.decode.normalization import STRETCH, Statistics, stretch_rows
 
 
 @pytest.fixture(params=["general", "fused"])
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """CUDA's kernel is imitated."""
-
-    def batch_norm_stats(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-        assert x.is_contiguous(memory_format=torch.channels_last)
-        variance, mean = torch.var_mean(x.double(), (0, 2, 3), correction=0)
-        return mean.float(), (variance + eps).rsqrt().float()
-
-    if request.param == "fused":
-        monkeypatch.setattr(torch, "batch_norm_stats", batch_norm_stats)
-        monkeypatch.setattr(normalization, "has_fused_statistics", lambda device, dtype: True)
-    return str(request.param)
+def way(request: pytest.FixtureRequest) -> Iterator[str]:
+    """CUDA's kernels are imitated."""
+    with as_on_a_gpu("cpu") if request.param == "fused" else nullcontext():
+        yield str(request.param)
 
 
-def normalised(x: Tensor, norm: nn.GroupNorm, cuts: list[int]) -> Tensor:
-    """(height, width, channels), its statistics gathered in bands between ``cuts``."""
-    statistics = Statistics()
+def band_of(x: Tensor) -> Tensor:
+    """(height, width, channels) as (1, channels, height, width), channels last."""
+    return x.permute(2, 0, 1)[None].contiguous(memory_format=torch.channels_last)
+
+
+def statistics_of(x: Tensor, cuts: list[int]) -> Statistics:
+    """Gathered in bands between ``cuts``."""
+    statistics, workspace = Statistics(), Workspace(Memory(CPU, x.dtype))
     edges = [0, *sorted(cuts), x.shape[0]]
     for first, last in zip(edges, edges[1:], strict=False):  # noqa: RUF007
         if first < last:
-            statistics.add(x[first:last], Workspace(CPU))
-    scale, shift = statistics.affine(norm)
-    return x.double() * scale.double() + shift.double()
+            statistics.add(band_of(x[first:last]), workspace)
+    return statistics
+
+
+def normalised(x: Tensor, norm: nn.GroupNorm, cuts: list[int], offset: Tensor | None = None) -> Tensor:
+    """(height, width, channels) in float64, by factors of float32."""
+    normaliser = statistics_of(x, cuts).normaliser(norm, Memory(CPU, x.dtype), offset)
+    factors = (normaliser.mean, normaliser.inverse, normaliser.scale, normaliser.shift)
+    mean, inverse, scale, shift = (None if f is None else f.double() for f in factors)
+    assert scale is not None
+    if mean is not None:
+        return (x.double() - mean) * inverse * scale + shift
+    return x.double() * scale + shift
 
 
 def reference(x: Tensor, norm: nn.GroupNorm) -> Tensor:
@@ -84,10 +94,8 @@ def test_a_long_stretch_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_large_means_and_small_variances(way: str, offset: float, spread: float) -> None:
     """A one-pass E[x^2] - E[x]^2 in float32 would lose all digits here."""
     x, norm = torch.randn(40, 30, 8) * spread + offset, norm_of(8, 4)
-    statistics = Statistics()
-    for first in range(0, 40, 7):
-        statistics.add(x[first : first + 7], Workspace(CPU))
-    scale, _ = statistics.affine(norm)
+    normaliser = statistics_of(x, list(range(7, 40, 7))).normaliser(norm, Memory(CPU, x.dtype))
+    scale = normaliser.scale if normaliser.inverse is None else normaliser.scale * normaliser.inverse
     groups = x.double().view(-1, 4, 2)
     wanted = (groups.var((0, 2), unbiased=False) + norm.eps).rsqrt().repeat_interleave(
         2
@@ -111,39 +119,36 @@ def test_half_precision_sums_in_float32(way: str, dtype: torch.dtype) -> None:
     assert (normalised(x, norm, [20]) - reference(x, norm)).abs().max() < 1e-4
 
 
-def test_the_fused_kernel_is_used_on_cuda_only_where_it_does_what_it_should(
-    monkeypatch: pytest.MonkeyPatch,
+def test_an_offset_counts_as_if_it_had_been_added() -> None:
+    x, norm, offset = torch.randn(9, 7, 8), norm_of(8, 4), torch.randn(8) * 3
+    with as_on_a_gpu("cpu"):
+        got = normalised(x, norm, [4], offset)
+    assert (got - reference(x + offset, norm)).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("mixes", [True, False])
+def test_rows_are_normalised_in_place_and_into_windows(
+    way: str, dtype: torch.dtype, mixes: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert not has_fused_statistics(CPU, torch.float32)
-    monkeypatch.setattr(normalization, "_is_here", lambda device: True)
-    check = has_fused_statistics.__wrapped__
-    fake = SimpleNamespace(type="cuda")
-    tensor = torch.tensor
-    monkeypatch.setattr(torch, "tensor", lambda data, device=None, **options: tensor(data, **options))
-    answers: list[tuple[list[float], list[float]]] = [
-        ([102.0, -2.0], [0.5, 1e6]), ([102.0, -2.0], [4.0, 0.0]), ([101.9, -2.0], [0.5, 1e6]),
-    ]  # fmt: skip
-    for (mean, inverse), wanted in zip(answers, (True, False, False), strict=True):
-        monkeypatch.setattr(
-            torch, "batch_norm_stats", lambda x, eps, m=mean, i=inverse: (tensor(m), tensor(i))
-        )
-        assert check(fake, torch.float16) is wanted  # type: ignore[arg-type]
-
-    def missing(x: Tensor, eps: float) -> None:
-        raise NotImplementedError("no such kernel")
-
-    monkeypatch.setattr(torch, "batch_norm_stats", missing)
-    assert check(fake, torch.float16) is False  # type: ignore[arg-type]
+    """Rounded once, whatever the kernels; in the inside of a padded window too."""
+    monkeypatch.setitem(STRETCH, "cpu", 64)
+    x, norm = torch.randn(11, 6, 8).to(dtype), norm_of(8, 4)
+    if way == "general":
+        monkeypatch.setattr(kernels, "of", lambda device, dtype: Kernels(mixes=mixes))
+    memory = Memory(CPU, dtype)
+    normaliser, wanted = statistics_of(x, [3]).normaliser(norm, memory), reference(x, norm)
+    window = torch.zeros(1, 8, 11, 8, dtype=dtype).contiguous(memory_format=torch.channels_last)
+    normaliser.for_gaps()(window[..., 1:7], band_of(x), Workspace(memory))
+    band = band_of(x)
+    normaliser(band, band, Workspace(memory))
+    for got in (band, window[..., 1:7]):
+        error = (got[0].permute(1, 2, 0).double() - wanted).abs().max()
+        assert error < 4 * torch.finfo(dtype).eps + 1e-4
+    assert float(window[..., 0].abs().sum() + window[..., 7].abs().sum()) == 0
 
 
 def test_a_norm_without_weights() -> None:
     x, norm = torch.randn(6, 5, 8), nn.GroupNorm(4, 8, affine=False)
-    scale, shift = _statistics(x).affine(norm)
-    wanted = torch.nn.functional.group_norm(x.permute(2, 0, 1)[None], 4)[0].permute(1, 2, 0)
-    assert torch.allclose(x * scale + shift, wanted, atol=1e-4)
-
-
-def _statistics(x: Tensor) -> Statistics:
-    statistics = Statistics()
-    statistics.add(x, Workspace(CPU))
-    return statistics
+    wanted = torch.nn.functional.group_norm(band_of(x), 4)[0].permute(1, 2, 0)
+    assert torch.allclose(normalised(x, norm, []).float(), wanted, atol=1e-4)

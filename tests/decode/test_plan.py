@@ -11,11 +11,22 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.decode.helpers import BF16, CPU, FP32, SMALL
+from tests.decode.helpers import BF16, CPU, FP32, SMALL, images, latents_for, network
 from tests.test_units import in_bytes
-from vae_lib.decode import Route, Work, candidates, choose, dtype_name, smallest
+from vae_lib.decode import (
+    Compute,
+    Operation,
+    PeakMemory,
+    Route,
+    Work,
+    candidates,
+    choose,
+    dtype_name,
+    smallest,
+)
 from vae_lib.decode.cost import Cost
-from vae_lib.decode.plan import Rates
+from vae_lib.decode.plain import run as run_plain
+from vae_lib.decode.plan import PLAIN_ROOM, Rates, cost_of, default_rates, plain_cost_of
 from vae_lib.errors import PlanError
 from vae_lib.networks import AutoencoderKLConfig
 from vae_lib.units import size_text
@@ -56,6 +67,11 @@ def test_more_memory_is_never_slower(work: Work) -> None:
     assert seconds[-1] == full.seconds
 
 
+def least_full(work: Work) -> int:
+    """Peak of the full decode in its smallest bands."""
+    return min(plan.peak_bytes for plan in candidates(work, Route.FULL))
+
+
 def test_order_is_respected() -> None:
     work = replace(BIG, taesd=True)
     full = choose(work, PLENTY)
@@ -63,7 +79,9 @@ def test_order_is_respected() -> None:
     assert choose(work, PLENTY, order=(Route.TAESD, Route.FULL)).route is Route.TAESD
     assert choose(work, PLENTY, order=(Route.CPU, Route.TILED)).route is Route.CPU
     assert choose(work, PLENTY, order=(Route.OFFLOAD,)).route is Route.OFFLOAD
-    assert choose(work, full.peak_bytes - 1).route in (Route.TILED, Route.OFFLOAD)
+    banded = choose(work, full.peak_bytes - 1)
+    assert (banded.route, full.is_whole, banded.is_whole) == (Route.FULL, True, False)
+    assert choose(work, least_full(work) - 1).route in (Route.TILED, Route.OFFLOAD)
     # Under a budget that no exact way on the device meets, the CPU comes before TAESD as the order says.
     least = smallest(work, (Route.TILED, Route.OFFLOAD))
     assert least is not None
@@ -140,10 +158,53 @@ def test_offloading_needs_main_memory() -> None:
 
 def test_copies_that_overlap_take_no_time_of_their_own() -> None:
     rates = Rates(10.0, 20.0, 5.0, 1.0, 10.0)
-    cost = Cost(multiplications=100, moved_bytes=40, transferred_bytes=30, exposed_bytes=10, bands=3)
+    cost = Cost(multiplications=100, moved_bytes=40, transferred_bytes=30, exposed_bytes=10, dispatches=3)
     assert rates.seconds(cost) == 10 + 2 + 6 + 3
-    assert rates.seconds(cost, overlapping=True) == 12 + 2 + 3
-    assert rates.seconds(replace(cost, transferred_bytes=110), overlapping=True) == 20 + 2 + 3
+    assert rates.seconds(cost, overlapping=True) == 10 + 2 + 3 + 2
+    assert rates.seconds(replace(cost, transferred_bytes=110), overlapping=True) == 20 + 2
+
+
+def test_a_device_apart_waits_for_dispatch_only_where_it_is_the_faster() -> None:
+    rates, cost = Rates(10.0, 20.0, 5.0, 1.0, 10.0), Cost(multiplications=100, moved_bytes=40, dispatches=3)
+    assert rates.seconds(cost, apart=True) == 12
+    assert rates.seconds(replace(cost, dispatches=30), apart=True) == 30
+    assert rates.seconds(replace(cost, dispatches=30)) == 42
+
+
+def test_a_faster_device_takes_larger_bands() -> None:
+    """The faster it computes, the more it waits for dispatch."""
+    work, memory = BIG, least_full(BIG)
+    slow, fast = (
+        choose(work, memory, rates=Rates(rate, rate / 10, 1e10, 1e-5, rate), order=(Route.FULL, Route.TILED))
+        for rate in (1e12, 1e15)
+    )
+    assert slow.seconds > 20 * fast.seconds
+    costs = [cost_of(work, plan.tiling).dispatches for plan in (slow, fast) if plan.tiling is not None]
+    assert costs[1] <= costs[0]
+
+
+def test_the_plain_network_where_it_was_timed_and_is_faster() -> None:
+    rates = default_rates(BIG.device, BIG.dtype)
+    ours = choose(BIG, PLENTY, rates=rates)
+    assert not ours.is_plain
+    assert not choose(BIG, PLENTY, rates=replace(rates, plain=1.5)).is_plain
+    plain = choose(BIG, PLENTY, rates=replace(rates, plain=0.5))
+    assert (plain.is_plain, plain.route, plain.describe()) == (True, Route.FULL, "full, plain network")
+    assert plain.peak_bytes > ours.peak_bytes
+    faster = replace(rates, plain=0.5)
+    assert choose(BIG, plain.peak_bytes - 1, rates=faster) == choose(BIG, plain.peak_bytes - 1, rates=rates)
+    for other in (replace(BIG, wrap=True), replace(BIG, resident=False)):
+        assert not choose(other, PLENTY, rates=faster).is_plain
+
+
+@pytest.mark.parametrize("operation", ["decode", "encode"])
+def test_the_plain_networks_memory(operation: str) -> None:
+    """As it is on the meta device, in float32 on a CPU: within a tenth."""
+    work = Work(SMALL, Operation(operation), 24, 20, 2, CPU, FP32)
+    given = latents_for(SMALL, 24, 20, 2) if operation == "decode" else images(48, 40, 2)
+    with PeakMemory(CPU) as peak:
+        run_plain(network(SMALL), work.operation, given, Compute(CPU, FP32))
+    assert peak.bytes <= round(PLAIN_ROOM * plain_cost_of(work).peak_bytes) <= 1.3 * peak.bytes
 
 
 def test_what_offloading_takes_on_the_device_grows_with_the_width_only() -> None:
@@ -162,9 +223,12 @@ def test_offloaded_bands_are_small_enough_for_copies_beside_the_computing() -> N
 def test_reason_is_one_line() -> None:
     full = choose(BIG, PLENTY)
     assert full.reason == f"{full.describe()}: needs {size_text(full.peak_bytes)} of {size_text(PLENTY)} free"
-    tiled = choose(BIG, full.peak_bytes * 2 // 3)
+    assert full.describe() == "full"
+    assert "-row bands" in choose(BIG, full.peak_bytes - 1).describe()
+    free = least_full(BIG) * 2 // 3
+    tiled = choose(BIG, free)
     assert tiled.reason == (
-        f"{tiled.describe()}: needs {size_text(tiled.peak_bytes)} of {size_text(full.peak_bytes * 2 // 3)} free"
+        f"{tiled.describe()}: needs {size_text(tiled.peak_bytes)} of {size_text(free)} free"
         f"; full would need {size_text(full.peak_bytes)}"
     )
     assert f", {tiled.band_rows}-row bands" in tiled.describe()

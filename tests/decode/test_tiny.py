@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.decode.helpers import CPU, FP32, circular, distance, images, taesd
-from vae_lib.decode import tiny
+from vae_lib.decode import Compute, tiny
 from vae_lib.errors import Cancelled, CheckpointError
 from vae_lib.networks import TAESD
 
-OPTIONS = {"device": CPU, "dtype": FP32}
+COMPUTE = Compute(CPU, FP32)
 
 
 def scaled_latents(channels: int, height: int, width: int, batch: int = 1) -> torch.Tensor:
@@ -29,10 +31,10 @@ def scaled_latents(channels: int, height: int, width: int, batch: int = 1) -> to
 def test_tiles_are_exact(size: tuple[int, int], side: int, wrap: bool, channels: int) -> None:
     plain = circular(taesd(channels)) if wrap else taesd(channels)
     latents = scaled_latents(channels, *size)
-    picture = tiny.decode(taesd(channels), latents, side, wrap=wrap, **OPTIONS)  # type: ignore[arg-type]
+    picture = tiny.decode(taesd(channels), latents, side, replace(COMPUTE, wrap=wrap))
     assert distance(picture, plain.decode(latents)) < 1e-5
     pictures = images(8 * size[0], 8 * size[1])
-    encoded = tiny.encode(taesd(channels), pictures, side, wrap=wrap, **OPTIONS)  # type: ignore[arg-type]
+    encoded = tiny.encode(taesd(channels), pictures, side, replace(COMPUTE, wrap=wrap))
     assert distance(encoded, plain.encode(pictures)) < 1e-5
 
 
@@ -42,7 +44,7 @@ def test_tiles_further_from_each_other_than_the_reach(wrap: bool) -> None:
     latents = scaled_latents(4, 2, 60)
     assert taesd().decoder_reach < 30
     plain = circular(taesd()) if wrap else taesd()
-    picture = tiny.decode(taesd(), latents, 20, wrap=wrap, **OPTIONS)  # type: ignore[arg-type]
+    picture = tiny.decode(taesd(), latents, 20, replace(COMPUTE, wrap=wrap))
     assert distance(picture, plain.decode(latents)) < 1e-5
 
 
@@ -61,17 +63,16 @@ def test_batches_progress_and_cancelling() -> None:
         taesd(),
         latents,
         5,
-        progress=lambda *call: calls.append(call),
-        **OPTIONS,  # type: ignore[arg-type]
+        replace(COMPUTE, progress=lambda *call: calls.append(call)),
     )
     assert calls == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert distance(picture, taesd().decode(latents)) < 1e-5
     with pytest.raises(Cancelled):
-        tiny.decode(taesd(), latents, 5, cancelled=lambda: True, **OPTIONS)  # type: ignore[arg-type]
+        tiny.decode(taesd(), latents, 5, replace(COMPUTE, cancelled=lambda: True))
 
 
 def test_the_missing_half_is_named() -> None:
     with pytest.raises(CheckpointError, match="only an encoder"):
-        tiny.decode(TAESD(4, decoder=False), scaled_latents(4, 2, 2), 2, **OPTIONS)  # type: ignore[arg-type]
+        tiny.decode(TAESD(4, decoder=False), scaled_latents(4, 2, 2), 2, COMPUTE)
     with pytest.raises(CheckpointError, match="only a decoder"):
-        tiny.encode(TAESD(4, encoder=False), images(16, 16), 2, **OPTIONS)  # type: ignore[arg-type]
+        tiny.encode(TAESD(4, encoder=False), images(16, 16), 2, COMPUTE)

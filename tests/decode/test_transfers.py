@@ -32,8 +32,8 @@ from tests.decode.helpers import (
     network,
 )
 from tests.decode.test_ladder import TINY, Allocations, ladder
-from vae_lib.decode import Route, Tiling, Work, transfers
-from vae_lib.decode.buffers import Arrivals, FeatureMap, HostStore, Workspace
+from vae_lib.decode import Compute, Route, Tiling, Work, transfers
+from vae_lib.decode.buffers import Arrivals, FeatureMap, HostStore, Memory, Workspace
 from vae_lib.decode.engine import decode, encode_moments
 from vae_lib.decode.plan import cost_of
 from vae_lib.decode.transfers import CudaTransfers, Transfers
@@ -119,13 +119,13 @@ def test_the_picture_is_the_same(tiling: Tiling, wrap: bool, chance: float, apar
     resting = Tiling(tiling.band_bytes, tiling.recompute, attention_bytes=tiling.attention_bytes)
     for config in (SMALL, SD):
         z, picture = latents_for(config, 9, 7), images(37, 26)
-        options: dict[str, Any] = {"device": CPU, "dtype": FP32, "wrap": wrap}
+        compute = Compute(CPU, FP32, wrap)
         before = apart.started
-        decoded = decode(network(config), z, tiling, **options)
-        encoded, _ = encode_moments(network(config), picture, tiling, **options)
+        decoded = decode(network(config), z, tiling, compute)
+        encoded, _ = encode_moments(network(config), picture, tiling, compute)
         assert apart.started > before + 20
-        torch.testing.assert_close(decoded, decode(network(config), z, resting, **options), atol=1e-5, rtol=0)
-        wanted, _ = encode_moments(network(config), picture, resting, **options)
+        torch.testing.assert_close(decoded, decode(network(config), z, resting, compute), atol=1e-5, rtol=0)
+        wanted, _ = encode_moments(network(config), picture, resting, compute)
         torch.testing.assert_close(encoded, wanted, atol=2e-5, rtol=0)
 
 
@@ -133,7 +133,7 @@ def test_the_picture_is_the_same(tiling: Tiling, wrap: bool, chance: float, apar
 def test_a_mistake_would_show(broken: str, apart: type[Streams], monkeypatch: pytest.MonkeyPatch) -> None:
     """What the imitation is for: without a wait, or with memory given up early, the picture is another one."""
     z, tiling = latents_for(SMALL, 12, 12), Tiling(1 << 13, offload=True, attention_bytes=1 << 12)
-    wanted = decode(network(), z, tiling, device=CPU, dtype=FP32)
+    wanted = decode(network(), z, tiling, Compute(CPU, FP32))
     if broken == "wait":
         monkeypatch.setattr(Streams, "wait", lambda self, copied: None)
     elif broken == "retire":
@@ -141,7 +141,7 @@ def test_a_mistake_would_show(broken: str, apart: type[Streams], monkeypatch: py
     else:
         monkeypatch.setattr(Transfers, "retire", lambda self: self._leaving.clear())
     try:
-        picture = decode(network(), z, tiling, device=CPU, dtype=FP32)
+        picture = decode(network(), z, tiling, Compute(CPU, FP32))
     except AssertionError:
         return
     assert not torch.allclose(picture, wanted, atol=1e-3)
@@ -159,7 +159,7 @@ def test_a_decode_that_is_cancelled_leaves_no_copy_behind(apart: type[Streams]) 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Streams, "__init__", keep)
         with pytest.raises(Cancelled):
-            decode(network(), z, tiling, device=CPU, dtype=FP32, cancelled=lambda: next(count) > 9)
+            decode(network(), z, tiling, Compute(CPU, FP32, cancelled=lambda: next(count) > 9))
     assert seen[-1]._queues == {"in": [], "out": []}
     assert seen[-1]._leaving == []
 
@@ -216,29 +216,29 @@ def test_rows_ordered_are_brought_once() -> None:
         brought = 0
 
         def bring(self, target: Tensor, source: Tensor) -> Any:
-            self.brought += source.shape[0]
+            self.brought += source.shape[2]
             return super().bring(target, source)
 
     store = HostStore(CPU)
     store.transfers = counting = Counting(CPU)
-    rows = torch.arange(24.0).view(12, 2, 1)
+    rows = torch.arange(24.0).view(1, 1, 12, 2)
     source = FeatureMap(12, 2, 1, store)
     for first in range(0, 12, 4):
-        source.append(rows[first : first + 4])
+        source.append(rows[:, :, first : first + 4])
     store.retire()
-    arrivals = Arrivals(source, Workspace(CPU), FP32, "rows")
+    arrivals = Arrivals(source, Workspace(Memory(CPU, FP32)), FP32, "rows")
     arrivals.order(0, 5)
     arrivals.order(5, 9)
     for first, last in ((1, 4), (0, 5), (5, 9)):
         ((row, piece),) = arrivals.pieces(first, last)
         assert row == first
-        assert torch.equal(piece, rows[first:last])
+        assert torch.equal(piece, rows[:, :, first:last])
     assert counting.brought == 9
     ((_, late),) = arrivals.pieces(10, 12)
-    assert torch.equal(late, rows[10:])
+    assert torch.equal(late, rows[:, :, 10:])
     arrivals.order(9, 12)
     ((_, piece),) = arrivals.pieces(6, 8)  # the order before the last is still held
-    assert torch.equal(piece, rows[6:8])
+    assert torch.equal(piece, rows[:, :, 6:8])
     assert counting.brought == 14
     store.close()
 

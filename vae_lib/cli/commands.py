@@ -29,6 +29,7 @@ from vae_lib.cli.pictures import read_picture, write_picture
 from vae_lib.decode import (
     DTYPES,
     Ladder,
+    Operation,
     Outcome,
     PeakMemory,
     Plan,
@@ -120,7 +121,7 @@ def run_plan(options: argparse.Namespace) -> None:
     if options.free is None:
         options.free = free_bytes(choose_device(device.type))
     work = Work(
-        config, "encode" if options.encode else "decode", options.height // config.downscale,
+        config, Operation.ENCODE if options.encode else Operation.DECODE, options.height // config.downscale,
         options.width // config.downscale, options.batch, device, dtype,
         taesd=options.taesd, latent_channels=config.latent_channels,
     )  # fmt: skip

@@ -1,6 +1,7 @@
 """Exact decoding and encoding under any memory budget: the engine, its planner, and the ladder of fallbacks."""
 
 from vae_lib.decode.calibrate import rates_for
+from vae_lib.decode.compute import Compute, Operation
 from vae_lib.decode.devices import choose_device, free_bytes
 from vae_lib.decode.engine import decode, encode_moments
 from vae_lib.decode.ladder import Attempt, Ladder, Outcome
@@ -22,7 +23,9 @@ __all__ = [
     "DEFAULT_ORDER",
     "DTYPES",
     "Attempt",
+    "Compute",
     "Ladder",
+    "Operation",
     "Outcome",
     "PeakMemory",
     "Plan",

@@ -1,7 +1,7 @@
 """Where activations live: scratch buffers, and feature maps kept as row bands on the device or in host memory.
 
-Every activation here belongs to one image and is laid out (rows, width, channels), so that a band of rows is one
-contiguous block (PyTorch's ``channels_last``).
+Every activation here belongs to one image and is a picture (1, channels, rows, width) in PyTorch's ``channels_last``
+layout, so that a band of rows is one contiguous block.
 """
 
 from __future__ import annotations
@@ -10,38 +10,146 @@ import contextlib
 import math
 import os
 import tempfile
-from collections.abc import Iterator
-from typing import Any
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vae_lib.decode import transfers
 from vae_lib.decode.transfers import Transfers
 from vae_lib.errors import PlanError
 
+Item = TypeVar("Item")
 
-def nbytes(*shape: int, dtype: torch.dtype) -> int:
-    """Bytes of a tensor of this shape and dtype."""
-    return math.prod(shape) * dtype.itemsize
+
+class Band(NamedTuple):
+    """Rows ``first`` to ``last - 1``, for how many bands like it they stand, and the next band's rows."""
+
+    first: int
+    last: int
+    repeats: int
+    following: tuple[int, int] | None
+
+
+class Memory:
+    """Fresh arrays on a device, and the order in which bands are done.
+
+    The planner's twin, which counts, is `vae_lib.decode.cost.CountedMemory`.
+    """
+
+    def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
+        self.device, self.dtype = device, dtype
+        self._averages: dict[int, Tensor] = {}
+
+    def empty(self, channels: int, rows: int, width: int) -> Tensor:
+        """(1, channels, rows, width), channels last."""
+        shape = (1, channels, rows, width)
+        return torch.empty(shape, dtype=self.dtype, device=self.device, memory_format=torch.channels_last)
+
+    def picture(self, batch: Tensor, index: int) -> Tensor:
+        """One of (B, channels, height, width) as a copy (1, channels, height, width), channels last."""
+        _, channels, height, width = batch.shape
+        return self.empty(channels, height, width).copy_(batch.narrow(0, index, 1))
+
+    def pictures(self, batch: int, channels: int, height: int, width: int, device: torch.device) -> Tensor:
+        """(batch, channels, height, width), channels last, on any device."""
+        shape = (batch, channels, height, width)
+        return torch.empty(shape, dtype=self.dtype, device=device, memory_format=torch.channels_last)
+
+    def zeros(self, size: int, dtype: torch.dtype) -> Tensor:
+        """A flat array."""
+        return torch.zeros(size, dtype=dtype, device=self.device)
+
+    def flat(self, size: int) -> Tensor:
+        """A flat array, not filled."""
+        return torch.empty(size, dtype=self.dtype, device=self.device)
+
+    def full(self, size: int, value: float) -> Tensor:
+        """A flat float32 array."""
+        return torch.full((size,), value, device=self.device)
+
+    def parameter(self, parameter: Tensor) -> Tensor:
+        """A weight where and in which dtype the pass computes; the module's own where it is so already."""
+        return parameter.to(self.device, self.dtype)
+
+    def factors(self, norm: nn.GroupNorm) -> tuple[Tensor, Tensor]:
+        """A norm's weight and bias, (channels,) each, in float32 or this dtype; ones and zeros if it has none."""
+        if norm.weight is None:
+            return self.full(norm.num_channels, 1.0), self.full(norm.num_channels, 0.0)
+        dtype = self.dtype if norm.weight.dtype == self.dtype else torch.float32
+        return norm.weight.to(self.device, dtype), norm.bias.to(self.device, dtype)
+
+    def averages(self, channels: int, groups: int) -> Tensor:
+        """(channels, channels) float32: times a value per channel it gives each channel the mean of its group."""
+        if channels not in self._averages:
+            size = channels // groups
+            blocks = self._identity(groups).div_(size).view(groups, 1, groups, 1)
+            self._averages[channels] = blocks.expand(groups, size, groups, size).reshape(channels, channels)
+        return self._averages[channels]
+
+    def _identity(self, size: int) -> Tensor:
+        return torch.eye(size, device=self.device)
+
+    def numbers(self, values: list[int], count: int, dtype: torch.dtype) -> Tensor:
+        """(count, 1) of as many values; of fewer in the twin."""
+        return torch.tensor(values, dtype=dtype).view(count, 1).to(self.device)
+
+    def stack(self, arrays: list[Tensor], count: int) -> Tensor:
+        """(count, ...) of as many arrays; of fewer in the twin."""
+        return torch.stack(arrays)
+
+    def bands(self, height: int, rows: int, period: int = 1) -> Iterator[Band]:
+        """The bands of ``rows`` rows; the twin lets one stand for those like it, which ``period`` helps it to find."""
+        for first in range(0, height, rows):
+            last = min(first + rows, height)
+            yield Band(first, last, 1, None if last == height else (last, min(last + rows, height)))
+
+    def each(
+        self, items: Sequence[Item], kind: Callable[[Item], object], done: dict[object, Any]
+    ) -> Iterator[Item]:
+        """All items. The twin gives one of each kind, and none of those that it has ``done`` and not forgotten."""
+        return iter(items)
+
+    def host_store(self) -> HostStore:
+        return HostStore(self.device)
+
+
+def rows_of(band: Tensor, first: int, last: int) -> Tensor:
+    """Rows ``first`` to ``last - 1`` of a band, a view."""
+    return band if last - first == band.shape[2] else band.narrow(2, first, last - first)
 
 
 class Workspace:
     """Named scratch buffers of one pass: each grows to the largest shape asked for and serves band after band."""
 
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
+    def __init__(self, memory: Memory) -> None:
+        self.memory = memory
         self._buffers: dict[tuple[str, torch.dtype], Tensor] = {}
+        self._bands: dict[str, Tensor] = {}  # the last view taken of a name
+        self.done: dict[object, Any] = {}  # see `Memory.each`
 
     def take(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        """A contiguous tensor of ``shape``; its content is whatever the last user of the name left there."""
+        """A contiguous array of ``shape``: zeros at first, then whatever the last user of the name left there."""
         size = math.prod(shape)
         buffer = self._buffers.get((name, dtype))
         if buffer is None or buffer.numel() < size:
             self._buffers.pop((name, dtype), None)
+            self._bands.pop(name, None)
             buffer = None  # the old one must be gone before the new one comes
-            buffer = self._buffers[name, dtype] = torch.zeros(size, dtype=dtype, device=self.device)
-        return buffer[:size].view(shape)
+            buffer = self._buffers[name, dtype] = self.memory.zeros(size, dtype)
+        whole = buffer if buffer.numel() == size else buffer.narrow(0, 0, size)
+        return whole.view(*shape)
+
+    def band(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """The same as a band of ``shape`` (channels, rows, width): (1, channels, rows, width), channels last."""
+        channels, rows, width = shape
+        band = self._bands.get(name)
+        if band is None or band.shape != (1, channels, rows, width) or band.dtype != dtype:
+            band = self.take(name, (1, rows, width, channels), dtype).permute(0, 3, 1, 2)
+            self._bands[name] = band
+        return band
 
 
 class DeviceStore:
@@ -85,8 +193,11 @@ class HostStore:
                 ) from error
 
     def _empty(self, like: Tensor) -> Tensor:
+        batch, channels, rows, width = like.shape
         if self._folder is None:
-            return torch.empty(like.shape, dtype=like.dtype, pin_memory=self._device.type == "cuda")
+            pin = self._device.type == "cuda"
+            flat = torch.empty(batch, rows, width, channels, dtype=like.dtype, pin_memory=pin)
+            return flat.permute(0, 3, 1, 2)
         self._files += 1
         path = os.path.join(self._folder.name, f"{self._files}.bin")
         try:
@@ -100,10 +211,10 @@ class HostStore:
                 f"The scratch file for offloaded activations could not be written to {self._folder.name} "
                 f"({error.strerror}). Free some disk space there or set TMPDIR to another folder."
             ) from error
-        band = torch.from_file(path, shared=True, size=like.numel(), dtype=like.dtype).view(like.shape)
+        flat = torch.from_file(path, shared=True, size=like.numel(), dtype=like.dtype)
         if os.name == "posix":
             os.unlink(path)  # the mapping keeps the data; the space is freed with the band
-        return band
+        return flat.view(batch, rows, width, channels).permute(0, 3, 1, 2)
 
     def put(self, band: Tensor) -> Tensor:
         host = self._empty(band)
@@ -134,9 +245,13 @@ Store = DeviceStore | HostStore
 
 
 class FeatureMap:
-    """One image's activation, (height, width, channels), as a list of row bands that can be freed one by one.
+    """One image's activation, (1, channels, height, width), as a list of row bands that can be freed one by one.
 
-    With ``whole`` the rows are copied into that tensor instead: the picture that comes out, the latents that go in.
+    With ``whole`` the rows are copied into that array instead: the picture that comes out, the latents that go in.
+
+    Attributes:
+        offset: (channels,), still to be added to what is stored: the biases of the convolutions that made it, where
+            the device would add them in a pass of its own (`Kernels.bias_apart`). None for zeros.
     """
 
     def __init__(
@@ -144,41 +259,84 @@ class FeatureMap:
     ) -> None:
         self.height, self.width, self.channels = height, width, channels
         self.transfers = store.transfers
+        self.offset: Tensor | None = None
         self._store = store
         self._whole = whole
-        self._bands: list[tuple[int, Tensor]] = [] if whole is None else [(0, whole)]
+        self._starts: list[int] = [] if whole is None else [0]
+        self._bands: list[Tensor | None] = [] if whole is None else [whole]
         self._rows_written = 0
+        self._freed = 0
 
     @classmethod
     def of(cls, tensor: Tensor) -> FeatureMap:
-        """A map over an existing (height, width, channels) tensor, to read from or to append into."""
-        height, width, channels = tensor.shape
+        """A map over an existing (1, channels, height, width) array, to read from or to append into."""
+        _, channels, height, width = tensor.shape
         return cls(height, width, channels, DeviceStore(), tensor)
 
-    def append(self, band: Tensor) -> None:
-        """Add the next rows, shape (rows, width, channels)."""
+    @property
+    def band_rows(self) -> int:
+        """Rows of each stored band but the last."""
+        return self._starts[1] if len(self._starts) > 1 else self.height
+
+    @property
+    def picture(self) -> Tensor | None:
+        """The activation as one array, if it lies on the device as such."""
+        if isinstance(self._store, HostStore) or len(self._bands) != 1:
+            return None
+        return self._bands[0]
+
+    def append(self, band: Tensor, repeats: int = 1) -> None:
+        """Add the next rows, (1, channels, rows, width); ``repeats``: for how many bands like it this one stands."""
         first = self._rows_written
-        self._rows_written += band.shape[0]
-        if self._whole is None:
-            self._bands.append((first, self._store.put(band)))
-        else:
-            self._whole[first : self._rows_written].copy_(band, non_blocking=True)
+        self._rows_written += repeats * band.shape[2]
+        if self._whole is not None:
+            rows_of(self._whole, first, first + band.shape[2]).copy_(band, non_blocking=True)
+            return
+        kept = self._store.put(band)
+        self._bands.append(kept)
+        if repeats > 1:
+            self._bands += kept.several(repeats - 1)  # type: ignore[attr-defined]
+        self._starts += range(first, self._rows_written, band.shape[2])
 
     def pieces(self, first: int, last: int) -> Iterator[tuple[int, Tensor]]:
-        """(row, tensor) for each stored stretch of rows ``first`` to ``last - 1``, where it is stored."""
-        for start, band in self._bands:
-            low, high = max(first, start), min(last, start + band.shape[0])
+        """(row, array) for each stored stretch of rows ``first`` to ``last - 1``, where it is stored."""
+        index = max(0, bisect_right(self._starts, first) - 1)
+        while index < len(self._bands) and self._starts[index] < last:
+            start, band = self._starts[index], self._bands[index]
+            index += 1
+            if band is None:
+                continue
+            low, high = max(first, start), min(last, start + band.shape[2])
             if low < high:
-                yield low, band[low - start : high - start]
+                yield low, rows_of(band, low - start, high - start)
 
     def write(self, first: int, rows: Tensor) -> None:
-        """Replace the stored rows from ``first`` on."""
-        for row, piece in self.pieces(first, first + rows.shape[0]):
-            self._store.write(piece, rows[row - first : row - first + piece.shape[0]])
+        """Replace the stored rows from ``first`` on: a band on the device gives way, to others the rows are copied."""
+        last = first + rows.shape[2]
+        index = bisect_right(self._starts, first) - 1
+        band = self._bands[index] if index >= 0 else None
+        alike = band is not None and self._starts[index] == first and band.shape[2] == rows.shape[2]
+        if alike and self._whole is None and isinstance(self._store, DeviceStore):
+            self._bands[index] = rows
+            return
+        for row, piece in self.pieces(first, last):
+            self._store.write(piece, rows_of(rows, row - first, row - first + piece.shape[2]))
 
     def release(self, before: int) -> None:
         """Free the bands that end at or above row ``before``."""
-        self._bands = [(start, band) for start, band in self._bands if start + band.shape[0] > before]
+        while self._freed < len(self._bands):
+            band = self._bands[self._freed]
+            if band is not None and self._starts[self._freed] + band.shape[2] > before:
+                return
+            self._bands[self._freed] = None
+            self._freed += 1
+
+    def surrender(self) -> bool:
+        """Let go of `picture`, which its holder then may change; False where others still count on it."""
+        if self._whole is not None:
+            return False
+        self._bands[0] = None
+        return True
 
 
 class Arrivals:
@@ -205,15 +363,15 @@ class Arrivals:
             self._ordered = [*self._ordered[-1:], ordered]
 
     def pieces(self, first: int, last: int) -> Iterator[tuple[int, Tensor]]:
-        """(row, tensor) for stretches of rows ``first`` to ``last - 1``."""
+        """(row, array) for stretches of rows ``first`` to ``last - 1``."""
         if not self.brings:
             yield from self._source.pieces(first, last)
             return
         start, rows, copies = next(
-            (o for o in reversed(self._ordered) if o[0] <= first and last <= o[0] + o[1].shape[0]), None
+            (o for o in reversed(self._ordered) if o[0] <= first and last <= o[0] + o[1].shape[2]), None
         ) or (first, *self._bring(f"{self._name} late", first, last))
         self._wait(copies)
-        yield first, rows[first - start : last - start]
+        yield first, rows_of(rows, first - start, last - start)
 
     @property
     def _transfers(self) -> Transfers:
@@ -226,9 +384,9 @@ class Arrivals:
         copies.clear()
 
     def _bring(self, buffer: str, first: int, last: int) -> tuple[Tensor, list[Any]]:
-        rows = self._workspace.take(buffer, (last - first, self.width, self.channels), self._dtype)
+        rows = self._workspace.band(buffer, (self.channels, last - first, self.width), self._dtype)
         copies = [
-            self._transfers.bring(rows[row - first : row - first + piece.shape[0]], piece)
+            self._transfers.bring(rows_of(rows, row - first, row - first + piece.shape[2]), piece)
             for row, piece in self._source.pieces(first, last)
         ]
         return rows, copies
@@ -243,9 +401,9 @@ class RowReader:
     """
 
     def __init__(
-        self, source: FeatureMap | Arrivals, halo: int, wrap: bool, changes: bool, device: torch.device
+        self, source: FeatureMap | Arrivals, halo: int, wrap: bool, changes: bool, memory: Memory
     ) -> None:
-        self._source, self._halo, self._wrap, self._device = source, halo, wrap, device
+        self._source, self._halo, self._wrap, self._memory = source, halo, wrap, memory
         self._changes = changes
         self._done = 0
         self._tail: Tensor | None = None
@@ -253,17 +411,18 @@ class RowReader:
 
     def _copy(self, first: int, last: int) -> Tensor:
         source = self._source
-        pieces = list(self.window(first, last))
-        copy = torch.empty(
-            last - first, source.width, source.channels, dtype=pieces[0][1].dtype, device=self._device
-        )
-        for row, piece in pieces:
-            copy[row - first : row - first + piece.shape[0]].copy_(piece)
+        copy = self._memory.empty(source.channels, last - first, source.width)
+        for row, piece in self.window(first, last):
+            rows_of(copy, row - first, row - first + piece.shape[2]).copy_(piece)
         return copy
 
     def window(self, first: int, last: int) -> Iterator[tuple[int, Tensor]]:
-        """(row, tensor) stretches of rows ``first`` to ``last - 1``; rows outside an unwrapped image are left out."""
+        """(row, array) stretches of rows ``first`` to ``last - 1``.
+
+        Rows outside an unwrapped image are left out, of a wrapped one those further out than the halo.
+        """
         height, row = self._source.height, first
+        last = min(last, height + self._halo)
         while row < last:
             if not self._wrap and row < 0:
                 row = 0
@@ -272,22 +431,25 @@ class RowReader:
                 return
             inside = row % height
             if self._wrap and row >= height and self._head is not None:
-                stretch = self._head[inside : inside + last - row]
-                yield row, stretch
-                row += stretch.shape[0]
+                end = min(inside + last - row, self._head.shape[2])
+                yield row, rows_of(self._head, inside, end)
+                row += end - inside
             elif self._tail is not None and inside < self._done:
-                offset = self._tail.shape[0] - (self._done - inside)
-                stretch = self._tail[offset : offset + last - row]
-                yield row, stretch
-                row += stretch.shape[0]
+                offset = self._tail.shape[2] - (self._done - inside)
+                end = min(offset + last - row, self._tail.shape[2])
+                yield row, rows_of(self._tail, offset, end)
+                row += end - offset
             else:
                 end = min(inside + last - row, height)
                 for start, piece in self._source.pieces(inside, end):
                     yield row + start - inside, piece
                 row += end - inside
 
-    def advance(self, row: int) -> None:
-        """Everything above ``row`` may change from now on; the halo above it is kept."""
+    def advance(self, row: int, passed: int | None = None) -> None:
+        """Everything above ``row`` may change from now on; the halo above it is kept.
+
+        ``passed``: where the reader stands afterwards, if this band stands for several.
+        """
         if self._changes and self._halo:
             self._tail = self._copy(max(row - self._halo, 0), row)
-        self._done = row
+        self._done = row if passed is None else passed

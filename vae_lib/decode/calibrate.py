@@ -18,8 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from vae_lib.decode.buffers import DeviceStore, FeatureMap, Workspace
+from vae_lib.decode import kernels
+from vae_lib.decode.buffers import DeviceStore, FeatureMap, Memory, Workspace
 from vae_lib.decode.convolution import Convolution, ConvShape, best_shape
+from vae_lib.decode.cost import CountedMemory
 from vae_lib.decode.devices import free_bytes
 from vae_lib.decode.normalization import Statistics
 from vae_lib.decode.passes import Context, ConvPass, Stage, run_conv_pass
@@ -30,7 +32,7 @@ from vae_lib.files import write_atomically
 # What the measurement may need at most. It is not tried where twice as much is not free.
 BUDGET_BYTES = 80 << 20
 SWITCH = "VAE_GUARD_CALIBRATE"
-CHANNELS, SIDE = 128, 96
+CHANNELS, SIDE, GPU_SIDE = 128, 96, 450
 SECONDS = 0.25  # for each rate
 _in_use: dict[str, Rates] = {}  # read or measured by this process already
 
@@ -61,30 +63,52 @@ def rates_for(device: torch.device, dtype: torch.dtype) -> Rates | None:
 
 @torch.inference_mode()
 def measure_rates(device: torch.device, dtype: torch.dtype) -> Rates:
-    """Times a convolution as the engine does it and one of PyTorch's, an activation, a small band, and (off the CPU) a
-    copy.
+    """Times a convolution as the engine does it and one of PyTorch's, what comes between convolutions, a pass so small
+    that all of its time goes into asking for operations, and (off the CPU) a copy.
     """
     return Rates(
         multiplications=_multiplications(device, dtype),
         moved=_moved(device, dtype),
         transferred=_transferred(device, dtype),
-        band_seconds=_band_seconds(device, dtype),
+        dispatch_seconds=_dispatch_seconds(device, dtype),
         plain_multiplications=_plain_multiplications(device, dtype),
     )
 
 
+def _side(device: torch.device, dtype: torch.dtype) -> int:
+    """Of a picture that fits into a CPU's caches, or that keeps a GPU busy for longer than it takes to ask for it."""
+    return SIDE if device.type == "cpu" else round(GPU_SIDE / math.sqrt(dtype.itemsize))
+
+
 def _multiplications(device: torch.device, dtype: torch.dtype) -> float:
-    shape = best_shape(CHANNELS, CHANNELS, "same", SIDE * SIDE, device, dtype)
-    layer = Convolution(shape, _convolution(CHANNELS, device, dtype), device, dtype)
-    workspace = Workspace(device)
-    window = torch.ones(shape.window(SIDE, SIDE), device=device, dtype=dtype)
-    return shape.multiplications(SIDE, SIDE) / _seconds(lambda: layer(window, SIDE, SIDE, workspace), device)
+    memory, side = Memory(device, dtype), _side(device, dtype)
+    shape = best_shape(CHANNELS, CHANNELS, "same", side * side, device, dtype)
+    bias_apart = kernels.of(device, dtype).bias_apart
+    layer = Convolution(shape, _convolution(CHANNELS, device, dtype), memory, bias_apart)
+    workspace = Workspace(memory)
+    window = memory.empty(*shape.window(side, side)).fill_(1)
+    multiplications = (4 if shape.algorithm == "winograd" else 9) * (side * CHANNELS) ** 2
+    return multiplications / _seconds(lambda: layer(window, side, side, workspace), device)
 
 
 def _moved(device: torch.device, dtype: torch.dtype) -> float:
-    """By SiLU, which is what the engine does to its bands, on more than most caches hold."""
-    values = torch.ones(4 << 20, device=device, dtype=dtype)
-    return 2 * values.nbytes / _seconds(lambda: F.silu(values), device)
+    """By what the engine does to its bands, on more than most caches hold."""
+    if not kernels.of(device, dtype).norms:
+        values = torch.ones(4 << 20, device=device, dtype=dtype)
+        return 2 * values.nbytes / _seconds(lambda: F.silu(values), device)
+    memory, side = Memory(device, dtype), _side(device, dtype)
+    band, workspace = memory.empty(CHANNELS, side, side).fill_(1), Workspace(memory)
+    out, norm = torch.empty_like(band), nn.GroupNorm(32, CHANNELS, device=device)
+
+    def run() -> None:
+        statistics = Statistics()
+        statistics.add(band, workspace)
+        statistics.normaliser(norm, memory)(out, band, workspace)
+        F.silu(out, inplace=True).add_(band)
+
+    return (
+        8 * band.nbytes / _seconds(run, device)
+    )  # read once, then read and written, and once more read to be added
 
 
 def _transferred(device: torch.device, dtype: torch.dtype) -> float:
@@ -95,26 +119,23 @@ def _transferred(device: torch.device, dtype: torch.dtype) -> float:
     return band.nbytes / _seconds(lambda: host.copy_(band), device)
 
 
-def _band_seconds(device: torch.device, dtype: torch.dtype) -> float:
-    """Of a band so small that all of its time goes into starting operations."""
+def _dispatch_seconds(device: torch.device, dtype: torch.dtype) -> float:
+    """Of a pass over bands so small that all of its time goes into asking for operations, over their number."""
     rows, width, channels = 32, 8, 8
-    stage = Stage(
-        _convolution(channels, device, dtype),
-        ConvShape(channels, channels),
-        nn.GroupNorm(2, channels),
-        "source",
-    )
+    conv, norm = _convolution(channels, device, dtype), nn.GroupNorm(2, channels, device=device, dtype=dtype)
+    stage = Stage(conv, ConvShape(channels, channels, pads=True), norm, "source")
     step = ConvPass("source", (stage,), 2, store="result", statistics="result")
-    source = torch.ones(rows, width, channels, device=device, dtype=dtype)
-    statistics = Statistics()
-    statistics.add(source, Workspace(device))
 
-    def run() -> None:
-        context = Context(device, dtype, DeviceStore(), False, lambda: None)
+    def run(memory: Memory) -> None:
+        source, statistics = memory.empty(channels, rows, width), Statistics()
+        statistics.add(source, Workspace(memory))
+        context = Context(memory, DeviceStore(), False, lambda: None)
         context.maps["source"], context.statistics["source"] = FeatureMap.of(source), statistics
         run_conv_pass(step, context)
 
-    return _seconds(run, device) / (rows // step.rows)
+    counted, memory = CountedMemory(device, dtype, resident=True), Memory(device, dtype)
+    run(counted)
+    return _seconds(lambda: run(memory), device) / counted.meter.dispatches
 
 
 def _plain_multiplications(device: torch.device, dtype: torch.dtype) -> float:
@@ -182,7 +203,8 @@ def _read() -> dict[str, Rates]:
             rates = Rates(**{name: float(value) for name, value in values.items()})
         except (TypeError, ValueError, AttributeError):
             continue
-        if all(math.isfinite(rate) and rate > 0 for rate in dataclasses.astuple(rates)):
+        *speeds, plain = dataclasses.astuple(rates)
+        if all(math.isfinite(rate) and rate > 0 for rate in speeds) and 0 <= plain < math.inf:
             found[key] = rates
     return found
 

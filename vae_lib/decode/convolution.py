@@ -1,14 +1,14 @@
 """3x3 convolutions over a padded window of rows, and the cheaper equivalents that this decoder runs.
 
-A window is (rows, columns, channels) with the padding already in it, so that no kernel here pads. Four algorithms give
-the same numbers up to rounding:
+A window is a picture (1, channels, rows, columns), channels last, that has the rows of the padding in it; the columns
+are in it too, or padded by the kernel. Four algorithms give the same numbers up to rounding:
 
 - ``direct``: PyTorch's convolution.
 - ``planar``: the same on a copy laid out by channels (NCHW). On the CPU in float32 that kernel rounds three times less
   than the one for channels last (it does not add up all products in one sum), and is a little slower.
 - ``subpixel``: nearest-neighbour upsampling by 2 followed by a 3x3 convolution is four 2x2 convolutions on the small
-  input, one for each output parity (Shi et al. 2016, arXiv:1609.05158, read backwards). The upsampled tensor never
-  exists, and 16 multiplications replace 36.
+  input, one for each output parity (Shi et al. 2016, arXiv:1609.05158, read backwards), here as one with four times the
+  channels. The upsampled picture never exists, and 16 multiplications replace 36.
 - ``winograd``: F(2x2, 3x3) of Lavin & Gray 2015 (arXiv:1509.09308): 16 multiplications replace 36; after an upsampling
   the repeated rows cancel one product in each direction, and 9 replace 36. Its transforms only add and subtract, and in
   float32 its error is no larger than the direct convolution's.
@@ -16,13 +16,15 @@ the same numbers up to rounding:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vae_lib.decode.buffers import Workspace, nbytes
+from vae_lib.decode import kernels
+from vae_lib.decode.buffers import Memory, Workspace
 
 # Tiles multiplied at once: enough for a matrix product to run at full speed, few enough to stay in the cache.
 WINOGRAD_TILES = 256
@@ -30,12 +32,19 @@ WINOGRAD_TILES = 256
 
 @dataclass(frozen=True)
 class ConvShape:
-    """What a convolution does to a picture, and what it costs; no weights."""
+    """What a convolution does to a picture; no weights.
+
+    Attributes:
+        scale: "same", "up" (nearest 2x, then convolve) or "down" (stride 2, padded at the bottom and right).
+        algorithm: "direct" or "planar" (with scale "up" each is "subpixel"), or "winograd".
+        pads: whether the kernel pads the columns itself; else they are in the window.
+    """
 
     in_channels: int
     out_channels: int
-    scale: str = "same"  # "same", "up" (nearest 2x, then convolve) or "down" (stride 2, padded at the bottom and right)
-    algorithm: str = "direct"  # or "planar" (with scale "up" each is "subpixel"), or "winograd"
+    scale: str = "same"
+    algorithm: str = "direct"
+    pads: bool = False
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
         if self.scale == "up":
@@ -53,135 +62,98 @@ class ConvShape:
         return (first // 2 * 2, (last + 1) // 2 * 2) if self.scale == "up" else (first, last)
 
     def window(self, rows: int, width: int) -> tuple[int, int, int]:
-        """Shape of the padded window that gives ``rows`` output rows, from an input ``width`` columns wide."""
-        if self.scale == "up":
-            return rows // 2 + 2, width + 2, self.in_channels
+        """Channels, rows and columns of the window for ``rows`` output rows of an input ``width`` columns wide."""
         if self.scale == "down":
-            return 2 * rows + 1, width + 1, self.in_channels
-        even = (rows + rows % 2, width + width % 2) if self.algorithm == "winograd" else (rows, width)
-        return even[0] + 2, even[1] + 2, self.in_channels
+            return self.in_channels, 2 * rows + 1, width + 1
+        columns = 0 if self.pads else 2
+        if self.scale == "up":
+            return self.in_channels, rows // 2 + 2, width + columns
+        if self.algorithm == "winograd":  # whole tiles of 2x2
+            rows, width = rows + rows % 2, width + width % 2
+        return self.in_channels, rows + 2, width + columns
 
     @property
     def left_padding(self) -> int:
-        return 0 if self.scale == "down" else 1
-
-    def multiplications(self, rows: int, width: int) -> int:
-        """Scalar multiplications for ``rows`` output rows from an input ``width`` columns wide."""
-        pairs = self.in_channels * self.out_channels
-        if self.scale == "up":
-            return (9 if self.algorithm == "winograd" else 16) * (rows // 2) * width * pairs
-        if self.scale == "down":
-            return 9 * rows * (width // 2) * pairs
-        return (4 if self.algorithm == "winograd" else 9) * rows * width * pairs
-
-    def _tile_chunk(self, rows: int, width: int) -> tuple[int, int]:
-        """Rows and columns of tiles multiplied at once."""
-        tile_rows, tile_columns = (rows + 1) // 2, width if self.scale == "up" else (width + 1) // 2
-        columns = min(tile_columns, WINOGRAD_TILES)
-        return max(1, min(tile_rows, WINOGRAD_TILES // columns)), columns
-
-    def workspace(self, rows: int, width: int) -> dict[str, int]:
-        """Elements of each scratch buffer that the convolution takes (its window and its output not counted)."""
-        if self.algorithm != "winograd":
-            return {}
-        r, c = self._tile_chunk(rows, width)
-        n, span = (3, c + 2) if self.scale == "up" else (4, 2 * c + 2)
-        return {
-            "winograd rows": n * r * span * self.in_channels,
-            "winograd tiles": n * n * r * c * self.in_channels,
-            "winograd products": n * n * r * c * self.out_channels,
-            "winograd sums": 2 * n * r * c * self.out_channels,
-        }
-
-    def transient_bytes(self, rows: int, width: int, dtype: torch.dtype) -> int:
-        """Freshly allocated bytes beside the output while the convolution runs."""
-        if self.algorithm == "winograd":
-            return 0
-        planar = self.algorithm == "planar"
-        if self.scale == "up":
-            both = nbytes(rows // 2, width + 1, 2 * self.out_channels, dtype=dtype)
-            return both + planar * nbytes(rows // 2 + 1, width + 2, self.in_channels, dtype=dtype)
-        made = nbytes(rows, width // 2 if self.scale == "down" else width, self.out_channels, dtype=dtype)
-        return planar * max(nbytes(*self.window(rows, width), dtype=dtype), made)
-
-    def weight_bytes(self, dtype: torch.dtype, resident: bool) -> tuple[int, int]:
-        """(bytes kept while the pass runs, peak bytes while the weights are prepared).
-
-        ``resident`` says that the module's weights are on the device, in ``dtype``.
-        """
-        pairs, size = self.in_channels * self.out_channels, dtype.itemsize
-        bias = self.out_channels * size * (not resident)
-        moved = 9 * pairs * size * (not resident)
-        if self.algorithm == "winograd":
-            kept = (9 if self.scale == "up" else 16) * pairs * size
-            by_rows = (9 if self.scale == "up" else 12) * pairs * size
-            return kept + bias, moved + by_rows + max(kept, 3 * 3 * pairs * size) + kept + bias
-        if self.scale == "up":
-            kept = 16 * pairs * size
-            return kept + 2 * self.out_channels * size, moved + kept + pairs * 4 + bias
-        if self.algorithm == "planar":  # the module's own layout
-            return moved + bias, moved + bias
-        kept = 9 * pairs * size
-        return kept + bias, kept + moved + bias
+        """Columns of the window before the picture's first."""
+        return 0 if self.pads or self.scale == "down" else 1
 
 
 class Convolution:
-    """One prepared 3x3 convolution. The weights are transformed for one pass and dropped with it."""
+    """One prepared 3x3 convolution. The weights are transformed for one pass and dropped with it.
 
-    def __init__(self, shape: ConvShape, module: nn.Conv2d, device: torch.device, dtype: torch.dtype) -> None:
+    Attributes:
+        offset: the bias, (channels,), if it is left to whoever uses the result; else None.
+    """
+
+    def __init__(self, shape: ConvShape, module: nn.Conv2d, memory: Memory, bias_apart: bool = False) -> None:
         self.shape = shape
-        weight = module.weight.detach()
-        self._bias = None if module.bias is None else module.bias.detach().to(device, dtype)
+        weight = memory.parameter(module.weight)
+        bias = None if module.bias is None else memory.parameter(module.bias)
+        self.offset: Tensor | None = None
+        if bias_apart and bias is not None:
+            self.offset, bias = bias, None
         if shape.algorithm == "winograd":
-            self._weight = _winograd_weight(weight.to(device, dtype), shape.scale == "up")
+            self._weight = _winograd_weight(weight, shape.scale == "up")
         elif shape.scale == "up":
-            self._weight = _subpixel_weight(weight.to(device, dtype), shape.algorithm == "planar")
-            self._bias = None if self._bias is None else self._bias.repeat(2)
+            self._weight = _subpixel_weight(weight, memory, shape.algorithm == "planar")
+            bias = None if bias is None else torch.stack([bias] * 4).view(-1)
+        elif shape.algorithm == "planar":
+            self._weight = weight  # the module's own layout
         else:
-            self._weight = self._laid_out(weight.to(device, dtype))
+            self._weight = weight.contiguous(memory_format=torch.channels_last)
+        self._bias = bias
 
-    def __call__(self, window: Tensor, rows: int, width: int, workspace: Workspace) -> Tensor:
-        """Convolve a padded window (see `ConvShape.window`) into ``rows`` output rows: (rows, columns, channels)."""
-        if self.shape.algorithm == "winograd":
+    def __call__(
+        self, window: Tensor, rows: int, width: int, workspace: Workspace, whole: bool = False
+    ) -> Tensor:
+        """``rows`` output rows (1, channels, rows, columns), channels last, of an input ``width`` columns wide.
+
+        ``window`` is as `ConvShape.window` says, or with ``whole`` the picture itself.
+        """
+        shape = self.shape
+        if shape.algorithm == "winograd":
             return self._winograd(window, rows, width, workspace)
-        if self.shape.scale == "up":
-            return self._subpixel(window, rows, width)
-        return self._conv2d(window, self._weight, 2 if self.shape.scale == "down" else 1).contiguous()
+        if shape.algorithm == "planar":
+            window = window.contiguous()
+        padding = (int(whole), int(shape.pads))
+        made = F.conv2d(window, self._weight, self._bias, 2 if shape.scale == "down" else 1, padding)
+        del window
+        if shape.scale == "up":
+            return self._interleaved(made, rows, width)
+        if shape.algorithm == "planar" or not made.is_contiguous(memory_format=torch.channels_last):
+            made = made.contiguous(memory_format=torch.channels_last)
+        return made
 
-    def _laid_out(self, tensor: Tensor) -> Tensor:
-        """(N, C, H, W) in the memory format of the kernel that is wanted."""
-        planar = self.shape.algorithm == "planar"
-        return tensor.contiguous(memory_format=torch.contiguous_format if planar else torch.channels_last)
-
-    def _conv2d(self, window: Tensor, weight: Tensor, stride: int) -> Tensor:
-        """Unpadded convolution of (rows, columns, channels); the result's memory is in the kernel's order."""
-        given = self._laid_out(window.permute(2, 0, 1).unsqueeze(0))
-        return F.conv2d(given, weight, self._bias, stride).squeeze(0).permute(1, 2, 0)
-
-    def _subpixel(self, window: Tensor, rows: int, width: int) -> Tensor:
+    def _interleaved(self, made: Tensor, rows: int, width: int) -> Tensor:
+        """(1, 4 C, rows / 2 + 1, width + 1), the parities' results, to (1, C, rows, 2 width): pixel (2 r + i, 2 c + j)
+        is at (r + i, c + j) of the result for parity (i, j).
+        """
         channels = self.shape.out_channels
-        out = window.new_empty(rows, 2 * width, channels)
-        for y in (0, 1):  # both column parities at once: column slices of the window would have to be copied
-            both = self._conv2d(window[y : y + rows // 2 + 1], self._weight[y], 1)
-            out[y::2, 0::2] = both[:, :width, :channels]
-            out[y::2, 1::2] = both[:, 1:, channels:]
-            del both
-        return out
+        out = made.new_empty(1, rows, 2 * width, channels)
+        s, r, c = (made.stride(dim) for dim in (1, 2, 3))
+        parities = (rows // 2, 2, width, 2, channels)
+        steps = (r, r + 2 * channels * s, c, c + channels * s, s)
+        out.view(*parities).copy_(made.as_strided(parities, steps))
+        return out.permute(0, 3, 1, 2)
 
     def _winograd(self, window: Tensor, rows: int, width: int, workspace: Workspace) -> Tensor:
         up = self.shape.scale == "up"
+        window = window.permute(0, 2, 3, 1).select(0, 0)  # (rows, columns, channels)
         out = window.new_empty(rows, 2 * width if up else width, self.shape.out_channels)
         tile_rows, tile_columns = (rows + 1) // 2, width if up else (width + 1) // 2
-        chunk_rows, chunk_columns = self.shape._tile_chunk(rows, width)
+        most_columns = min(tile_columns, WINOGRAD_TILES)
+        most_rows = max(1, min(tile_rows, WINOGRAD_TILES // most_columns))
         step = 1 if up else 2  # input rows from one tile to the next
-        for top in range(0, tile_rows, chunk_rows):
-            r = min(chunk_rows, tile_rows - top)
-            for left in range(0, tile_columns, chunk_columns):
-                c = min(chunk_columns, tile_columns - left)
-                part = window[step * top : step * (top + r) + 2, step * left : step * (left + c) + 2]
-                target = out[2 * top : 2 * (top + r), 2 * left : 2 * (left + c)]
-                self._winograd_tiles(part, target, r, c, workspace)
-        return out
+        chunks = [
+            (top, left, min(most_rows, tile_rows - top), min(most_columns, tile_columns - left))
+            for top in range(0, tile_rows, most_rows)
+            for left in range(0, tile_columns, most_columns)
+        ]
+        for top, left, r, c in workspace.memory.each(chunks, lambda chunk: (self, chunk[2:]), workspace.done):
+            part = window[step * top : step * (top + r) + 2, step * left : step * (left + c) + 2]
+            target = out[2 * top : 2 * (top + r), 2 * left : 2 * (left + c)]
+            self._winograd_tiles(part, target, r, c, workspace)
+        return out.view(1, *out.shape).permute(0, 3, 1, 2)
 
     def _winograd_tiles(self, part: Tensor, out: Tensor, r: int, c: int, workspace: Workspace) -> None:
         """``r`` x ``c`` tiles of 2x2 output pixels: transform, one batched matrix product, transform back."""
@@ -193,8 +165,8 @@ class Convolution:
         tiles = workspace.take("winograd tiles", (n, n, r, c, shape.in_channels), dtype)
         products = workspace.take("winograd products", (n, n, r, c, shape.out_channels), dtype)
         sums = workspace.take("winograd sums", (2, n, r, c, shape.out_channels), dtype)
-        transform(part, list(by_rows), 0, r)
-        transform(by_rows, [tiles[:, i] for i in range(n)], 1, c)
+        transform(part, list(by_rows.unbind(0)), 0, r)
+        transform(by_rows, [tiles.select(1, i) for i in range(n)], 1, c)
         torch.bmm(
             tiles.view(n * n, r * c, shape.in_channels),
             self._weight,
@@ -203,37 +175,42 @@ class Convolution:
         if self._bias is not None:
             products[1, 1].add_(self._bias)  # the product that enters all four pixels with weight one
         for y in (0, 1):
-            _transform_back_one(list(products), sums[y], y)
+            _transform_back_one(list(products.unbind(0)), sums[y], y)
             row = out[y::2]
             columns = [row[:, x::2] for x in (0, 1)]
-            part_sums = sums[y, :, : row.shape[0]]
+            part_sums = sums[y, :, : row.shape[0]].unbind(0)
             for x in (0, 1):
                 _transform_back_one([p[:, : columns[x].shape[1]] for p in part_sums], columns[x], x)
 
 
-def _subpixel_weight(weight: Tensor, planar: bool) -> Tensor:
-    """(O, I, 3, 3) -> (2, 2 * O, I, 2, 2): the taps that fall on the same small pixel added up, in float32.
+def _subpixel_weight(weight: Tensor, memory: Memory, planar: bool) -> Tensor:
+    """(O, I, 3, 3) -> (4 * O, I, 2, 2): the taps that fall on the same small pixel added up, in float32.
 
-    The first axis is the output row's parity, the first half of the second axis the even output columns.
+    The first axis runs over the output row's parity, the column's, and O.
     """
     out, channels = weight.shape[:2]
+    order = (2, 2, out, channels, 2, 2) if planar else (2, 2, out, 2, 2, channels)
+    result = memory.flat(16 * out * channels).view(*order)
+    taps = weight.unbind(2)  # (O, I, 3) for each kernel row
+    for parity in (0, 1):
+        rows = torch.stack(_two_taps(taps, parity), 2)  # (O, I, small row, 3)
+        columns = rows.unbind(3)
+        both = torch.stack((*_two_taps(columns, 0), *_two_taps(columns, 1)), 3)
+        both = both.view(out, channels, 2, 2, 2)  # (O, I, small row, column parity, small column)
+        part = result.select(0, parity)
+        (part.permute(1, 2, 3, 0, 4) if planar else part.permute(1, 4, 2, 0, 3)).copy_(both)
+        del rows, columns, both
     if planar:
-        result = weight.new_empty(2, 2 * out, channels, 2, 2)
-    else:
-        result = weight.new_empty(2, 2 * out, 2, 2, channels).permute(0, 1, 4, 2, 3)
-    taps = (
-        (slice(0, 1), slice(1, 3)),
-        (slice(0, 2), slice(2, 3)),
-    )  # kernel rows on each small row, by parity
-    for y in (0, 1):
-        for x in (0, 1):
-            for i in (0, 1):
-                for j in (0, 1):
-                    rows, columns = taps[y][i], taps[x][j]
-                    result[y, x * out : (x + 1) * out, :, i, j] = weight[:, :, rows, columns].sum(
-                        (2, 3), dtype=torch.float32
-                    )
-    return result
+        return result.view(4 * out, channels, 2, 2)
+    return result.view(4 * out, 2, 2, channels).permute(0, 3, 1, 2)
+
+
+def _two_taps(taps: Sequence[Tensor], parity: int) -> tuple[Tensor, Tensor]:
+    """Three taps on a doubled picture as two on the small one, for its even or odd pixels; in float32."""
+    first, second, third = taps
+    if parity == 0:
+        return first.float(), second.float() + third
+    return first.float() + second, third.float()
 
 
 def _winograd_weight(weight: Tensor, upsampled: bool) -> Tensor:
@@ -285,40 +262,63 @@ def _transform_back_one(m: list[Tensor], out: Tensor, parity: int) -> None:
 
 
 def best_shape(
-    in_channels: int, out_channels: int, scale: str, pixels: int, device: torch.device, dtype: torch.dtype
+    in_channels: int,
+    out_channels: int,
+    scale: str,
+    pixels: int,
+    device: torch.device,
+    dtype: torch.dtype,
+    wrap: bool = False,
 ) -> ConvShape:
-    """The algorithm that is fastest for this convolution on this device."""
+    """The algorithm that is fastest for this convolution on this device; ``wrap``: of a seamless picture."""
     worth_it = min(in_channels, out_channels) >= 64 and pixels >= 2048 and scale != "down"
     algorithm = "direct"
-    if device.type == "cpu" and dtype == torch.float32:
+    if kernels.of(device, dtype).winograd:
         algorithm = "winograd" if worth_it else "planar" if in_channels >= 64 else "direct"
-    return ConvShape(in_channels, out_channels, scale, algorithm)
+    return ConvShape(
+        in_channels,
+        out_channels,
+        scale,
+        algorithm,
+        pads=algorithm != "winograd" and scale != "down" and not wrap,
+    )
+
+
+def tokens(band: Tensor) -> Tensor:
+    """(1, channels, rows, width), channels last, as (rows * width, channels)."""
+    return band.permute(0, 2, 3, 1).view(-1, band.shape[1])
 
 
 class Linear:
-    """A 1x1 convolution, as a matrix product on (rows, columns, channels)."""
+    """A 1x1 convolution, as a matrix product on the pixels of a band.
 
-    def __init__(self, module: nn.Conv2d, device: torch.device, dtype: torch.dtype) -> None:
-        self._weight = module.weight.detach().flatten(1).to(device, dtype)
-        bias = module.bias
-        self._bias = (
-            self._weight.new_zeros(self._weight.shape[0]) if bias is None else bias.detach().to(device, dtype)
-        )
+    Attributes:
+        offset: what is still to be added to the result, (channels,) float32, or None. With ``given_offset``, which is
+            still to be added to the input, it is that much of the result, and the bias.
+    """
 
-    @property
-    def out_channels(self) -> int:
-        return self._weight.shape[0]
+    def __init__(self, module: nn.Conv2d, memory: Memory, given_offset: Tensor | None = None) -> None:
+        weight = memory.parameter(module.weight)
+        self.out_channels, in_channels = weight.shape[:2]
+        matrix = weight.view(self.out_channels, in_channels)
+        self._weight = matrix.t()
+        self._bias = None if module.bias is None else memory.parameter(module.bias)
+        self.offset: Tensor | None = None
+        if given_offset is not None:
+            self.offset = torch.mv(matrix.float(), given_offset.float())
+            if self._bias is not None:
+                self.offset, self._bias = self.offset.add_(self._bias), None
 
     def into(self, out: Tensor, rows: Tensor) -> None:
-        """``out``, (rows, columns, out channels), becomes the result; both contiguous."""
-        torch.addmm(self._bias, rows.flatten(0, 1), self._weight.T, out=out.flatten(0, 1))
+        """The band ``out`` becomes the result for the band ``rows``."""
+        pixels, result = tokens(rows), tokens(out)
+        if self._bias is None:
+            torch.mm(pixels, self._weight, out=result)
+        else:
+            torch.addmm(self._bias, pixels, self._weight, out=result)
 
-    def __call__(self, rows: Tensor) -> Tensor:
-        out = rows.new_empty(*rows.shape[:2], self.out_channels)
-        self.into(out, rows)
-        return out
-
-    @staticmethod
-    def weight_bytes(in_channels: int, out_channels: int, dtype: torch.dtype, resident: bool) -> int:
-        """Bytes of the copy that is made of the weights; none if they are ``resident`` in device and dtype."""
-        return 0 if resident else (in_channels + 1) * out_channels * dtype.itemsize
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """(n, channels) to (n, out channels)."""
+        if self._bias is None:
+            return torch.mm(pixels, self._weight)
+        return torch.addmm(self._bias, pixels, self._weight)

@@ -5,19 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from vae_lib.decode import engine, tiny
+from vae_lib.decode import engine, plain, tiny
+from vae_lib.decode.compute import Compute, Operation, Progress
 from vae_lib.decode.devices import free_bytes, is_out_of_memory, release_cached
 from vae_lib.decode.plan import DEFAULT_ORDER, Plan, Rates, Route, Work, choose, dtype_name
 from vae_lib.errors import InputError, NumericError, PlanError
 from vae_lib.networks import TAESD, AutoencoderKL
 from vae_lib.units import size_text
-
-Progress = Callable[[int, int], None]
 
 # How much of the predicted need must be free for another try after memory ran out in spite of the prediction.
 SHRINK = 0.6
@@ -116,15 +114,16 @@ class Ladder:
             InputError: when the latents have the wrong number of channels, or are not finite.
             Cancelled: when the caller's ``cancelled`` says so.
         """
-        return self._run("decode", latents, latents if scaled is None else scaled)
+        return self._run(Operation.DECODE, latents, latents if scaled is None else scaled)
 
     def encode(self, images: Tensor) -> Outcome:
         """Latents of pictures (B, 3, H, W) in [-1, 1]; raises as `decode`."""
-        return self._run("encode", images, images)
+        return self._run(Operation.ENCODE, images, images)
 
-    def work(self, operation: str, height: int, width: int, batch: int) -> Work:
-        """The work as the planner sees it; ``height`` and ``width`` in latents."""
-        taesd = self.taesd is not None and getattr(self.taesd, f"{operation}r") is not None
+    def work(self, operation: Operation | str, height: int, width: int, batch: int) -> Work:
+        """The work as the planner sees it; ``operation`` may be its name, ``height`` and ``width`` are in latents."""
+        operation = Operation(operation)
+        taesd = self.taesd is not None and getattr(self.taesd, operation.half) is not None
         channels = self.vae.latent_channels if self.vae else self.taesd.latent_channels if self.taesd else 4
         return Work(
             None if self.vae is None else self.vae.config, operation, height, width, batch, self.device, self.dtype,
@@ -132,14 +131,14 @@ class Ladder:
             (self.output_device or self.device) == self.device, taesd, channels,
         )  # fmt: skip
 
-    def _run(self, operation: str, tensor: Tensor, for_taesd: Tensor) -> Outcome:
+    def _run(self, operation: Operation, tensor: Tensor, for_taesd: Tensor) -> Outcome:
         self._check_channels(operation, tensor)
         batch, _, height, width = tensor.shape
-        if operation == "encode":
+        if operation is Operation.ENCODE:
             scale = 8 if self.vae is None else self.vae.downscale
             height, width = height // scale, width // scale
         work = self.work(operation, height, width, batch)
-        if operation == "encode":
+        if operation is Operation.ENCODE:
             work = replace(work, picture=(tensor.shape[2], tensor.shape[3]))
         order, attempts, limit = list(self.order), list[Attempt](), UNLIMITED
         repairs = [dtype for dtype in self.repair if dtype != self.dtype]
@@ -187,7 +186,7 @@ class Ladder:
                 tries = "; ".join(f"{a.plan.describe()}: {a.problem}" for a in attempts)
                 raise PlanError(f"Every allowed way failed ({tries}). Free some memory or allow more ways.")
 
-    def _try(self, plan: Plan, operation: str, tensor: Tensor, for_taesd: Tensor) -> Outcome | _Failure:
+    def _try(self, plan: Plan, operation: Operation, tensor: Tensor, for_taesd: Tensor) -> Outcome | _Failure:
         """Only expected failures come back as such; nothing of a failed try stays alive."""
         started = time.perf_counter()
         try:
@@ -202,26 +201,28 @@ class Ladder:
                 raise
             return _Failure(f"out of memory, although {size_text(plan.peak_bytes)} was to be enough")
 
-    def _execute(self, plan: Plan, operation: str, tensor: Tensor, for_taesd: Tensor) -> Outcome:
-        common: dict[str, Any] = {
-            "device": plan.device,
-            "dtype": plan.dtype,
-            "wrap": self.wrap,
-            "output_device": self.output_device or self.device,
-            "progress": self.progress,
-            "cancelled": self.cancelled,
-        }
+    def _execute(self, plan: Plan, operation: Operation, tensor: Tensor, for_taesd: Tensor) -> Outcome:
+        compute = Compute(
+            plan.device,
+            plan.dtype,
+            self.wrap,
+            self.output_device or self.device,
+            self.progress,
+            self.cancelled,
+        )
         if plan.route is Route.TAESD:
             assert self.taesd is not None
-            run = tiny.decode if operation == "decode" else tiny.encode
-            result = run(self.taesd, for_taesd, plan.tile, **common)
-            return Outcome(result, plan, 0.0, scaled=operation == "encode")
+            run = tiny.decode if operation is Operation.DECODE else tiny.encode
+            result = run(self.taesd, for_taesd, plan.tile, compute)
+            return Outcome(result, plan, 0.0, scaled=operation is Operation.ENCODE)
         assert self.vae is not None
-        assert plan.tiling is not None
-        if operation == "decode":
-            return Outcome(engine.decode(self.vae, tensor, plan.tiling, **common), plan, 0.0)
-        mean, log_variance = engine.encode_moments(self.vae, tensor, plan.tiling, **common)
-        return Outcome(mean, plan, 0.0, log_variance=log_variance)
+        if plan.tiling is None:
+            result, log_variance = plain.run(self.vae, operation, tensor, compute)
+        elif operation is Operation.DECODE:
+            result, log_variance = engine.decode(self.vae, tensor, plan.tiling, compute), None
+        else:
+            result, log_variance = engine.encode_moments(self.vae, tensor, plan.tiling, compute)
+        return Outcome(result, plan, 0.0, log_variance=log_variance)
 
     def _is_finite(self, outcome: Outcome) -> bool:
         results = [outcome.result] if outcome.log_variance is None else [outcome.result, outcome.log_variance]
@@ -229,20 +230,22 @@ class Ladder:
             bool(torch.isfinite(item).all()) for result in results for item in result
         )
 
-    def _check_channels(self, operation: str, tensor: Tensor) -> None:
+    def _check_channels(self, operation: Operation, tensor: Tensor) -> None:
         if tensor.ndim != 4:
             raise InputError(
                 f"A tensor of four dimensions is needed; this one has shape {tuple(tensor.shape)}."
             )
         least = (
-            (1, 1, 1) if operation == "decode" else (1, *[8 if self.vae is None else self.vae.downscale] * 2)
+            (1, 1, 1)
+            if operation is Operation.DECODE
+            else (1, *[8 if self.vae is None else self.vae.downscale] * 2)
         )
         if any(side < lowest for side, lowest in zip((len(tensor), *tensor.shape[2:]), least, strict=True)):
             raise InputError(
-                f"There is nothing to {operation} in a tensor of shape {tuple(tensor.shape)}: it must be at least "
-                f"(1, {tensor.shape[1]}, {least[1]}, {least[2]})."
+                f"There is nothing to {operation.value} in a tensor of shape {tuple(tensor.shape)}: it must be at "
+                f"least (1, {tensor.shape[1]}, {least[1]}, {least[2]})."
             )
-        if operation == "decode":
+        if operation is Operation.DECODE:
             wanted = self.vae.latent_channels if self.vae else self.taesd.latent_channels if self.taesd else 4
             if tensor.shape[1] != wanted:
                 raise InputError(
@@ -254,9 +257,9 @@ class Ladder:
             if tensor.shape[1] != wanted:
                 raise InputError(f"A picture of {wanted} channels is needed; this one has {tensor.shape[1]}.")
 
-    def _blame(self, operation: str, tensor: Tensor, plan: Plan) -> None:
+    def _blame(self, operation: Operation, tensor: Tensor, plan: Plan) -> None:
         if not torch.isfinite(tensor).all():
-            if operation == "encode":
+            if operation is Operation.ENCODE:
                 raise InputError("The picture holds NaN or infinite numbers; nothing can be encoded from it.")
             raise InputError(
                 "The latents hold NaN or infinite numbers: the diffusion model (UNet) failed, not the VAE. "

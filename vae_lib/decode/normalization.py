@@ -4,137 +4,168 @@ Mean and variance are gathered band by band, over every row exactly once: two-pa
 stretches combined in float64 by the update of Chan, Golub & LeVeque (1979). What results is the variance of the whole
 image, not a mean of the bands' variances, so normalising any band with it gives the full picture's numbers.
 
-On CUDA a stretch's sums come from the kernel behind PyTorch's SyncBatchNorm (Welford's update in float32), which reads
-the rows once; the general way writes and reads a float32 copy of them too.
+Where PyTorch has the kernels of its SyncBatchNorm (`Kernels.norms`) they do the same in a tenth of the traffic: one
+reading of a band (Welford's update in float32), one small kernel that combines bands as if they were processes, and one
+that normalises. What a group of channels has in common then comes from products with a small averaging matrix.
 """
 
 from __future__ import annotations
 
-import functools
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from vae_lib.decode.buffers import Workspace
+from vae_lib.decode import kernels
+from vae_lib.decode.buffers import Memory, Workspace, rows_of
 
 # Elements looked at in one go: about what stays in the cache of a CPU core, and enough to fill a GPU.
 STRETCH = {"cpu": 1 << 19, "default": 1 << 24}
 
-# Added to a variance before its root is taken; taken off again, it leaves the smallest variances their digits.
-TINY = 1e-12
+# Added to a channel's variance by the fused kernel, and taken off again: what the norms of these networks add.
+EPS = 1e-6
 
 
 def stretch_rows(rows: int, width: int, channels: int, device: torch.device) -> int:
-    """Rows of a band whose statistics are taken at once."""
+    """Rows of a band that are looked at in one go."""
     limit = STRETCH.get(device.type, STRETCH["default"])
     return min(rows, max(1, limit // (width * channels)))
 
 
+@dataclass(frozen=True)
+class Normaliser:
+    """Normalises rows with statistics of the whole picture: ``(x - mean) * inverse * scale + shift``.
+
+    Each is (channels,), float32 but for what comes from the weights. Where ``mean`` is None, ``scale`` and ``shift``
+    have it all in them.
+    """
+
+    scale: Tensor
+    shift: Tensor
+    mean: Tensor | None = None
+    inverse: Tensor | None = None
+
+    def __call__(self, out: Tensor, rows: Tensor, workspace: Workspace) -> None:
+        """``out`` becomes the rows normalised, computed in float32.
+
+        It may be ``rows`` themselves. Where there is a ``mean`` it must be channels last without gaps, as they are.
+        """
+        if self.mean is not None and self.inverse is not None:
+            torch.batch_norm_elemt(rows, self.scale, self.shift, self.mean, self.inverse, EPS, out=out)
+            return
+        scale, shift = (factor.view(1, -1, 1, 1) for factor in (self.scale, self.shift))
+        if kernels.of(out.device, out.dtype).mixes:
+            torch.addcmul(shift, rows, scale, out=out)
+            return
+        _, channels, count, width = rows.shape
+        step = stretch_rows(count, width, channels, rows.device)
+        for first in range(0, count, step):
+            part = rows_of(rows, first, min(first + step, count))
+            wide = workspace.band("normalised", (channels, part.shape[2], width), torch.float32)
+            wide.copy_(part)
+            torch.addcmul(shift, wide, scale, out=wide)
+            rows_of(out, first, first + part.shape[2]).copy_(wide)
+
+    def for_gaps(self) -> Normaliser:
+        """The same for results that have gaps, such as the inside of a padded window."""
+        if self.mean is None or self.inverse is None:
+            return self
+        scale = self.inverse * self.scale
+        return Normaliser(scale, self.shift - self.mean * scale)
+
+
 class Statistics:
-    """Running mean and variance per channel of one activation."""
+    """Mean and variance per channel of one activation, gathered band by band."""
 
     def __init__(self) -> None:
-        # (count, means, sums of squared deviations; or, from the fused kernel, inverse deviations), float32
-        self._parts: list[tuple[int, Tensor, Tensor]] = []
+        # pixels, means, and sums of squared deviations or (from the fused kernel) inverse deviations, float32
+        self._pixels: list[int] = []
+        self._means: list[Tensor] = []
+        self._spreads: list[Tensor] = []
+        self._count = 0  # of parts, with those for which others stand
+        self._alike: list[Tensor] = []  # what the twin's further parts would take
         self._fused = False
 
-    def add(self, band: Tensor, workspace: Workspace) -> None:
-        """Take in rows (rows, width, channels) that no other call has."""
-        rows, width, channels = band.shape
-        step = stretch_rows(rows, width, channels, band.device)
-        self._fused = has_fused_statistics(band.device, band.dtype)
+    def add(self, band: Tensor, workspace: Workspace, repeats: int = 1) -> None:
+        """Take in rows (1, channels, rows, width) that no other call has; ``repeats``: as `FeatureMap.append`."""
+        _, channels, rows, width = band.shape
+        self._fused = kernels.of(band.device, band.dtype).norms
+        step = rows if self._fused else stretch_rows(rows, width, channels, band.device)
         for first in range(0, rows, step):
-            part = band[first : first + step]
-            count = part.shape[0] * width
-            if self._fused:
-                self._parts.append((count, *torch.batch_norm_stats(part.permute(2, 0, 1).unsqueeze(0), TINY)))
-                continue
-            mean = part.sum((0, 1), dtype=torch.float32).div_(count)
-            deviation = workspace.take("deviation", tuple(part.shape), torch.float32)
-            torch.sub(part, mean, out=deviation)
-            self._parts.append((count, mean, deviation.square_().sum((0, 1))))
+            part = rows_of(band, first, min(first + step, rows))
+            count = part.shape[2] * width
+            found = torch.batch_norm_stats(part, EPS) if self._fused else self._part(part, count, workspace)
+            self._pixels.append(count)
+            self._means.append(found[0])
+            self._spreads.append(found[1])
+            self._count += repeats
+            if repeats > 1:
+                self._alike += [array.pile(repeats - 1) for array in found]  # type: ignore[attr-defined]
 
-    def affine(self, norm: nn.GroupNorm) -> tuple[Tensor, Tensor]:
-        """(scale, shift), each (channels,) float32: normalising is ``x * scale + shift``."""
-        device = self._parts[0][1].device
-        wide = torch.float64 if device.type != "mps" else torch.float32  # MPS knows no float64
-        counts = torch.tensor([count for count, _, _ in self._parts], dtype=wide).unsqueeze(1)
-        if device.type == "cuda":  # from pinned memory the copy does not wait for the device
-            counts = counts.pin_memory()
-        counts = counts.to(device, non_blocking=device.type == "cuda")
-        means = torch.stack([mean for _, mean, _ in self._parts]).to(wide)
-        squares = torch.stack([squares for _, _, squares in self._parts]).to(wide)
+    @staticmethod
+    def _part(part: Tensor, count: int, workspace: Workspace) -> tuple[Tensor, Tensor]:
+        mean = part.sum((0, 2, 3), dtype=torch.float32).div_(count)
+        deviation = workspace.band("deviation", tuple(part.shape[1:]), torch.float32)
+        torch.sub(part, mean.view(1, -1, 1, 1), out=deviation)
+        return mean, deviation.square_().sum((0, 2, 3))
+
+    def normaliser(self, norm: nn.GroupNorm, memory: Memory, offset: Tensor | None = None) -> Normaliser:
+        """For the activation that was taken in, to which ``offset`` (channels,) is still to be added."""
         if self._fused:
-            squares = squares.pow(-2).sub_(TINY).mul_(counts)
-        total = counts.sum()
+            return self._fused_normaliser(norm, memory, offset)
+        assert offset is None, "only devices with the fused kernels leave biases for later"
+        return self._general_normaliser(norm, memory)
 
-        mean = (counts * means).sum(0) / total  # per channel
-        square = squares.sum(0) + (counts * (means - mean).square()).sum(0)
+    def _fused_normaliser(self, norm: nn.GroupNorm, memory: Memory, offset: Tensor | None) -> Normaliser:
+        mean, inverse = self._means[0], self._spreads[0]
+        if self._count > 1:
+            counts = self._pixel_counts(memory)
+            means, inverses = (memory.stack(a, self._count) for a in (self._means, self._spreads))
+            mean, inverse = torch.batch_norm_gather_stats_with_counts(
+                means, means, inverses, None, None, 0.0, EPS, counts
+            )
+        if offset is not None:
+            mean = mean + offset
+        average = memory.averages(norm.num_channels, norm.num_groups)
+        group_mean = torch.mv(average, mean)  # (channels,): each channel has its group's
+        mean = mean - group_mean
+        spread = inverse.pow(-2).addcmul_(mean, mean)  # variance of the channel and of its mean, and EPS
+        variance = torch.mv(average, spread)
+        if norm.eps != EPS:
+            variance.add_(norm.eps - EPS)
+        scale, shift = memory.factors(norm)
+        return Normaliser(
+            scale, shift, group_mean if offset is None else group_mean.sub_(offset), variance.rsqrt_()
+        )
 
-        groups = norm.num_groups
-        group_mean = mean.view(groups, -1).mean(1, keepdim=True)
-        between = (mean.view(groups, -1) - group_mean).square().mean(1, keepdim=True)
+    def _pixel_counts(self, memory: Memory) -> Tensor:
+        """Of the parts; without a copy from the host, which would wait, as long as all but the last are equal."""
+        first, *others, last = self._pixels
+        if any(pixels != first for pixels in others):
+            return memory.numbers(self._pixels, self._count, torch.float32).view(-1)
+        counts = memory.full(self._count, float(first))
+        if last != first:
+            counts.narrow(0, self._count - 1, 1).fill_(float(last))
+        return counts
+
+    def _general_normaliser(self, norm: nn.GroupNorm, memory: Memory) -> Normaliser:
+        wide = torch.float64 if memory.device.type != "mps" else torch.float32  # MPS knows no float64
+        counts = memory.numbers(self._pixels, self._count, wide)  # (parts, 1)
+        means, squares = (memory.stack(a, self._count).to(wide) for a in (self._means, self._spreads))
+        total = sum(self._pixels)
+
+        mean = (means * counts).sum(0).div_(total)  # (channels,)
+        square = squares.sum(0) + ((means - mean).square_() * counts).sum(0)
+
+        groups, channels = norm.num_groups, norm.num_channels
+        by_group = mean.view(groups, -1)
+        group_mean = by_group.mean(1, keepdim=True)
+        between = (by_group - group_mean).square_().mean(1, keepdim=True)
         variance = (square.view(groups, -1) / total).mean(1, keepdim=True) + between
 
-        inverse = (variance + norm.eps).rsqrt().expand(groups, mean.numel() // groups).reshape(-1)
-        center = group_mean.expand(groups, mean.numel() // groups).reshape(-1)
-        scale, shift = inverse, -center * inverse
-        if norm.weight is not None:
-            weight, bias = norm.weight.detach().to(device, wide), norm.bias.detach().to(device, wide)
-            scale, shift = scale * weight, shift * weight + bias
-        return scale.float(), shift.float()
-
-
-def normalise(out: Tensor, rows: Tensor, scale: Tensor, shift: Tensor, workspace: Workspace) -> None:
-    """``out`` becomes rows * scale + shift, computed in float32."""
-    if mixes_dtypes(out.device, out.dtype):
-        torch.addcmul(shift, rows, scale, out=out)
-        return
-    count, width, channels = rows.shape
-    step = stretch_rows(count, width, channels, rows.device)
-    for first in range(0, rows.shape[0], step):
-        part = rows[first : first + step]
-        wide = workspace.take("normalised", tuple(part.shape), torch.float32)
-        wide.copy_(part)
-        torch.addcmul(shift, wide, scale, out=wide)
-        out[first : first + step].copy_(wide)
-
-
-@functools.cache
-def mixes_dtypes(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether ``addcmul`` takes half precision with float32 factors there; not every PyTorch does on every device."""
-    if dtype == torch.float32:
-        return True
-    try:
-        rows, factor = torch.ones(2, 2, dtype=dtype, device=device), torch.full((2,), 2.0, device=device)
-        torch.addcmul(factor, rows, factor, out=rows)
-        return bool((rows == 4).all())
-    except (RuntimeError, AssertionError):
-        return not _is_here(device)  # predictions for a device of another machine
-
-
-@functools.cache
-def has_fused_statistics(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether ``torch.batch_norm_stats`` gives means and inverse deviations in float32 there."""
-    if device.type != "cuda":
-        return False
-    try:
-        rows = torch.tensor([[100.0, -2.0], [104.0, -2.0]], dtype=dtype, device=device)
-        mean, inverse = torch.batch_norm_stats(rows.T.reshape(1, 2, 2, 1), TINY)
-        right = torch.tensor([[102.0, -2.0], [0.5, TINY**-0.5]], device=device)
-        return bool(torch.allclose(torch.stack([mean, inverse]), right, rtol=1e-4))
-    except (RuntimeError, AssertionError):
-        return not _is_here(device)  # predictions for a device of another machine
-
-
-def fused_statistics_bytes(channels: int) -> int:
-    """Bytes that ``torch.batch_norm_stats`` allocates: its two results, and up to 128 partial ones."""
-    return (2 + 4 * 128) * channels * 4 + 4096
-
-
-def _is_here(device: torch.device) -> bool:
-    try:
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError):
-        return False
-    return True
+        inverse = variance.add_(norm.eps).rsqrt_()  # (groups, 1)
+        scale = inverse.expand(groups, channels // groups).reshape(-1)
+        shift = (inverse * group_mean).neg_().expand(groups, channels // groups).reshape(-1)
+        weight, bias = memory.factors(norm)
+        scale, shift = scale * weight, (shift * weight).add_(bias)
+        return Normaliser(scale.float(), shift.float())

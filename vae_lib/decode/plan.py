@@ -10,14 +10,19 @@ from enum import Enum
 import torch
 
 from vae_lib.decode import tiny, transfers
-from vae_lib.decode.cost import Cost, estimate
-from vae_lib.decode.passes import MapSize, Pass
-from vae_lib.decode.program import Tiling, decoder_passes, encoder_passes
+from vae_lib.decode.compute import Compute, Operation
+from vae_lib.decode.cost import Cost, estimate, estimate_plain
+from vae_lib.decode.passes import MapSize
+from vae_lib.decode.program import Tiling
 from vae_lib.errors import PlanError
 from vae_lib.networks import TAESD, AutoencoderKL, AutoencoderKLConfig
 from vae_lib.units import size_text
 
 MIB = 1 << 20
+WHOLE = 1 << 50  # larger than any activation: the picture is one band
+PLAIN_ROOM = (
+    1.15  # for what PyTorch's kernels take beside their results: cuDNN lays some of its inputs out anew
+)
 
 
 class Route(str, Enum):
@@ -44,7 +49,7 @@ class Work:
 
     Attributes:
         config: the VAE's; for TAESD alone, None.
-        operation: "decode" or "encode".
+        operation: which of the two, or its name.
         height, width: of the latents.
         picture: height and width of the picture to encode, if they are no multiples of the downscale.
         batch: pictures; they are done one after the other.
@@ -56,7 +61,7 @@ class Work:
     """
 
     config: AutoencoderKLConfig | None
-    operation: str
+    operation: Operation
     height: int
     width: int
     batch: int
@@ -68,6 +73,9 @@ class Work:
     taesd: bool = False
     latent_channels: int = 4
     picture: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "operation", Operation(self.operation))  # its name will do
 
     @property
     def pixels(self) -> tuple[int, int]:
@@ -86,22 +94,31 @@ class Rates:
         multiplications: a second, in the engine's convolutions.
         moved: bytes of activations read and written a second.
         transferred: bytes a second between host and device.
-        band_seconds: what a band costs however small it is.
+        dispatch_seconds: what it takes to ask PyTorch for one operation, however small.
         plain_multiplications: a second, in PyTorch's own convolutions of TAESD's width.
+        plain: how many times longer the plain network takes than these rates say; 0: it was not timed.
     """
 
     multiplications: float
     moved: float
     transferred: float
-    band_seconds: float
+    dispatch_seconds: float
     plain_multiplications: float
+    plain: float = 0.0
 
-    def seconds(self, cost: Cost, overlapping: bool = False) -> float:
-        """``overlapping``: copies between host and device run while the device computes."""
+    def seconds(self, cost: Cost, apart: bool = False, overlapping: bool = False) -> float:
+        """Of the work on a device.
+
+        Args:
+            apart: the device works on while it is told what to do next (a GPU), so that the slower of the two counts.
+            overlapping: copies between host and device run while the device computes.
+        """
         computing = cost.multiplications / self.multiplications + cost.moved_bytes / self.moved
+        telling = cost.dispatches * self.dispatch_seconds
         beside = cost.transferred_bytes - cost.exposed_bytes if overlapping else 0
         copying = (cost.transferred_bytes - beside) / self.transferred
-        return max(computing, beside / self.transferred) + copying + cost.bands * self.band_seconds
+        computing = max(computing, telling) if apart else computing + telling
+        return max(computing, beside / self.transferred) + copying
 
 
 def default_rates(device: torch.device, dtype: torch.dtype) -> Rates:
@@ -109,9 +126,9 @@ def default_rates(device: torch.device, dtype: torch.dtype) -> Rates:
     if device.type == "cpu":
         threads = torch.get_num_threads()
         slow = 1 if dtype == torch.float32 else 8  # half precision is emulated on most CPUs
-        return Rates(32e9 * threads / slow, 15e9 / slow, 2e9, 5e-4, 32e9 * threads / slow)
+        return Rates(32e9 * threads / slow, 15e9 / slow, 2e9, 5e-6, 32e9 * threads / slow)
     fast = 1 if dtype == torch.float32 else 4
-    return Rates(4e12 * fast, 250e9, 10e9, 4e-4, 4e12 * fast)
+    return Rates(4e12 * fast, 250e9, 10e9, 1e-5, 4e12 * fast)
 
 
 @dataclass(frozen=True)
@@ -121,7 +138,7 @@ class Plan:
     Attributes:
         route: which rung of the ladder.
         device, dtype: where and in what it computes.
-        tiling: how the picture is cut into bands; None for TAESD.
+        tiling: how the picture is cut into bands; None for TAESD and for the plain network.
         tile: side of a TAESD tile in latents.
         peak_bytes: predicted peak on the device, weights that are already there not counted.
         host_bytes: main memory for activations that are offloaded from another device.
@@ -147,7 +164,20 @@ class Plan:
         """The route in words, such as "tiled, 48-row bands"."""
         if self.route is Route.TAESD:
             return f"TAESD, {self.tile * 8}-pixel tiles" if self.bands > 1 else "TAESD"
-        return f"{'on the CPU' if self.route is Route.CPU else self.route.value}, {self.band_rows}-row bands"
+        name = "on the CPU" if self.route is Route.CPU else self.route.value
+        if self.is_plain:
+            return f"{name}, plain network"
+        return name if self.is_whole else f"{name}, {self.band_rows}-row bands"
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is PyTorch's own way through the network."""
+        return self.tiling is None and self.route is not Route.TAESD
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the picture is one band."""
+        return self.tiling is not None and self.tiling.band_bytes >= WHOLE
 
 
 @functools.lru_cache(maxsize=16)
@@ -164,66 +194,79 @@ def _tiny_reach(latent_channels: int) -> tuple[int, int]:
     return network.decoder_reach, -(-network.encoder_reach // 8)
 
 
-def passes_for(work: Work, tiling: Tiling) -> tuple[list[Pass], MapSize]:
-    """The passes of the work and the size of their input."""
+def _input_shape(work: Work) -> tuple[int, int, int, int]:
+    """Of the latents or pictures.
+
+    Raises:
+        PlanError: when the weights hold no half for it.
+    """
     assert work.config is not None
-    network = _skeleton(work.config)
-    if work.operation == "decode":
-        if network.decoder is None:
-            raise PlanError("This VAE file holds only an encoder, so it cannot decode; choose a full VAE.")
-        size = MapSize(work.height, work.width, work.config.z_channels)
-        return decoder_passes(network.decoder, size, tiling, work.device, work.dtype), size
-    if network.encoder is None:
-        raise PlanError("This VAE file holds only a decoder, so it cannot encode; choose a full VAE.")
-    size = MapSize(*work.pixels, work.config.in_channels)
-    return encoder_passes(network.encoder, size, tiling, work.device, work.dtype), size
+    if getattr(_skeleton(work.config), work.operation.half) is None:
+        raise PlanError(
+            f"This VAE file holds only {work.operation.other_half}, so it cannot {work.operation.value}; "
+            "choose a full VAE."
+        )
+    if work.operation is Operation.DECODE:
+        return work.batch, work.config.latent_channels, work.height, work.width
+    return work.batch, work.config.in_channels, *work.pixels
+
+
+def _compute(work: Work) -> Compute:
+    elsewhere = None if work.output_on_device else torch.device("meta")
+    return Compute(work.device, work.dtype, work.wrap, elsewhere)
 
 
 @functools.lru_cache(maxsize=4096)
 def cost_of(work: Work, tiling: Tiling) -> Cost:
-    """Cost of the work under a tiling; the peak is for the whole batch, the rest for all its pictures."""
+    """Cost of the work under a tiling.
+
+    Raises:
+        PlanError: when the weights hold no half for it.
+    """
     assert work.config is not None
-    passes, size = passes_for(work, tiling)
-    item = work.dtype.itemsize
-    height, width = work.pixels
-    latents, picture, clamped = work.height * work.width, height * width * 3, 0
-    if work.operation == "decode":
-        channels = work.config.z_channels
-        post_quant = (work.config.embed_dim + channels) if work.config.use_post_quant_conv else channels
-        base = work.batch * picture * item * work.output_on_device + latents * post_quant * item
-    else:
-        z, embed = 2 * work.config.z_channels, 2 * work.config.embed_dim
-        quant = work.config.use_quant_conv
-        base = picture + work.batch * latents * (embed if quant else z) + latents * z * quant
-        base = (base + (z + 1) * embed * (quant and not work.resident)) * item
-        clamped = work.batch * latents * (embed if quant else z) // 2 * item
-    cost = estimate(
-        passes, size, device=work.device, dtype=work.dtype, offload=tiling.offload, wrap=work.wrap,
-        resident=work.resident, base_bytes=base,
-    )  # fmt: skip
-    return Cost(
-        max(cost.peak_bytes, base + clamped), work.batch * cost.multiplications, work.batch * cost.moved_bytes,
-        work.batch * cost.transferred_bytes, work.batch * cost.exposed_bytes, cost.host_bytes, work.batch * cost.bands,
-    )  # fmt: skip
+    shape, decodes = _input_shape(work), work.operation is Operation.DECODE
+    return estimate(
+        _skeleton(work.config), shape, tiling, _compute(work), resident=work.resident, decodes=decodes
+    )
 
 
-def _band_sizes(work: Work, offload: bool) -> Sequence[int]:
-    """Band sizes worth trying, largest first: to fill a GPU, or to stay in the cache of a CPU.
+@functools.lru_cache(maxsize=256)
+def plain_cost_of(work: Work) -> Cost:
+    """The same of the plain network, picture by picture, with its weights on the device."""
+    assert work.config is not None
+    shape = _input_shape(work)
+    return estimate_plain(
+        _skeleton(work.config), shape, _compute(work), decodes=work.operation is Operation.DECODE
+    )
+
+
+def _band_sizes(work: Work, route: Route) -> Sequence[int]:
+    """Band sizes worth trying, largest first: up to the whole picture on a GPU, to stay in the cache on a CPU.
 
     Bands of less than four rows cost much time, for the halo, and save memory only if the rows are very long.
     """
     assert work.config is not None
-    largest = 16 * MIB if work.device.type == "cpu" else 64 * MIB
-    if offload and work.device.type != "cpu":
-        largest //= 2  # several bands, even of a small picture: one is copied while another is computed
-    row = work.pixels[1] * work.config.widths[0] * 2 * work.dtype.itemsize
+    if work.device.type == "cpu":
+        return _halved(16 * MIB, work, 1 if route is Route.FULL else None)
+    if route is Route.FULL:
+        return [WHOLE, *_halved(1024 * MIB, work, 5)]
+    if route is Route.OFFLOAD:
+        return _halved(32 * MIB, work)  # several bands, even of a small picture: one is copied beside another
+    return _halved(256 * MIB, work)
+
+
+def _halved(largest: int, work: Work, count: int | None = None) -> list[int]:
+    assert work.config is not None
+    height, width = work.pixels
+    row = width * work.config.widths[0] * 2 * work.dtype.itemsize
     smallest = max(32 << 10, min(MIB, 4 * row))
-    return [largest >> i for i in range(12) if largest >> i >= smallest]
+    sizes = [largest >> i for i in range(14) if largest >> i >= smallest][:count]
+    return [size for size in sizes if size < 2 * height * row] or sizes[-1:]  # larger ones would be no others
 
 
 def _tilings(work: Work, route: Route) -> list[list[Tiling]]:
     """The tilings of a route: for each amount of recomputing, from the fastest and largest down."""
-    sizes = _band_sizes(work, route is Route.OFFLOAD)[: 1 if route is Route.FULL else None]
+    sizes = _band_sizes(work, route)
     # computing again also saves copies, but a CPU has no copies to save
     apart = route is Route.OFFLOAD and transfers.kind_for(work.device) is not None
     most = 2 if route is Route.TILED or apart else 0
@@ -257,9 +300,19 @@ def _ladders(work: Work, route: Route, rates: Rates | None) -> list[list[Callabl
         ladders = [*_tilings(work, Route.FULL), *_tilings(work, Route.TILED)]
     else:
         ladders = _tilings(work, route)
-    return [
+    made: list[list[Callable[[], Plan]]] = [
         [functools.partial(_costed, work, route, tiling, rates) for tiling in ladder] for ladder in ladders
     ]
+    if route is Route.FULL and rates is not None and rates.plain and work.resident and not work.wrap:
+        made.append([functools.partial(_costed_plain, work, rates)])
+    return made
+
+
+def _costed_plain(work: Work, rates: Rates) -> Plan:
+    cost = plain_cost_of(work)
+    seconds = rates.plain * rates.seconds(cost, work.device.type != "cpu")
+    peak = round(PLAIN_ROOM * cost.peak_bytes)
+    return Plan(Route.FULL, work.device, work.dtype, None, 0, peak, seconds, work.pixels[0], work.batch)
 
 
 def _costed(work: Work, route: Route, tiling: Tiling, rates: Rates | None) -> Plan:
@@ -269,7 +322,7 @@ def _costed(work: Work, route: Route, tiling: Tiling, rates: Rates | None) -> Pl
     rows = min(tiling.rows(level, work.dtype), level.height)
     kind = transfers.kind_for(work.device)
     speed = rates or default_rates(work.device, work.dtype)
-    seconds = speed.seconds(cost, kind is not None and kind.overlapping)
+    seconds = speed.seconds(cost, work.device.type != "cpu", kind is not None and kind.overlapping)
     host = 0 if kind is None else cost.host_bytes
     return Plan(route, work.device, work.dtype, tiling, 0, cost.peak_bytes, seconds, rows, cost.bands, host)
 
@@ -278,16 +331,16 @@ def _tiny_candidates(work: Work, rates: Rates | None) -> Iterator[Plan]:
     rates = rates or default_rates(work.device, work.dtype)
     height, width = work.height, work.width
     decoder_reach, encoder_reach = _tiny_reach(work.latent_channels)
-    reach = decoder_reach if work.operation == "decode" else encoder_reach
+    reach = decoder_reach if work.operation is Operation.DECODE else encoder_reach
     largest = max(height, width)
     for side in (largest, *(s for s in (256, 128, 64, 32, 16, 8) if s < largest)):
         halo = 0 if side >= largest and not work.wrap else reach
         peak = tiny.peak_bytes(height, width, side, halo, work.wrap, work.dtype, work.latent_channels)
-        result = 3 * 64 if work.operation == "decode" else work.latent_channels
+        result = 3 * 64 if work.operation is Operation.DECODE else work.latent_channels
         peak += work.batch * height * width * result * work.dtype.itemsize * work.output_on_device
         count = -(-height // side) * -(-width // side)
         work_done = work.batch * tiny.multiplications(height, width, side, halo, work.wrap)
-        seconds = work_done / rates.plain_multiplications + work.batch * count * 30 * rates.band_seconds
+        seconds = work_done / rates.plain_multiplications + work.batch * count * 100 * rates.dispatch_seconds
         yield Plan(
             Route.TAESD,
             work.device,
@@ -401,7 +454,7 @@ def _reason(plan: Plan, work: Work, free_bytes: int, full: Plan | None) -> str:
 
 def _size(work: Work) -> str:
     height, width = work.pixels
-    verb = "decoding" if work.operation == "decode" else "encoding"
+    verb = "decoding" if work.operation is Operation.DECODE else "encoding"
     return f"{verb} {width}x{height} in {dtype_name(work.dtype)}"
 
 

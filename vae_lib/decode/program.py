@@ -8,11 +8,12 @@ from typing import cast
 import torch
 from torch import nn
 
+from vae_lib.decode import kernels
+from vae_lib.decode.compute import Compute
 from vae_lib.decode.convolution import best_shape
-from vae_lib.decode.passes import AttentionPass, ConvPass, MapSize, Pass, Shortcut, Stage
+from vae_lib.decode.passes import INPUT, OUTPUT, AttentionPass, ConvPass, MapSize, Pass, Shortcut, Stage
 from vae_lib.networks import AttnBlock, Decoder, DownLevel, Encoder, MidBlock, ResnetBlock, UpLevel
 
-INPUT, OUTPUT = "input", "output"
 # Keys in a block of offloaded attention at least, where memory allows: the sums so far are rescaled for every block.
 KEYS = 1024
 
@@ -35,16 +36,19 @@ class Tiling:
     attention_bytes: int = 32 << 20
 
     def rows(self, size: MapSize, dtype: torch.dtype) -> int:
-        """Rows per band, an even number (so that bands fall on whole pixels of the smaller resolution)."""
+        """Rows per band: an even number (so that bands fall on whole pixels of the smaller resolution), and about the
+        same in every band, the last one too.
+        """
         row = size.width * size.channels * dtype.itemsize
-        return min(max(2, self.band_bytes // row // 2 * 2), size.height + size.height % 2)
+        count = -(-size.height // max(2, self.band_bytes // row // 2 * 2))
+        return -(-size.height // count // 2) * 2
 
 
 class _Builder:
     """Collects the passes of one network while tracking the current map ``x`` and its size."""
 
-    def __init__(self, source: MapSize, tiling: Tiling, device: torch.device, dtype: torch.dtype) -> None:
-        self.size, self.tiling, self.device, self.dtype = source, tiling, device, dtype
+    def __init__(self, source: MapSize, tiling: Tiling, compute: Compute) -> None:
+        self.size, self.tiling, self.compute, self.dtype = source, tiling, compute, compute.dtype
         self.passes: list[Pass] = []
         self.x = INPUT
         self._maps = 0
@@ -63,7 +67,8 @@ class _Builder:
     ) -> Stage:
         """A stage whose input has ``size``; ``of`` names the statistics it is normalised with."""
         pixels = size.height * size.width
-        shape = best_shape(conv.in_channels, conv.out_channels, scale, pixels, self.device, self.dtype)
+        device, wrap = self.compute.device, self.compute.wrap
+        shape = best_shape(conv.in_channels, conv.out_channels, scale, pixels, device, self.dtype, wrap)
         return Stage(conv, shape, norm, of)
 
     def conv(
@@ -137,20 +142,25 @@ class _Builder:
         self.size = middle
 
     def attention(self, block: AttnBlock) -> None:
-        size = self.size
-        scores = self.tiling.attention_bytes // 4 // size.width**2  # of rows of queries with rows of keys
+        rows, key_rows = self._attention_rows()
+        self.passes.append(AttentionPass(self.x, block, self.x, self.x, rows, key_rows))
+
+    def _attention_rows(self) -> tuple[int, int]:
+        """Rows of queries at a time, and of keys in a block."""
+        size, offload = self.size, self.tiling.offload
         most = min(size.height, self.tiling.rows(size, self.dtype))
-        if self.tiling.offload:  # many queries at once, so that the keys in host memory are read few times
+        if kernels.of(self.compute.device, self.dtype).attention and not offload:
+            return most, size.height  # the scores are never kept
+        scores = self.tiling.attention_bytes // 4 // size.width**2  # of rows of queries with rows of keys
+        if offload:  # many queries at once, so that the keys in host memory are read few times
             key_rows = min(size.height, -(-KEYS // size.width))
             rows = max(1, min(most, scores // key_rows))
-            key_rows = max(1, min(most, scores // rows))
-        else:
-            key_rows = size.height
-            if 16 * size.height > scores:
-                row = size.width * size.channels * self.dtype.itemsize
-                key_rows = min(size.height, max(1, self.tiling.band_bytes // row))
-            rows = max(1, min(most, scores // key_rows))
-        self.passes.append(AttentionPass(self.x, block, self.x, self.x, rows, key_rows))
+            return rows, max(1, min(most, scores // rows))
+        key_rows = size.height
+        if 16 * size.height > scores:
+            row = size.width * size.channels * self.dtype.itemsize
+            key_rows = min(size.height, max(1, self.tiling.band_bytes // row))
+        return max(1, min(most, scores // key_rows)), key_rows
 
     def mid(self, mid: MidBlock) -> None:
         self.resnet(mid.block_1, False)
@@ -158,11 +168,9 @@ class _Builder:
         self.resnet(mid.block_2, False)
 
 
-def decoder_passes(
-    decoder: Decoder, latent: MapSize, tiling: Tiling, device: torch.device, dtype: torch.dtype
-) -> list[Pass]:
+def decoder_passes(decoder: Decoder, latent: MapSize, tiling: Tiling, compute: Compute) -> list[Pass]:
     """From the map "input" (h, w, z_channels) to the map "output" (8 h, 8 w, 3)."""
-    build = _Builder(latent, tiling, device, dtype)
+    build = _Builder(latent, tiling, compute)
     build.conv(decoder.conv_in)
     build.mid(decoder.mid)
     upsample: nn.Conv2d | None = None
@@ -180,11 +188,9 @@ def decoder_passes(
     return build.passes
 
 
-def encoder_passes(
-    encoder: Encoder, image: MapSize, tiling: Tiling, device: torch.device, dtype: torch.dtype
-) -> list[Pass]:
+def encoder_passes(encoder: Encoder, image: MapSize, tiling: Tiling, compute: Compute) -> list[Pass]:
     """From the map "input" (H, W, 3) to the map "output" (H / 8, W / 8, 2 * z_channels)."""
-    build = _Builder(image, tiling, device, dtype)
+    build = _Builder(image, tiling, compute)
     build.conv(encoder.conv_in)
     for index, level in enumerate(cast(list[DownLevel], list(encoder.down))):
         for block in cast(list[ResnetBlock], list(level.block)):

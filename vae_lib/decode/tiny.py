@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vae_lib.decode.compute import Compute
 from vae_lib.errors import Cancelled, CheckpointError
 from vae_lib.networks import TAESD
 from vae_lib.networks.taesd import WIDTH, Block
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -61,13 +60,7 @@ def decode(
     taesd: TAESD,
     latents: Tensor,
     side: int,
-    *,
-    device: torch.device,
-    dtype: torch.dtype,
-    wrap: bool = False,
-    output_device: torch.device | None = None,
-    progress: Progress | None = None,
-    cancelled: Callable[[], bool] | None = None,
+    compute: Compute,
 ) -> Tensor:
     """Approximate pictures (B, 3, 8 h, 8 w), in [-1, 1], of *scaled* latents (B, C, h, w), by tiles of ``side``.
 
@@ -82,11 +75,11 @@ def decode(
         3,
         latents.shape[2] * scale,
         latents.shape[3] * scale,
-        dtype=dtype,
-        device=output_device or device,
+        dtype=compute.dtype,
+        device=compute.destination,
     )
-    for index, tile, part in _tiled(latents, side, taesd.decoder_reach, wrap, 1, progress, cancelled):
-        picture = _run(taesd.decoder, part.to(device, dtype)).mul_(2).sub_(1)
+    for index, tile, part in _tiled(latents, side, taesd.decoder_reach, 1, compute):
+        picture = _run(taesd.decoder, part.to(compute.device, compute.dtype)).mul_(2).sub_(1)
         top, bottom, left, right = (edge * scale for edge in tile.inner)
         y, x = (tile.inner[0] - tile.outer[0]) * scale, (tile.inner[2] - tile.outer[2]) * scale
         out[index, :, top:bottom, left:right] = picture[0, :, y : y + bottom - top, x : x + right - left]
@@ -99,13 +92,7 @@ def encode(
     taesd: TAESD,
     images: Tensor,
     side: int,
-    *,
-    device: torch.device,
-    dtype: torch.dtype,
-    wrap: bool = False,
-    output_device: torch.device | None = None,
-    progress: Progress | None = None,
-    cancelled: Callable[[], bool] | None = None,
+    compute: Compute,
 ) -> Tensor:
     """Scaled latents (B, C, H / 8, W / 8) of pictures (B, 3, H, W) in [-1, 1], in tiles of ``side`` latents."""
     if taesd.encoder is None:
@@ -113,12 +100,12 @@ def encode(
     scale = taesd.downscale
     height, width = images.shape[2] // scale, images.shape[3] // scale
     out = torch.empty(
-        len(images), taesd.latent_channels, height, width, dtype=dtype, device=output_device or device
+        len(images), taesd.latent_channels, height, width, dtype=compute.dtype, device=compute.destination
     )
     images = images[:, :, : height * scale, : width * scale]
     reach = -(-taesd.encoder_reach // scale)
-    for index, tile, part in _tiled(images, side, reach, wrap, scale, progress, cancelled):
-        latents = _run(taesd.encoder, part.to(device, dtype).add(1).div_(2))
+    for index, tile, part in _tiled(images, side, reach, scale, compute):
+        latents = _run(taesd.encoder, part.to(compute.device, compute.dtype).add(1).div_(2))
         top, bottom, left, right = tile.inner
         y, x = top - tile.outer[0], left - tile.outer[2]
         out[index, :, top:bottom, left:right] = latents[0, :, y : y + bottom - top, x : x + right - left]
@@ -130,27 +117,25 @@ def _tiled(
     source: Tensor,
     side: int,
     reach: int,
-    wrap: bool,
     scale: int,
-    progress: Progress | None,
-    cancelled: Callable[[], bool] | None,
+    compute: Compute,
 ) -> Iterator[tuple[int, Tile, Tensor]]:
     """(picture, tile, its part of ``source``); ``scale`` is how many source pixels lie along a latent."""
     height, width = source.shape[2] // scale, source.shape[3] // scale
-    places = list(tiles(height, width, side, reach, wrap))
+    places = list(tiles(height, width, side, reach, compute.wrap))
     total = len(source) * len(places)
     for count in range(total):
         index, tile = count // len(places), places[count % len(places)]
         top, bottom, left, right = (edge * scale for edge in tile.outer)
-        if wrap:
+        if compute.wrap:
             rows = torch.arange(top, bottom, device=source.device) % source.shape[2]
             columns = torch.arange(left, right, device=source.device) % source.shape[3]
             yield index, tile, source[index : index + 1, :, rows][..., columns]
         else:
             yield index, tile, source[index : index + 1, :, top:bottom, left:right]
-        if progress is not None:
-            progress(count + 1, total)
-        if cancelled is not None and count + 1 < total and cancelled():
+        if compute.progress is not None:
+            compute.progress(count + 1, total)
+        if compute.cancelled is not None and count + 1 < total and compute.cancelled():
             raise Cancelled("Stopped: the picture was not finished.")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 import torch
 
-from vae_lib.decode import DEFAULT_ORDER, DTYPES, Route, Work, choose, dtype_name
+from vae_lib.decode import DEFAULT_ORDER, DTYPES, Operation, Route, Work, choose, dtype_name
 from vae_lib.errors import InputError, PlanError, VAEGuardError
 from vae_lib.networks import AutoencoderKLConfig
 from vae_lib.ui import markup, memory
@@ -103,7 +103,7 @@ class MemorySection:
         assert width is not None
         assert height is not None
         return Work(
-            config, operation, max(1, round(height) // scale), max(1, round(width) // scale), 1,
+            config, Operation(operation), max(1, round(height) // scale), max(1, round(width) // scale), 1,
             torch.device(device), DTYPES[dtype], taesd=True, latent_channels=channels,
         )  # fmt: skip
 
