@@ -1,4 +1,4 @@
-"""A GPU's way on machines without one: CUDA's kernels imitated on the CPU, with numbers, and on the meta device, without.
+"""A GPU's way on machines without one: CUDA's kernels imitated on the CPU, and without numbers on the meta device.
 
 What is imitated is how PyTorch's operations answer; the engine's code is the one that a GPU runs.
 """

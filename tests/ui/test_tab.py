@@ -313,6 +313,25 @@ def test_download_from_a_repository(page: Page, site: Site) -> None:
     expect(page.locator(ROW, has_text="vae_b.safetensors")).to_be_visible()
 
 
+def test_the_device_can_be_checked(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    from vae_lib.decode import check
+    from vae_lib.ui import check_section
+
+    small = AutoencoderKLConfig(ch=32, ch_mult=(1, 2), num_res_blocks=1)
+    monkeypatch.setattr(
+        check_section, "sample_network", lambda operation: AutoencoderKL(small).requires_grad_(False)
+    )
+    monkeypatch.setattr(check, "CPU_SIZES", (32,))
+    open_section(page, "Memory")
+    said, report = page.locator(".prose#vg_check_said"), page.locator("#vg_check_report textarea")
+    expect(said).to_contain_text("in at most a minute")
+    expect(report).not_to_be_visible()
+    page.locator("#vg_check").click()
+    expect(said.locator("tbody tr")).to_have_count(3)
+    expect(said).to_contain_text("Every route gives the plain network's picture.")
+    assert report.input_value().startswith("VAE Guard ")
+
+
 @pytest.mark.parametrize(("width", "theme"), [(390, "light"), (390, "dark"), (1280, "dark")])
 def test_every_section_fits_the_screen(browser: Browser, site: Site, width: int, theme: str) -> None:
     page = browser.new_page(viewport={"width": width, "height": 844})

@@ -1,4 +1,4 @@
-"""The command line: decode, encode, inspect, plan, demo and what other parts of the package add."""
+"""The command line: decode, encode, inspect, plan, check, demo and what other parts of the package add."""
 
 from __future__ import annotations
 

@@ -28,11 +28,13 @@ from vae_lib.checkpoints.identify import config_of, find_vae, vae_shapes
 from vae_lib.cli.pictures import read_picture, write_picture
 from vae_lib.decode import (
     DTYPES,
+    Compute,
     Ladder,
     Operation,
     Outcome,
     PeakMemory,
     Plan,
+    Rates,
     Route,
     Work,
     candidates,
@@ -41,6 +43,8 @@ from vae_lib.decode import (
     dtype_name,
     free_bytes,
     rates_for,
+    trusted_rates,
+    usual_dtype,
 )
 from vae_lib.errors import CheckpointError, InputError, PlanError, printable
 from vae_lib.networks import TAESD, AutoencoderKL
@@ -117,7 +121,7 @@ def run_plan(options: argparse.Namespace) -> None:
         )
     config = config_of(vae_shapes(header, found), options.vae.name)
     device = torch.device(options.device) if options.device else choose_device()
-    dtype = DTYPES[options.dtype] if options.dtype else _default_dtype(device)
+    dtype = DTYPES[options.dtype] if options.dtype else usual_dtype(device)
     if options.free is None:
         options.free = free_bytes(choose_device(device.type))
     work = Work(
@@ -161,7 +165,7 @@ class _Job:
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
         self.device = choose_device("cpu" if options.route == "cpu" else options.device)
-        self.dtype = DTYPES[options.dtype] if options.dtype else _default_dtype(self.device)
+        self.dtype = DTYPES[options.dtype] if options.dtype else usual_dtype(self.device)
         self.vae: AutoencoderKL | None = None
         self.taesd: TAESD | None = None
         self.identity: Identity | None = None
@@ -238,11 +242,17 @@ class _Job:
                 order,
                 budget,
                 wrap=options.seamless,
-                rates=rates_for(self.device, self.dtype),
+                rates=self._rates(),
                 progress=progress,
             )
         finally:
             bar.close()
+
+    def _rates(self) -> Rates | None:
+        compute = Compute(self.device, self.dtype)
+        if self.vae is None:
+            return rates_for(self.device, self.dtype)
+        return trusted_rates(self.vae, compute, lambda text: print(f"vae_lib: {text}", file=sys.stderr))
 
     def report(self, outcome: Outcome, peak_bytes: int, written: Sequence[Path]) -> None:
         described: dict[str, Any] = {
@@ -266,10 +276,6 @@ class _Job:
             print(
                 "This is TAESD's approximation; decode again with --route auto and more memory for the exact one."
             )
-
-
-def _default_dtype(device: torch.device) -> torch.dtype:
-    return torch.float32 if device.type == "cpu" else torch.float16
 
 
 def _check_writable(path: Path | None) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from vae_lib import __version__
 from vae_lib.cli import commands, hub
+from vae_lib.cli.check import run_check
 from vae_lib.cli.demo import run_demo
 from vae_lib.cli.values import ROUTES, byte_size, factor, number, pixels, positive
 from vae_lib.decode import DTYPES
@@ -88,6 +89,20 @@ def build_parser() -> argparse.ArgumentParser:
     plan.add_argument("--device", choices=("cpu", "cuda", "mps"), help="to plan for (it need not be there)")
     plan.add_argument("--dtype", choices=DTYPES, help="default: fp32 on the CPU, else fp16")
     plan.add_argument("--json", action="store_true", help="print one JSON object")
+
+    checks = _command(sub, "check", "try every route on this device: same picture, time, memory", run_check)
+    checks.add_argument(
+        "--vae", type=Path, metavar="FILE",
+        help="VAE, or checkpoint with one inside (default: random weights of Stable Diffusion's shape)",
+    )  # fmt: skip
+    checks.add_argument("--device", choices=("cpu", "cuda", "mps"), help="default: the best there is")
+    checks.add_argument("--dtype", choices=DTYPES, help="default: fp32 on the CPU, else fp16")
+    checks.add_argument("--encode", action="store_true", help="check the encode")
+    checks.add_argument("--seconds", type=positive, default=60, metavar="N", help="at most (default: 60)")
+    checks.add_argument(
+        "--free", type=byte_size, metavar="SIZE", help="memory to use at most (default: what is free)"
+    )
+    checks.add_argument("--json", action="store_true", help="print one JSON object")
 
     demo = _command(sub, "demo", "encode and decode a photograph by every route", run_demo)
     demo.add_argument(

@@ -2,7 +2,7 @@
 
 from vae_lib.decode.calibrate import rates_for
 from vae_lib.decode.compute import Compute, Operation
-from vae_lib.decode.devices import choose_device, free_bytes
+from vae_lib.decode.devices import choose_device, free_bytes, usual_dtype
 from vae_lib.decode.engine import decode, encode_moments
 from vae_lib.decode.ladder import Attempt, Ladder, Outcome
 from vae_lib.decode.measure import PeakMemory
@@ -10,6 +10,7 @@ from vae_lib.decode.plan import (
     DEFAULT_ORDER,
     DTYPES,
     Plan,
+    Rates,
     Route,
     Work,
     candidates,
@@ -18,6 +19,7 @@ from vae_lib.decode.plan import (
     smallest,
 )
 from vae_lib.decode.program import Tiling
+from vae_lib.decode.trust import trusted_rates
 
 __all__ = [
     "DEFAULT_ORDER",
@@ -29,6 +31,7 @@ __all__ = [
     "Outcome",
     "PeakMemory",
     "Plan",
+    "Rates",
     "Route",
     "Tiling",
     "Work",
@@ -41,4 +44,6 @@ __all__ = [
     "free_bytes",
     "rates_for",
     "smallest",
+    "trusted_rates",
+    "usual_dtype",
 ]

@@ -42,6 +42,7 @@ class Memory:
     def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
         self.device, self.dtype = device, dtype
         self._averages: dict[int, Tensor] = {}
+        self.done: dict[object, Any] = {}  # see `each`
 
     def empty(self, channels: int, rows: int, width: int) -> Tensor:
         """(1, channels, rows, width), channels last."""
@@ -109,7 +110,7 @@ class Memory:
     def each(
         self, items: Sequence[Item], kind: Callable[[Item], object], done: dict[object, Any]
     ) -> Iterator[Item]:
-        """All items. The twin gives one of each kind, and none of those that it has ``done`` and not forgotten."""
+        """All items. The twin gives one of each kind, and none of a kind that it has noted in ``done``."""
         return iter(items)
 
     def host_store(self) -> HostStore:
@@ -128,7 +129,6 @@ class Workspace:
         self.memory = memory
         self._buffers: dict[tuple[str, torch.dtype], Tensor] = {}
         self._bands: dict[str, Tensor] = {}  # the last view taken of a name
-        self.done: dict[object, Any] = {}  # see `Memory.each`
 
     def take(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """A contiguous array of ``shape``: zeros at first, then whatever the last user of the name left there."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import math
 import os
@@ -34,6 +33,7 @@ BUDGET_BYTES = 80 << 20
 SWITCH = "VAE_GUARD_CALIBRATE"
 CHANNELS, SIDE, GPU_SIDE = 128, 96, 450
 SECONDS = 0.25  # for each rate
+SPEEDS = ("multiplications", "moved", "transferred", "dispatch_seconds", "plain_multiplications")
 _in_use: dict[str, Rates] = {}  # read or measured by this process already
 
 
@@ -46,7 +46,7 @@ def rates_for(device: torch.device, dtype: torch.dtype) -> Rates | None:
     """
     if os.environ.get(SWITCH) == "0":
         return None
-    key = _key(device, dtype)
+    key = device_key(device, dtype)
     known = _in_use.get(key) or _read().get(key)
     if known is not None:
         return _in_use.setdefault(key, known)
@@ -154,11 +154,28 @@ def _convolution(channels: int, device: torch.device, dtype: torch.dtype) -> nn.
     return module
 
 
-def cache_path() -> Path:
-    """Where the rates are kept: below XDG_CACHE_HOME, LOCALAPPDATA on Windows, or ~/.cache."""
-    name = "LOCALAPPDATA" if sys.platform == "win32" else "XDG_CACHE_HOME"
-    folder = os.environ.get(name)
-    return (Path(folder) if folder else Path(os.path.expanduser("~/.cache"))) / "vae-guard" / "rates.json"
+def cache_path(name: str = "rates.json") -> Path:
+    """Where what was measured is kept: below XDG_CACHE_HOME, LOCALAPPDATA on Windows, or ~/.cache."""
+    folder = os.environ.get("LOCALAPPDATA" if sys.platform == "win32" else "XDG_CACHE_HOME")
+    return (Path(folder) if folder else Path(os.path.expanduser("~/.cache"))) / "vae-guard" / name
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; empty where there is none that can be read."""
+    try:
+        stored: Any = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return stored if isinstance(stored, dict) else {}
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """The whole of it or nothing. A folder that cannot be written to is no error."""
+    with contextlib.suppress(OSError, InputError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(
+            path, lambda aside: aside.write_text(json.dumps(content, indent=1), encoding="utf-8")
+        )
 
 
 def _seconds(work: Callable[[], object], device: torch.device) -> float:
@@ -183,9 +200,17 @@ def _seconds(work: Callable[[], object], device: torch.device) -> float:
     return max(min(times), 1e-9)
 
 
-def _key(device: torch.device, dtype: torch.dtype) -> str:
+def driver(device: torch.device) -> str:
+    """Of CUDA or ROCm, as far as PyTorch tells."""
+    if torch.version.hip:
+        return f"HIP {torch.version.hip}"
+    return f"driver for CUDA {getattr(torch._C, '_cuda_getDriverVersion', lambda: 0)() / 1000:.2f}"
+
+
+def device_key(device: torch.device, dtype: torch.dtype) -> str:
+    """What a measurement holds for: the device, its driver, PyTorch, the dtype, and the CPU's threads."""
     if device.type == "cuda":
-        name = torch.cuda.get_device_name(device)
+        name = f"{torch.cuda.get_device_name(device)}, {driver(device)}"
     else:
         name = f"{device.type} {platform.node()} {platform.processor() or platform.machine()}"
     return f"{name}; torch {torch.__version__}; {dtype_name(dtype)}; {torch.get_num_threads()} threads"
@@ -193,26 +218,19 @@ def _key(device: torch.device, dtype: torch.dtype) -> str:
 
 def _read() -> dict[str, Rates]:
     """The rates kept; those that cannot be read are left out."""
-    try:
-        stored: Any = json.loads(cache_path().read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
     found: dict[str, Rates] = {}
-    for key, values in stored.items() if isinstance(stored, dict) else ():
+    for key, values in read_json(cache_path()).items():
         try:
-            rates = Rates(**{name: float(value) for name, value in values.items()})
-        except (TypeError, ValueError, AttributeError):
+            speeds = {name: float(values[name]) for name in SPEEDS}
+        except (TypeError, ValueError, KeyError):
             continue
-        *speeds, plain = dataclasses.astuple(rates)
-        if all(math.isfinite(rate) and rate > 0 for rate in speeds) and 0 <= plain < math.inf:
-            found[key] = rates
+        if all(math.isfinite(rate) and rate > 0 for rate in speeds.values()):
+            found[key] = Rates(**speeds)  # type: ignore[arg-type]
     return found
 
 
 def _write(key: str, rates: Rates) -> None:
     """Adds the rates to the cache, whole or not at all. A folder that cannot be written to is no error."""
     path = cache_path()
-    kept = {name: dataclasses.asdict(value) for name, value in (_read() | {key: rates}).items()}
-    with contextlib.suppress(OSError, InputError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, lambda aside: aside.write_text(json.dumps(kept, indent=1), encoding="utf-8"))
+    kept = {k: {name: getattr(r, name) for name in SPEEDS} for k, r in (_read() | {key: rates}).items()}
+    write_json(path, kept)

@@ -149,11 +149,28 @@ class Convolution:
             for top in range(0, tile_rows, most_rows)
             for left in range(0, tile_columns, most_columns)
         ]
-        for top, left, r, c in workspace.memory.each(chunks, lambda chunk: (self, chunk[2:]), workspace.done):
+        self._tile_buffers(
+            most_rows, most_columns, window.dtype, workspace
+        )  # those of the largest chunk serve all
+        memory, has_bias = workspace.memory, self._bias is not None
+        kind = lambda chunk: (self.shape, window.dtype, has_bias, chunk[2:])  # noqa: E731
+        for top, left, r, c in memory.each(chunks, kind, memory.done):
             part = window[step * top : step * (top + r) + 2, step * left : step * (left + c) + 2]
             target = out[2 * top : 2 * (top + r), 2 * left : 2 * (left + c)]
             self._winograd_tiles(part, target, r, c, workspace)
         return out.view(1, *out.shape).permute(0, 3, 1, 2)
+
+    def _tile_buffers(self, r: int, c: int, dtype: torch.dtype, workspace: Workspace) -> list[Tensor]:
+        """For ``r`` x ``c`` tiles: transformed along the rows, transformed, multiplied, and half transformed back."""
+        given, made = self.shape.in_channels, self.shape.out_channels
+        n, columns = (3, c + 2) if self.shape.scale == "up" else (4, 2 * c + 2)
+        shapes = {
+            "rows": (n, r, columns, given),
+            "tiles": (n, n, r, c, given),
+            "products": (n, n, r, c, made),
+            "sums": (2, n, r, c, made),
+        }
+        return [workspace.take(f"winograd {name}", shape, dtype) for name, shape in shapes.items()]
 
     def _winograd_tiles(self, part: Tensor, out: Tensor, r: int, c: int, workspace: Workspace) -> None:
         """``r`` x ``c`` tiles of 2x2 output pixels: transform, one batched matrix product, transform back."""
@@ -161,10 +178,7 @@ class Convolution:
         up = shape.scale == "up"
         n = 3 if up else 4
         transform = _transform_upsampled if up else _transform
-        by_rows = workspace.take("winograd rows", (n, r, part.shape[1], shape.in_channels), dtype)
-        tiles = workspace.take("winograd tiles", (n, n, r, c, shape.in_channels), dtype)
-        products = workspace.take("winograd products", (n, n, r, c, shape.out_channels), dtype)
-        sums = workspace.take("winograd sums", (2, n, r, c, shape.out_channels), dtype)
+        by_rows, tiles, products, sums = self._tile_buffers(r, c, dtype, workspace)
         transform(part, list(by_rows.unbind(0)), 0, r)
         transform(by_rows, [tiles.select(1, i) for i in range(n)], 1, c)
         torch.bmm(

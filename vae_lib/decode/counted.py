@@ -69,14 +69,15 @@ class Meter:
 
     def did(self, *touched: Any, multiplications: int = 0) -> None:
         """One operation, and the arrays that it read or wrote: moved, or transferred if they are the host's."""
-        self.dispatches += self.repeats
-        self.multiplications += self.repeats * multiplications
+        repeats = self.repeats
+        self.dispatches += repeats
+        self.multiplications += repeats * multiplications
         for array in touched:
-            if isinstance(array, Counted):
-                if array.storage.place == HOST:
-                    self.transferred += self.repeats * array.nbytes
+            if type(array) is Counted:
+                if array.storage.place is HOST:
+                    self.transferred += repeats * array.nbytes
                 else:
-                    self.moved += self.repeats * array.nbytes
+                    self.moved += repeats * array.nbytes
 
 
 class Storage:
@@ -93,15 +94,17 @@ class Storage:
 class Counted:
     """An array without values."""
 
-    __slots__ = ("dtype", "meter", "shape", "storage")
+    __slots__ = ("_nbytes", "dtype", "meter", "shape", "storage")
     requires_grad = False
 
-    def __init__(self, shape: Shape, dtype: torch.dtype, storage: Storage) -> None:
+    def __init__(self, shape: Shape, dtype: torch.dtype, storage: Storage, nbytes: int = -1) -> None:
         self.shape, self.dtype, self.storage, self.meter = shape, dtype, storage, storage.meter
+        self._nbytes = nbytes  # -1: not asked for yet
 
     @classmethod
     def new(cls, meter: Meter, shape: Shape, dtype: torch.dtype, place: str = DEVICE) -> Counted:
-        return cls(shape, dtype, Storage(meter, math.prod(shape) * dtype.itemsize, place))
+        size = math.prod(shape) * dtype.itemsize
+        return cls(shape, dtype, Storage(meter, size, place), size)
 
     def several(self, count: int) -> list[Counted]:
         """So many more of its kind, for which nothing is counted but their memory."""
@@ -118,7 +121,9 @@ class Counted:
 
     @property
     def nbytes(self) -> int:
-        return math.prod(self.shape) * self.dtype.itemsize
+        if self._nbytes < 0:
+            self._nbytes = math.prod(self.shape) * self.dtype.itemsize
+        return self._nbytes
 
     @property
     def ndim(self) -> int:

@@ -33,6 +33,11 @@ def choose_device(name: str | None = None) -> torch.device:
     return device
 
 
+def usual_dtype(device: torch.device) -> torch.dtype:
+    """What VAEs compute in on such a device if nobody says otherwise."""
+    return torch.float32 if device.type == "cpu" else torch.float16
+
+
 def free_bytes(device: torch.device) -> int:
     """Bytes that can be allocated now: free for the driver, plus what PyTorch's allocator holds unused."""
     if device.type == "cuda":

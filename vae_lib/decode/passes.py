@@ -279,11 +279,13 @@ class _ConvRun:
 
     def _period(self) -> int:
         """After how many bands the same rows of stored bands are read and written again."""
-        per_band = self.chain.source_row(self.step.rows)
-        period = math.lcm(per_band, self.source.band_rows) // per_band
-        if self.step.add_to:
-            rows = self.step.rows
-            period = math.lcm(period, math.lcm(rows, self.context.maps[self.step.add_to].band_rows) // rows)
+        period, rows = 1, self.step.rows
+        for stored, per_band in (
+            (self.source, self.chain.source_row(rows)),
+            (self.context.maps.get(self.step.add_to), rows),
+        ):
+            if stored is not None and stored.band_rows < stored.height:
+                period = math.lcm(period, math.lcm(per_band, stored.band_rows) // per_band)
         return period
 
     def _order(self, first: int, last: int) -> None:

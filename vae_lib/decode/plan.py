@@ -19,6 +19,9 @@ from vae_lib.networks import TAESD, AutoencoderKL, AutoencoderKLConfig
 from vae_lib.units import size_text
 
 MIB = 1 << 20
+LAST_FEW = (
+    4  # smallest bands of a ladder, among which the least peak is: tiny ones can take more for their halos
+)
 WHOLE = 1 << 50  # larger than any activation: the picture is one band
 PLAIN_ROOM = (
     1.15  # for what PyTorch's kernels take beside their results: cuDNN lays some of its inputs out anew
@@ -97,6 +100,7 @@ class Rates:
         dispatch_seconds: what it takes to ask PyTorch for one operation, however small.
         plain_multiplications: a second, in PyTorch's own convolutions of TAESD's width.
         plain: how many times longer the plain network takes than these rates say; 0: it was not timed.
+        wrong: routes that gave another picture than the plain network when they were tried on the device.
     """
 
     multiplications: float
@@ -105,6 +109,7 @@ class Rates:
     dispatch_seconds: float
     plain_multiplications: float
     plain: float = 0.0
+    wrong: frozenset[Route] = frozenset()
 
     def seconds(self, cost: Cost, apart: bool = False, overlapping: bool = False) -> float:
         """Of the work on a device.
@@ -291,6 +296,7 @@ def _ladders(work: Work, route: Route, rates: Rates | None) -> list[list[Callabl
         )
     if work.config is None:
         return []
+    wrong = rates is not None and route in rates.wrong
     if route is Route.CPU:
         if work.device.type != "cpu":
             work = replace(
@@ -299,11 +305,12 @@ def _ladders(work: Work, route: Route, rates: Rates | None) -> list[list[Callabl
             rates = None  # those of the other device
         ladders = [*_tilings(work, Route.FULL), *_tilings(work, Route.TILED)]
     else:
-        ladders = _tilings(work, route)
+        ladders = [] if wrong else _tilings(work, route)
     made: list[list[Callable[[], Plan]]] = [
         [functools.partial(_costed, work, route, tiling, rates) for tiling in ladder] for ladder in ladders
     ]
-    if route is Route.FULL and rates is not None and rates.plain and work.resident and not work.wrap:
+    is_timed = rates is not None and rates.plain > 0
+    if route is Route.FULL and rates is not None and is_timed and work.resident and not work.wrap:
         made.append([functools.partial(_costed_plain, work, rates)])
     return made
 
@@ -438,8 +445,9 @@ def _first_fit(work: Work, route: Route, limit: int, rates: Rates | None) -> Pla
 
 def smallest(work: Work, order: Sequence[Route] = DEFAULT_ORDER, rates: Rates | None = None) -> Plan | None:
     """The way that needs least memory on the device; None when none of the routes can be used."""
-    plans = [plan for route in order for plan in candidates(work, route, rates) if plan.device == work.device]
-    return min(plans, key=lambda plan: plan.peak_bytes, default=None)
+    ladders = [ladder for route in order for ladder in _ladders(work, route, rates)]
+    plans = [make() for ladder in ladders for make in ladder[-LAST_FEW:]]
+    return min((p for p in plans if p.device == work.device), key=lambda plan: plan.peak_bytes, default=None)
 
 
 def _reason(plan: Plan, work: Work, free_bytes: int, full: Plan | None) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from vae_lib.checkpoints import read_header
 from vae_lib.checkpoints.identify import config_of, find_vae, taesd_channels, vae_shapes
-from vae_lib.decode import Plan, Route, Work, candidates, choose
+from vae_lib.decode import Plan, Route, Work, candidates, choose, smallest
 from vae_lib.errors import PlanError
 from vae_lib.networks import AutoencoderKLConfig
 from vae_lib.ui import markup
@@ -90,8 +90,16 @@ def _curve(work: Work, route: Route) -> Curve:
     points = []
     for side in _SAMPLES:
         square = replace(work, height=side // scale, width=side // scale)
-        points.append((side, min(plan.peak_bytes for plan in candidates(square, route))))
+        points.append((side, _least(square, route)))
     return Curve.through(points)
+
+
+def _least(work: Work, route: Route) -> int:
+    """Peak of the route's smallest plan, on the device that it takes."""
+    least = smallest(work, (route,))
+    if least is not None:
+        return least.peak_bytes
+    return min(plan.peak_bytes for plan in candidates(work, route))  # on the CPU, beside another device
 
 
 def plan_for(work: Work, route: Route, memory: Mapping[str, Memory]) -> Plan | None:

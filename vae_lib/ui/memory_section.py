@@ -15,6 +15,7 @@ from vae_lib.errors import InputError, PlanError, VAEGuardError
 from vae_lib.networks import AutoencoderKLConfig
 from vae_lib.ui import markup, memory
 from vae_lib.ui.backend import Backend, Memory
+from vae_lib.ui.check_section import CheckSection
 from vae_lib.ui.library import Library
 
 _STANDARD = {
@@ -50,6 +51,7 @@ class MemorySection:
         self.line = gr.HTML(elem_id="vg_plan")
         self.routes = gr.HTML(elem_id="vg_routes")
         self.plot = gr.HTML(elem_id="vg_plot")
+        self.check = CheckSection(backend, self.dtype, self.operation, self.device)
         inputs = [self.width, self.height, self.dtype, self.operation, self.device, self.vae]
         outputs = [self.bar, self.line, self.routes, self.plot]
         for event in (self._button.click, *(component.change for component in inputs)):

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vae_lib.decode import Ladder, Outcome, Route, rates_for
+from vae_lib.decode import Compute, Ladder, Outcome, Route, trusted_rates
 from vae_lib.errors import InputError, NumericError, PlanError, VAEGuardError
 from vae_lib.webui import (
     first_stage,
@@ -301,8 +301,13 @@ def ladder_for(
     needed = precision.known(model)
     if needed in repair and not shared.cmd_opts.disable_nan_check:
         dtype = needed
+    ours = first_stage.borrow(vae, operation)
+
+    def tell(text: str) -> None:
+        notices.tell_once(f"check {device} {dtype}", text)
+
     return Ladder(
-        first_stage.borrow(vae, operation),
+        ours,
         first_stage.taesd(model, operation) if Route.TAESD in order else None,
         device=device,
         dtype=dtype,
@@ -311,7 +316,7 @@ def ladder_for(
         repair=repair,
         wrap=first_stage.wraps(vae, operation),
         check_finite=not shared.cmd_opts.disable_nan_check,
-        rates=rates_for(device, dtype),
+        rates=trusted_rates(ours, Compute(device, dtype), tell),
     )
 
 

@@ -1,0 +1,143 @@
+"""The check says what is so: the same picture, another one, a way that fails, and what there was no room for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.decode.gpu import as_on_a_gpu
+from tests.decode.helpers import BF16, CPU, FP32, SMALL, network
+from vae_lib.decode import Compute, Operation, Tiling
+from vae_lib.decode import check as module
+from vae_lib.decode.check import CPU_SIZES, Limits, Report, Trial, check, machine, sample_network
+from vae_lib.errors import Cancelled
+
+LIMITS = Limits(sizes=(32, 48))
+Ours = Callable[[Trial, Tensor, Tiling], Tensor]
+
+
+def run(operation: Operation = Operation.DECODE, limits: Limits = LIMITS, **compute: Any) -> Report:
+    return check(network(SMALL), operation, Compute(CPU, FP32, **compute), limits)
+
+
+@pytest.mark.parametrize("operation", Operation)
+def test_a_device_that_is_right(operation: Operation) -> None:
+    report = run(operation)
+    assert [f.side for f in report.findings] == [32, 32, 32, 48, 48, 48]
+    assert {f.what.split(",")[0] for f in report.findings} == {"full", "tiled", "offload"}
+    for finding in report.findings:
+        assert finding.same
+        assert finding.error is not None
+        assert finding.error < 1e-4
+        assert 0 < finding.peak_bytes <= finding.predicted_bytes <= 1.1 * finding.peak_bytes
+        assert finding.dispatches > 100
+        assert min(finding.seconds, finding.plain_seconds) > 0
+    assert report.left_out == ()
+    assert not report.is_wrong
+    assert report.verdict.startswith("Every route gives the plain network's picture. Full takes ")
+
+
+def test_the_way_a_gpu_goes_is_checked_too() -> None:
+    with as_on_a_gpu("cpu"):
+        assert not run().is_wrong
+
+
+def test_a_route_that_gives_another_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours: Ours = Trial.ours
+    monkeypatch.setattr(
+        Trial, "ours", lambda self, given, tiling: ours(self, given, tiling) + 0.1 * tiling.offload
+    )
+    report = run()
+    assert report.is_wrong
+    assert report.verdict.startswith("offload, ")
+    assert "does not use that way here" in report.verdict
+    marked = [line for line in report.text().splitlines() if "WRONG" in line]
+    assert len(marked) == 2
+    assert all("offload" in line for line in marked)
+
+
+def test_pictures_of_no_numbers_are_not_the_same() -> None:
+    trial, wanted = Trial(network(SMALL), Operation.DECODE, 32, Compute(CPU, BF16)), torch.ones(2, 3)
+    assert trial.same(wanted, wanted)
+    assert trial.same(wanted * 1.05, wanted)
+    assert not trial.same(wanted * 1.2, wanted)
+    assert not trial.same(wanted * float("nan"), wanted)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (torch.cuda.OutOfMemoryError("CUDA out of memory"), "out of memory"),
+        (RuntimeError("no kernel\nmore"), "no kernel"),
+    ],
+)
+def test_a_route_that_fails(error: Exception, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours: Ours = Trial.ours
+
+    def fail(self: Trial, given: Tensor, tiling: Tiling) -> Tensor:
+        if tiling.offload:
+            raise error
+        return ours(self, given, tiling)
+
+    monkeypatch.setattr(Trial, "ours", fail)
+    report = run()
+    assert not report.is_wrong
+    assert {f.problem for f in report.findings} == {"", said}
+    assert "could not be run here; every other way gives" in report.verdict
+    assert said in report.text()
+
+
+def test_what_there_is_no_memory_or_time_for_is_left_out() -> None:
+    none = run(limits=Limits(sizes=(32, 48), budget=lambda device: 1000))
+    assert (none.findings, none.left_out) == ((), (32, 48))
+    assert none.verdict.startswith("Nothing could be checked")
+    short = run(limits=Limits(sizes=(32, 48), seconds=0.0))
+    assert {f.side for f in short.findings} == set()
+    hasty = run(limits=Limits(sizes=(32, 4800), seconds=30.0))
+    assert ({f.side for f in hasty.findings}, hasty.left_out) == ({32}, (4800,))
+    assert "Left out for want of time or memory: 4800x4800." in hasty.text()
+
+
+def test_sizes_suit_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    sides: list[int] = []
+
+    def note(trial: Trial) -> Any:
+        sides.append(trial.side)
+        raise Cancelled("enough")
+
+    monkeypatch.setattr(Trial, "given", note)
+    with pytest.raises(Cancelled):
+        run(limits=Limits())
+    assert sides == [CPU_SIZES[0]]
+
+
+def test_it_can_be_stopped() -> None:
+    with pytest.raises(Cancelled):
+        run(cancelled=lambda: True)
+
+
+def test_the_report_is_a_table_without_names_of_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.node", lambda: "annas-laptop")
+    report = run(limits=Limits(sizes=(32,)))
+    first, head, *rows = report.text().splitlines()
+    assert first == report.machine == machine(Compute(CPU, FP32))
+    assert "annas-laptop" not in report.text()
+    assert re.search(r"VAE Guard \d.*PyTorch \d.*fp32; \w+; Python 3", first)
+    assert head.split()[:2] == ["size", "route"]
+    assert len(rows) == 4  # and the verdict
+    assert rows[0].startswith("32x32")
+
+
+def test_the_users_random_numbers_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "AutoencoderKLConfig", lambda **halves: SMALL)
+    before = torch.get_rng_state()
+    first = sample_network(Operation.DECODE)
+    again = sample_network(Operation.DECODE)
+    run(limits=Limits(sizes=(32,)))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))

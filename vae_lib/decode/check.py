@@ -1,0 +1,310 @@
+"""Does each route give the plain network's picture on this device, how fast, and in how much memory?
+
+What `python -m vae_lib check` and the button of the tab's memory section run.
+"""
+
+from __future__ import annotations
+
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from vae_lib import __version__
+from vae_lib.decode import calibrate, engine, plain
+from vae_lib.decode.compute import Compute, Operation
+from vae_lib.decode.devices import free_bytes, is_out_of_memory, release_cached
+from vae_lib.decode.measure import PeakMemory
+from vae_lib.decode.plan import (
+    Plan,
+    Rates,
+    Route,
+    Work,
+    candidates,
+    cost_of,
+    dtype_name,
+    plain_cost_of,
+)
+from vae_lib.decode.program import Tiling
+from vae_lib.errors import Cancelled
+from vae_lib.networks import AutoencoderKL, AutoencoderKLConfig
+from vae_lib.units import size_text
+
+# How far a picture may be from the plain network's in the same dtype, as a share of that one's root mean square. A few
+# roundings (on CUDA float32 convolves in TF32 unless told not to) stay far below, a wrong kernel far above.
+ALLOWED = {torch.float32: 5e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+SIZES, CPU_SIZES = (256, 512, 1024), (128, 256, 512)  # pixels along a side
+RUNS = 12  # decodes of the plain network that the check of one size takes as long as, at most
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One piece of work, done by the plain network and by us; pictures (or mean latents) come in float32."""
+
+    vae: AutoencoderKL
+    operation: Operation
+    side: int  # pixels
+    compute: Compute
+
+    @property
+    def work(self) -> Work:
+        latents = self.side // self.vae.downscale
+        compute = self.compute
+        return Work(self.vae.config, self.operation, latents, latents, 1, compute.device, compute.dtype)
+
+    def given(self) -> Tensor:
+        """Latents or a picture of noise, the same ones every time; the user's random numbers are left alone."""
+        generator = torch.Generator().manual_seed(1)
+        decodes = self.operation is Operation.DECODE
+        channels = self.vae.latent_channels if decodes else self.vae.config.in_channels
+        side = self.side // self.vae.downscale if decodes else self.side
+        noise = torch.randn(1, channels, side, side, generator=generator)
+        return noise.to(self.compute.device, self.compute.dtype)
+
+    def plain(self, given: Tensor) -> Tensor:
+        result, _ = plain.run(self.vae, self.operation, given, self.compute)
+        return result.float()
+
+    def ours(self, given: Tensor, tiling: Tiling) -> Tensor:
+        if self.operation is Operation.DECODE:
+            return engine.decode(self.vae, given, tiling, self.compute).float()
+        return engine.encode_moments(self.vae, given, tiling, self.compute)[0].float()
+
+    def same(self, result: Tensor, wanted: Tensor) -> bool:
+        """But for rounding in the trial's dtype."""
+        error, size = (torch.linalg.vector_norm(x) for x in (result - wanted, wanted))
+        return bool(error <= ALLOWED[self.compute.dtype] * size)  # not so if there are NaN
+
+    def timed(self, run: Callable[[], Tensor]) -> tuple[Tensor, float]:
+        """The result, and seconds on the clock to the end of the work on the device."""
+        wait_for(self.compute.device)
+        started = time.perf_counter()
+        result = run()
+        wait_for(self.compute.device)
+        return result, max(time.perf_counter() - started, 1e-9)
+
+
+def sample_network(operation: Operation) -> AutoencoderKL:
+    """Stable Diffusion's shape with random weights: time and memory are any such VAE's. On the CPU, in float32."""
+    decodes = operation is Operation.DECODE
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        config = AutoencoderKLConfig(has_encoder=not decodes, has_decoder=decodes)
+        return AutoencoderKL(config).eval().requires_grad_(False)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One route at one size.
+
+    Attributes:
+        what: the plan in words.
+        side: pixels.
+        error: largest difference from the plain network's picture, of a range of 2; None if it failed.
+        same: whether it is the same picture but for rounding.
+        seconds, plain_seconds: of this route, and of the plain network.
+        peak_bytes, predicted_bytes: beyond weights and input.
+        dispatches: operations that PyTorch is asked for.
+        problem: why it failed.
+    """
+
+    what: str
+    side: int
+    plain_seconds: float
+    error: float | None = None
+    same: bool = False
+    seconds: float = 0.0
+    peak_bytes: int = 0
+    predicted_bytes: int = 0
+    dispatches: int = 0
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How far a check may go: seconds in all, pixels along a side (none: what suits the device), bytes on a device."""
+
+    seconds: float = 60.0
+    sizes: Sequence[int] = ()
+    budget: Callable[[torch.device], int] = free_bytes
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a check found.
+
+    Attributes:
+        machine: device, driver, PyTorch, dtype, system; no paths and no names of the user's.
+        findings: in the order in which they were made.
+        left_out: sizes in pixels for which there was no time or memory.
+    """
+
+    machine: str
+    findings: tuple[Finding, ...]
+    left_out: tuple[int, ...] = ()
+
+    @property
+    def is_wrong(self) -> bool:
+        """Whether a route gives another picture than the plain network."""
+        return any(finding.error is not None and not finding.same for finding in self.findings)
+
+    @property
+    def verdict(self) -> str:
+        """In a sentence or two."""
+        if not self.findings:
+            return "Nothing could be checked: there is not enough free memory. Close other programs and try again."
+        wrong = sorted({f.what for f in self.findings if f.error is not None and not f.same})
+        failed = sorted({f.what for f in self.findings if f.problem})
+        if wrong:
+            return (
+                f"{' and '.join(wrong)}: the picture is not the plain network's. This device or its driver computes "
+                "something wrong; VAE Guard does not use that way here. Please report it with the text below."
+            )
+        if failed:
+            return f"{' and '.join(failed)} could not be run here; every other way gives the plain network's picture."
+        low = [f for f in self.findings if f.peak_bytes > f.predicted_bytes]
+        fast = [f for f in self.findings if f.what.startswith("full")]
+        times = statistics.median(f.seconds / f.plain_seconds for f in fast) if fast else 1.0
+        speed = f"full takes {times:.2f} of the plain network's time"
+        memory = (
+            "no more memory than predicted" if not low else "more memory than predicted; please report that"
+        )
+        return f"Every route gives the plain network's picture. {speed[0].upper()}{speed[1:]}, and {memory}."
+
+    def rows(self) -> list[list[str]]:
+        """As text, the headings first."""
+        rows = [
+            ["size", "route", "largest difference", "time", "of plain", "peak", "predicted", "dispatches"]
+        ]
+        for f in self.findings:
+            cells = [f"{f.side}x{f.side}", f.what]
+            if f.problem:
+                rows.append([*cells, f.problem, *[""] * 5])
+                continue
+            rows.append([
+                *cells, f"{f.error:.1e}" + ("" if f.same else " WRONG"), f"{1000 * f.seconds:.1f} ms",
+                f"{f.seconds / f.plain_seconds:.2f}", size_text(f.peak_bytes), size_text(f.predicted_bytes),
+                f"{f.dispatches:,}",
+            ])  # fmt: skip
+        return rows
+
+    def text(self) -> str:
+        """To read, or to copy into an issue."""
+        rows = self.rows()
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = [
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            for row in rows
+        ]
+        if self.left_out:
+            sizes = ", ".join(f"{side}x{side}" for side in self.left_out)
+            lines.append(f"Left out for want of time or memory: {sizes}.")
+        return "\n".join([self.machine, *lines, self.verdict])
+
+
+def check(
+    vae: AutoencoderKL,
+    operation: Operation,
+    compute: Compute,
+    limits: Limits,
+    said: Callable[[str], None] = lambda text: None,
+) -> Report:
+    """Try every route at each size beside the plain network, as long as the time and the free memory allow.
+
+    Args:
+        vae: weights on the device, in the dtype.
+        said: told what is tried next.
+
+    Raises:
+        Cancelled: between routes, when ``compute.cancelled`` says so.
+    """
+    rates = calibrate.rates_for(compute.device, compute.dtype)
+    findings, left_out = list[Finding](), list[int]()
+    end, plain_seconds, before = time.perf_counter() + limits.seconds, 0.0, 0
+    for side in limits.sizes or (CPU_SIZES if compute.device.type == "cpu" else SIZES):
+        trial = Trial(vae, operation, side, Compute(compute.device, compute.dtype))
+        expected = plain_seconds * (side / before) ** 2 if before else 0.0
+        enough = plain_cost_of(trial.work).peak_bytes * 1.2 <= limits.budget(compute.device)
+        if not enough or time.perf_counter() + RUNS * expected > end:
+            left_out.append(side)
+            continue
+        given = trial.given()
+        wanted, plain_seconds = trial.timed(lambda t=trial, g=given: t.plain(g))  # type: ignore[misc]
+        if compute.device.type != "cpu":  # that one loaded kernels and chose among them
+            plain_seconds = min(trial.timed(lambda t=trial, g=given: t.plain(g))[1] for _ in range(2))  # type: ignore[misc]
+        before = side
+        for plan in _plans(trial.work, rates):
+            if compute.cancelled is not None and compute.cancelled():
+                raise Cancelled("Stopped: the check was not finished.")
+            said(f"{side}x{side}, {plan.describe()}")
+            findings.append(_found(trial, plan, given, wanted, plain_seconds))
+        del given, wanted
+    return Report(machine(compute), tuple(findings), tuple(left_out))
+
+
+def _plans(work: Work, rates: Rates | None) -> Iterator[Plan]:
+    """Of each route the fastest, and of tiled the one that takes the least of those that are not unreasonably slow."""
+    for route in (Route.FULL, Route.TILED, Route.OFFLOAD):
+        plans = [plan for plan in candidates(work, route, rates) if plan.tiling is not None]
+        fastest = min(plans, key=lambda plan: plan.seconds)
+        if route is Route.TILED:
+            plans = [plan for plan in plans if plan.seconds <= 2 * fastest.seconds]
+            fastest = min(plans, key=lambda plan: plan.peak_bytes)
+        yield fastest
+
+
+def _found(trial: Trial, plan: Plan, given: Tensor, wanted: Tensor, plain_seconds: float) -> Finding:
+    assert plan.tiling is not None
+    tiling, device = plan.tiling, trial.compute.device
+    finding = Finding(plan.describe(), trial.side, plain_seconds, predicted_bytes=plan.peak_bytes)
+    try:
+        if device.type != "cpu":
+            trial.ours(given, tiling)  # kernels are loaded and chosen
+        with PeakMemory(device) as peak:
+            result = trial.ours(given, tiling)
+        error, same = (result - wanted).abs().max().item(), trial.same(result, wanted)
+        del result
+        seconds = min(
+            trial.timed(lambda: trial.ours(given, tiling))[1] for _ in range(1 if device.type == "cpu" else 2)
+        )
+    except (RuntimeError, MemoryError) as problem:  # an operation that this device lacks, or no memory for it
+        release_cached(device)
+        short = "out of memory" if is_out_of_memory(problem) else str(problem).splitlines()[0][:90]
+        return replace(finding, problem=short)
+    dispatches = cost_of(trial.work, tiling).dispatches
+    return replace(
+        finding, error=error, same=same, seconds=seconds, peak_bytes=peak.bytes, dispatches=dispatches
+    )
+
+
+def wait_for(device: torch.device) -> None:
+    """Until everything that the device was told to do is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def device_name(device: torch.device) -> str:
+    """As its driver calls it."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def machine(compute: Compute) -> str:
+    """What a report holds for; no paths, and no name of the computer's or the user's."""
+    device = compute.device
+    name = (
+        f"{device_name(device)}, {calibrate.driver(device)}"
+        if device.type == "cuda"
+        else (
+            f"{device.type}, {platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+        )
+    )
+    return (
+        f"VAE Guard {__version__}; {name}; PyTorch {torch.__version__}; {dtype_name(compute.dtype)}; "
+        f"{platform.system()}; Python {platform.python_version()}"
+    )

@@ -1,0 +1,104 @@
+"""The part of the memory section that tries this device: every route beside the plain network."""
+
+from __future__ import annotations
+
+import html
+import queue
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import gradio as gr
+import torch
+
+from vae_lib.decode import DTYPES, Compute, Operation
+from vae_lib.decode.check import Limits, Report, check, sample_network
+from vae_lib.errors import VAEGuardError
+from vae_lib.ui import markup
+from vae_lib.ui.backend import Backend
+
+
+class CheckSection:
+    """A button, the table that it brings, and the report to copy."""
+
+    def __init__(
+        self, backend: Backend, dtype: gr.Dropdown, operation: gr.Dropdown, device: gr.Dropdown
+    ) -> None:
+        self._backend = backend
+        self._turn = threading.Lock()
+        with gr.Row(variant="compact"):
+            self.go = gr.Button("Check this device", size="sm", elem_id="vg_check", min_width=160)
+        self.said = gr.HTML(
+            markup.page(
+                '<p class="vg-dim">Decodes noise by every route, in at most a minute and within the free memory: is it '
+                "the picture of the plain network, how fast is it, and does it take what was predicted?</p>"
+            ),
+            elem_id="vg_check_said",
+        )
+        self.report = gr.Textbox(
+            label="To copy into an issue; no paths and no names of yours are in it",
+            lines=4, max_lines=20, interactive=False, show_copy_button=True, visible=False, elem_id="vg_check_report",
+        )  # fmt: skip
+        self.go.click(
+            self._run,
+            [dtype, operation, device],
+            [self.said, self.report],
+            show_progress="hidden",
+            api_name=False,
+        )
+
+    def _run(self, dtype: str, operation: str, device: str) -> Iterator[tuple[str, Any]]:
+        """What is tried at the moment, then the report."""
+        if not self._turn.acquire(blocking=False):
+            yield markup.note("A check is running already; wait until it has ended.", "bad"), gr.update()
+            return
+        try:
+            said: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+            found: list[Report | VAEGuardError] = []
+            arguments = (Operation(operation), Compute(torch.device(device), DTYPES[dtype]), said, found)
+            thread = threading.Thread(target=self._check, args=arguments, daemon=True)
+            thread.start()
+            yield markup.note("Waiting for the device."), gr.update(visible=False)
+            while (text := said.get()) is not None:
+                yield markup.note(f"Trying {text} …"), gr.update()
+            thread.join()
+        finally:
+            self._turn.release()
+        result = found[0]
+        if isinstance(result, VAEGuardError):
+            yield markup.note(str(result), "bad"), gr.update()
+            return
+        table = markup.note(result.verdict, "bad" if result.is_wrong else "") + _table(result)
+        yield table, gr.update(value=result.text(), visible=True)
+
+    def _check(
+        self, operation: Operation, compute: Compute, said: queue.SimpleQueue[str | None], found: list[Any]
+    ) -> None:
+        try:
+            with self._backend.computing():
+                vae = sample_network(operation).to(compute.device, compute.dtype)
+                limits = Limits(budget=lambda device: self._backend.memory(device).usable)
+                found.append(check(vae, operation, compute, limits, said.put))
+        except VAEGuardError as error:
+            found.append(error)
+        except (RuntimeError, MemoryError) as error:
+            text = str(error).splitlines()[0] if str(error) else type(error).__name__
+            found.append(
+                VAEGuardError(
+                    f"The check could not be run on {compute.device}: {text} Free some memory, or check the CPU."
+                )
+            )
+        finally:
+            said.put(None)
+
+
+def _table(report: Report) -> str:
+    head, *rows = report.rows()
+    numbers = len(head) - 2  # what comes after size and route
+    return markup.table(
+        head,
+        [
+            [(html.escape(cell), "vg-num" if i >= len(head) - numbers else "") for i, cell in enumerate(row)]
+            for row in rows
+        ],
+    )
