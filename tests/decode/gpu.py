@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vae_lib.decode import kernels, passes
+from vae_lib.decode import kernels
+from vae_lib.decode import run as module
 from vae_lib.decode.counted import Counted
 from vae_lib.decode.kernels import Kernels
 from vae_lib.decode.plan import cost_of
@@ -73,7 +74,7 @@ def _attend_nowhere(queries: Any, keys: Any, values: Any) -> Any:
     return torch.empty_like(q).view(queries.shape)
 
 
-_attend, _conv2d = passes.attend_fused, F.conv2d
+_attend, _conv2d = module.attend_fused, F.conv2d
 
 
 def _convolve_nowhere(
@@ -103,7 +104,7 @@ def as_on_a_gpu(*devices: str) -> Iterator[None]:
             kernels, "of", lambda device, dtype: GPU if device.type in devices else real(device, dtype)
         )
         if "meta" in devices:
-            patch.setattr(passes, "attend_fused", _attend_nowhere)
+            patch.setattr(module, "attend_fused", _attend_nowhere)
             patch.setattr(F, "conv2d", _convolve_nowhere)
         cost_of.cache_clear()
         yield

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from tests.decode.helpers import BF16, CPU, FP32, distance
-from vae_lib.decode import PeakMemory
+from vae_lib.decode import Compute, PeakMemory
 from vae_lib.decode.buffers import Memory, Workspace
 from vae_lib.decode.convolution import WINOGRAD_TILES, Convolution, ConvShape, Linear, best_shape, tokens
 from vae_lib.decode.cost import CountedMemory
@@ -168,26 +168,26 @@ def _pointers(conv: nn.Conv2d) -> set[int]:
 
 def test_best_shape() -> None:
     """On CPUs in float32 Winograd for wide layers, else planes; channels last everywhere else and for few channels."""
-    assert best_shape(64, 64, "same", 4096, CPU, FP32).algorithm == "winograd"
-    assert best_shape(64, 64, "up", 4096, CPU, FP32).algorithm == "winograd"
+    assert best_shape(64, 64, "same", 4096, Compute(CPU, FP32)).algorithm == "winograd"
+    assert best_shape(64, 64, "up", 4096, Compute(CPU, FP32)).algorithm == "winograd"
     for arguments in (
         (64, 64, "down", 4096),
         (64, 3, "same", 4096),
         (64, 64, "same", 100),
         (64, 64, "up", 100),
     ):
-        assert best_shape(*arguments, CPU, FP32).algorithm == "planar"
-    assert best_shape(4, 64, "same", 4096, CPU, FP32).algorithm == "direct"
-    assert best_shape(64, 64, "same", 4096, CPU, BF16).algorithm == "direct"
-    assert best_shape(64, 64, "same", 4096, torch.device("cuda"), FP32).algorithm == "direct"
+        assert best_shape(*arguments, Compute(CPU, FP32)).algorithm == "planar"
+    assert best_shape(4, 64, "same", 4096, Compute(CPU, FP32)).algorithm == "direct"
+    assert best_shape(64, 64, "same", 4096, Compute(CPU, BF16)).algorithm == "direct"
+    assert best_shape(64, 64, "same", 4096, Compute(torch.device("cuda"), FP32)).algorithm == "direct"
 
 
 def test_the_kernel_pads_the_columns_where_it_can() -> None:
     cuda = torch.device("cuda")
-    assert best_shape(64, 64, "same", 4096, cuda, FP32).pads
-    assert not best_shape(64, 64, "same", 4096, cuda, FP32, wrap=True).pads
-    assert not best_shape(64, 64, "down", 4096, cuda, FP32).pads
-    assert not best_shape(64, 64, "same", 4096, CPU, FP32).pads
+    assert best_shape(64, 64, "same", 4096, Compute(cuda, FP32)).pads
+    assert not best_shape(64, 64, "same", 4096, Compute(cuda, FP32, wrap=True)).pads
+    assert not best_shape(64, 64, "down", 4096, Compute(cuda, FP32)).pads
+    assert not best_shape(64, 64, "same", 4096, Compute(CPU, FP32)).pads
 
 
 @pytest.mark.parametrize("bias", [True, False])

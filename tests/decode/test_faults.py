@@ -11,6 +11,7 @@ import os
 
 import pytest
 
+from tests.decode.gpu import as_on_a_gpu
 from tests.decode.helpers import distance, images, latents_for, network, taesd
 from tests.decode.test_ladder import (
     TINY,
@@ -22,6 +23,13 @@ from tests.decode.test_ladder import (
 from vae_lib.decode import DEFAULT_ORDER, Route
 
 STRIDE = 1 if os.environ.get("VAE_GUARD_EVERY_FAULT") else 23
+
+
+@pytest.mark.parametrize("operation", ["decode", "encode"])
+@pytest.mark.parametrize("route", [Route.FULL, Route.TILED, Route.OFFLOAD])
+def test_the_way_a_gpu_goes_too(route: Route, operation: str) -> None:
+    with as_on_a_gpu("cpu"):
+        test_every_allocation_fails_once(route, operation)
 
 
 @pytest.mark.parametrize("operation", ["decode", "encode"])

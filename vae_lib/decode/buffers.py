@@ -36,7 +36,7 @@ class Band(NamedTuple):
 class Memory:
     """Fresh arrays on a device, and the order in which bands are done.
 
-    The planner's twin, which counts, is `vae_lib.decode.cost.CountedMemory`.
+    The planner's twin, which counts, is `CountedMemory` in `vae_lib.decode.cost`.
     """
 
     def __init__(self, device: torch.device, dtype: torch.dtype) -> None:

@@ -19,12 +19,14 @@ from torch import nn
 
 from vae_lib.decode import kernels
 from vae_lib.decode.buffers import DeviceStore, FeatureMap, Memory, Workspace
+from vae_lib.decode.compute import Compute
 from vae_lib.decode.convolution import Convolution, ConvShape, best_shape
 from vae_lib.decode.cost import CountedMemory
 from vae_lib.decode.devices import free_bytes
 from vae_lib.decode.normalization import Statistics
-from vae_lib.decode.passes import Context, ConvPass, Stage, run_conv_pass
+from vae_lib.decode.passes import ConvPass, Stage
 from vae_lib.decode.plan import Rates, default_rates, dtype_name
+from vae_lib.decode.run import Context, run_conv_pass
 from vae_lib.errors import InputError
 from vae_lib.files import write_atomically
 
@@ -82,7 +84,7 @@ def _side(device: torch.device, dtype: torch.dtype) -> int:
 
 def _multiplications(device: torch.device, dtype: torch.dtype) -> float:
     memory, side = Memory(device, dtype), _side(device, dtype)
-    shape = best_shape(CHANNELS, CHANNELS, "same", side * side, device, dtype)
+    shape = best_shape(CHANNELS, CHANNELS, "same", side * side, Compute(device, dtype))
     bias_apart = kernels.of(device, dtype).bias_apart
     layer = Convolution(shape, _convolution(CHANNELS, device, dtype), memory, bias_apart)
     workspace = Workspace(memory)

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from vae_lib.decode import kernels
 from vae_lib.decode.buffers import Memory, Workspace
+from vae_lib.decode.compute import Compute
 
 # Tiles multiplied at once: enough for a matrix product to run at full speed, few enough to stay in the cache.
 WINOGRAD_TILES = 256
@@ -275,27 +276,14 @@ def _transform_back_one(m: list[Tensor], out: Tensor, parity: int) -> None:
         torch.sub(m[1], m[2], out=out)
 
 
-def best_shape(
-    in_channels: int,
-    out_channels: int,
-    scale: str,
-    pixels: int,
-    device: torch.device,
-    dtype: torch.dtype,
-    wrap: bool = False,
-) -> ConvShape:
-    """The algorithm that is fastest for this convolution on this device; ``wrap``: of a seamless picture."""
+def best_shape(in_channels: int, out_channels: int, scale: str, pixels: int, compute: Compute) -> ConvShape:
+    """The algorithm that is fastest for this convolution there, of a picture of so many ``pixels``."""
     worth_it = min(in_channels, out_channels) >= 64 and pixels >= 2048 and scale != "down"
     algorithm = "direct"
-    if kernels.of(device, dtype).winograd:
+    if kernels.of(compute.device, compute.dtype).winograd:
         algorithm = "winograd" if worth_it else "planar" if in_channels >= 64 else "direct"
-    return ConvShape(
-        in_channels,
-        out_channels,
-        scale,
-        algorithm,
-        pads=algorithm != "winograd" and scale != "down" and not wrap,
-    )
+    pads = algorithm != "winograd" and scale != "down" and not compute.wrap
+    return ConvShape(in_channels, out_channels, scale, algorithm, pads)
 
 
 def tokens(band: Tensor) -> Tensor:

@@ -8,8 +8,9 @@ from torch import Tensor
 from vae_lib.decode.buffers import DeviceStore, FeatureMap, Memory
 from vae_lib.decode.compute import Compute
 from vae_lib.decode.convolution import Linear, tokens
-from vae_lib.decode.passes import INPUT, OUTPUT, Context, MapSize, Pass, count_bands, run
+from vae_lib.decode.passes import INPUT, OUTPUT, MapSize, Pass, count_bands
 from vae_lib.decode.program import Tiling, decoder_passes, encoder_passes
+from vae_lib.decode.run import Context, run
 from vae_lib.errors import Cancelled, CheckpointError
 from vae_lib.networks import AutoencoderKL
 
@@ -41,7 +42,7 @@ def decode(
         z = memory.picture(latents, index)
         if vae.post_quant_conv is not None:
             z = _pointwise(Linear(vae.post_quant_conv, memory), z)
-        _run(passes, z, out.narrow(0, index, 1), tiling, compute, memory, ticker)
+        _run(passes, z, out.narrow(0, index, 1), _context(memory, tiling, compute.wrap, ticker))
     return out
 
 
@@ -67,7 +68,7 @@ def encode_moments(
         image = memory.picture(images, index)
         place = out.narrow(0, index, 1)
         moments = place if quant is None else memory.empty(z2, h, w)
-        _run(passes, image, moments, tiling, compute, memory, ticker)
+        _run(passes, image, moments, _context(memory, tiling, compute.wrap, ticker))
         del image  # before the next one comes
         if quant is not None:
             quant.into(place, moments)
@@ -81,20 +82,14 @@ def _pointwise(linear: Linear, band: Tensor) -> Tensor:
     return linear(tokens(band)).view(1, rows, width, linear.out_channels).permute(0, 3, 1, 2)
 
 
-def _run(
-    passes: list[Pass],
-    source: Tensor,
-    out: Tensor,
-    tiling: Tiling,
-    compute: Compute,
-    memory: Memory,
-    ticker: _Ticker,
-) -> None:
+def _run(passes: list[Pass], source: Tensor, out: Tensor, context: Context) -> None:
     """One picture: (1, c, h, w) ``source`` through ``passes`` into (1, C, H, W) ``out``."""
-    store = memory.host_store() if tiling.offload else DeviceStore()
-    context = Context(memory, store, compute.wrap, ticker)
     context.maps = {INPUT: FeatureMap.of(source), OUTPUT: FeatureMap.of(out)}
     run(passes, context)
+
+
+def _context(memory: Memory, tiling: Tiling, wrap: bool, ticker: _Ticker) -> Context:
+    return Context(memory, memory.host_store() if tiling.offload else DeviceStore(), wrap, ticker)
 
 
 class _Ticker:

@@ -342,7 +342,7 @@ def _tiny_candidates(work: Work, rates: Rates | None) -> Iterator[Plan]:
     largest = max(height, width)
     for side in (largest, *(s for s in (256, 128, 64, 32, 16, 8) if s < largest)):
         halo = 0 if side >= largest and not work.wrap else reach
-        peak = tiny.peak_bytes(height, width, side, halo, work.wrap, work.dtype, work.latent_channels)
+        peak = tiny.peak_bytes(height, width, side, halo, _compute(work), work.latent_channels)
         result = 3 * 64 if work.operation is Operation.DECODE else work.latent_channels
         peak += work.batch * height * width * result * work.dtype.itemsize * work.output_on_device
         count = -(-height // side) * -(-width // side)

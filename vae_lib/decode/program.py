@@ -67,8 +67,7 @@ class _Builder:
     ) -> Stage:
         """A stage whose input has ``size``; ``of`` names the statistics it is normalised with."""
         pixels = size.height * size.width
-        device, wrap = self.compute.device, self.compute.wrap
-        shape = best_shape(conv.in_channels, conv.out_channels, scale, pixels, device, self.dtype, wrap)
+        shape = best_shape(conv.in_channels, conv.out_channels, scale, pixels, self.compute)
         return Stage(conv, shape, norm, of)
 
     def conv(

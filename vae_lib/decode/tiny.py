@@ -34,15 +34,18 @@ def tiles(height: int, width: int, side: int, reach: int, wrap: bool) -> Iterato
             yield Tile(inner, outer)
 
 
-def peak_bytes(
-    height: int, width: int, side: int, reach: int, wrap: bool, dtype: torch.dtype, latent_channels: int
-) -> int:
+def peak_bytes(height: int, width: int, side: int, reach: int, compute: Compute, latent_channels: int) -> int:
     """Peak bytes of decoding or encoding one picture of height x width latents: three maps of the largest tile."""
     areas = [
-        (t.outer[1] - t.outer[0]) * (t.outer[3] - t.outer[2]) for t in tiles(height, width, side, reach, wrap)
+        (t.outer[1] - t.outer[0]) * (t.outer[3] - t.outer[2])
+        for t in tiles(height, width, side, reach, compute.wrap)
     ]
-    inputs = max(areas) * max(latent_channels, 3 * 64) * dtype.itemsize
-    return max(areas) * 64 * WIDTH * 3 * dtype.itemsize + 2 * inputs + WIDTH * WIDTH * 9 * dtype.itemsize
+    inputs = max(areas) * max(latent_channels, 3 * 64) * compute.dtype.itemsize
+    return (
+        max(areas) * 64 * WIDTH * 3 * compute.dtype.itemsize
+        + 2 * inputs
+        + WIDTH * WIDTH * 9 * compute.dtype.itemsize
+    )
 
 
 def multiplications(height: int, width: int, side: int, reach: int, wrap: bool) -> int:
