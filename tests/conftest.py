@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 # Before torch is imported: tiny tensors are fastest on one thread, and threads that wait for each other spin.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -23,6 +24,12 @@ settings.register_profile(
 )
 settings.register_profile("explore", deadline=None, max_examples=500, suppress_health_check=list(HealthCheck))
 settings.load_profile("default")
+
+
+@pytest.fixture
+def closed(tmp_path: Path) -> Path:
+    """A folder that may not be looked at, by nobody: root may enter any, but for one whose name is too long."""
+    return tmp_path / ("n" * 300)
 
 
 @pytest.fixture(autouse=True)

@@ -32,7 +32,9 @@ def pull(
     return subprocess.Popen(
         [sys.executable, "-m", "vae_lib", "pull", *arguments, "--folder", str(folder)],
         cwd=ROOT,
-        env=os.environ | {"HF_ENDPOINT": hub.endpoint, "HF_HUB_OFFLINE": "0", "OMP_NUM_THREADS": "1"},
+        env=os.environ
+        | {"HF_ENDPOINT": hub.endpoint, "HF_HUB_OFFLINE": "0", "OMP_NUM_THREADS": "1"}
+        | {"NO_PROXY": "127.0.0.1,localhost", "no_proxy": "127.0.0.1,localhost"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=stderr,

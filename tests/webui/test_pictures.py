@@ -140,6 +140,21 @@ def test_the_latents_of_a_taesd_picture_can_be_decoded_in_full(host: Host, witho
         host.post("/vae-guard/latents/99/decode")
 
 
+def test_a_taesd_that_cannot_be_read_is_told_and_the_exact_ways_do_without(
+    host: Host, without: Without
+) -> None:
+    file = host.data / "models/VAE-taesd/taesd_decoder.pth"
+    whole = file.read_bytes()
+    file.write_bytes(b"no weights")
+    try:
+        picture = host.generate(guard=[True, "Auto", THRESHOLD_ALWAYS_MISSED])
+    finally:
+        file.write_bytes(whole)
+    assert_same(picture, without["txt2img"])
+    assert (entry(picture.infotext) or "").startswith("tiled")
+    assert "decoding by TAESD is not possible: taesd_decoder.pth" in host.log()
+
+
 def test_a_setting_that_cannot_be_used_is_told_and_its_default_used(host: Host, without: Without) -> None:
     with host.options(vae_guard_fallback=["Tiled", "by magic"]):
         picture = host.generate(guard=[True, "Auto", THRESHOLD_ALWAYS_MISSED])
