@@ -5,13 +5,20 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+# The user's own settings are for the user's own runs.
+os.environ.pop("HF_ENDPOINT", None)
+os.environ.pop("HF_HUB_OFFLINE", None)
+os.environ.pop("HF_TOKEN", None)
+os.environ.pop("HUGGING_FACE_HUB_TOKEN", None)
+os.environ.pop("VAE_GUARD_OVERLAP", None)
+
 # Before torch is imported: tiny tensors are fastest on one thread, and threads that wait for each other spin.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
-os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 
 # The same plans on every machine, and nothing written to the user's cache.
-os.environ.setdefault("VAE_GUARD_CALIBRATE", "0")
+os.environ["VAE_GUARD_CALIBRATE"] = "0"
 
 import pytest
 import torch

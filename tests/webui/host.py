@@ -89,7 +89,7 @@ class Host:
     def delete(self, path: str) -> Any:
         return self._send(urllib.request.Request(self.url + path, method="DELETE"))
 
-    def _send(self, request: urllib.request.Request, timeout: float = 60) -> Any:
+    def _send(self, request: urllib.request.Request, timeout: float = 240) -> Any:
         try:
             with self.opener.open(request, timeout=timeout) as answer:
                 return json.load(answer)
@@ -141,7 +141,7 @@ class Host:
         """As the button Reload UI does; back when the page is up again with the scripts loaded anew."""
         before, starts = self.get("/probe/state")["loaded"], self.starts()
         self.post("/probe/reload")
-        self.wait(lambda: self.starts() > starts, 120)
+        self.wait(lambda: self.starts() > starts, 300)
         assert self.get("/probe/state")["loaded"] != before
 
     def starts(self) -> int:
@@ -303,7 +303,7 @@ def start(
             lambda: host.starts() > 0
             and "Model loaded in" in host.log()
             and host.get("/probe/state")["model"],
-            300,
+            600,
         )
     except BaseException:
         host.stop()

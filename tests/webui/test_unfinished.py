@@ -138,6 +138,9 @@ def test_a_host_killed_in_the_middle_of_a_decode(tmp_path: Path) -> None:
     hosts.prepare_data(tmp_path)
     running = hosts.start(tmp_path)
     try:
+        running.post(
+            "/probe/measuring?on=false"
+        )  # which takes minutes for so large a picture on a busy machine
         whole = running.generate(**LARGE)
 
         def generate() -> None:
@@ -146,7 +149,7 @@ def test_a_host_killed_in_the_middle_of_a_decode(tmp_path: Path) -> None:
 
         client = threading.Thread(target=generate)
         client.start()
-        end = time.monotonic() + 60
+        end = time.monotonic() + 240
         while not files(running) and time.monotonic() < end:
             time.sleep(0.002)
         running.process.send_signal(signal.SIGKILL)
@@ -159,8 +162,9 @@ def test_a_host_killed_in_the_middle_of_a_decode(tmp_path: Path) -> None:
     try:
         assert "1 picture was not finished" in again.log()
         assert [item["decoded_by"] for item in again.get("/vae-guard/latents")] == [None]
+        again.post("/probe/measuring?on=false")
         finished = again.decode_again()
-        assert_same(finished, whole)
+        assert_close(finished.images[0], whole.images[0])
         assert "Seed: 5" in finished.infotext
         assert files(again) == []
     finally:
