@@ -111,7 +111,7 @@ def test_the_same_reference_twice_is_one_job(hub: HubServer, manager: DownloadMa
 
 
 def test_cancel_a_running_download_and_start_it_again(hub: HubServer, manager: DownloadManager) -> None:
-    hub.fault("CDN GET", rate=300_000)
+    hub.fault("CDN GET", rate=150_000)
     job_id = manager.start("acme/a")
     until(lambda: manager.jobs()[0].done > 50_000)
     assert manager.cancel(job_id)

@@ -290,7 +290,7 @@ def test_download_from_a_repository(page: Page, site: Site) -> None:
 
     reference = page.locator("#vg_reference textarea, #vg_reference input")
     newest = page.locator("#vg_job_0")
-    site.hub.fault("CDN GET .*good", rate=300_000)
+    site.hub.fault("CDN GET .*good", rate=60_000)
     reference.fill("acme/good")
     page.locator("#vg_download").click()
     expect(newest).to_contain_text("/s, ")  # speed and time left
