@@ -1,5 +1,7 @@
 # make demo   encode a photo with the bundled VAE and decode it by every route, under a small memory budget
 # make test   everything that CI checks: ruff, mypy, pytest
+# make test-avx2
+#             the tests of pictures and decodes, computed as on an x86 CPU that has AVX2 and no AVX-512
 # make test-host WEBUI_DIR=/path/to/stable-diffusion-webui WEBUI_PYTHON=/path/to/its/venv/bin/python
 #             the tests of tests/webui against a real WebUI, which is only read; its environment must be ready, the
 #             CLIP tokenizer's files included (HF_HOME)
@@ -10,7 +12,7 @@
 #   PIP_TORCH_ARGS="--index-url https://download.pytorch.org/whl/cpu"
 #                                    on Linux without an NVIDIA card: PyTorch's CPU build, 10x smaller than PyPI's
 
-.PHONY: demo test test-host check setup-demo setup-test clean
+.PHONY: demo test test-avx2 test-host check setup-demo setup-test clean
 export TORCH_SPEC PIP_TORCH_ARGS
 
 # The WebUI runs on 3.10 and 3.11, so those come first; pyenv's shims may hide the system's, hence the full paths.
@@ -23,6 +25,12 @@ demo: setup-demo
 	$(VENV_PYTHON) -m vae_lib demo
 
 test: setup-test check
+
+PICTURES := tests/decode tests/networks tests/data tests/checkpoints/test_load.py tests/cli/test_decode.py \
+	tests/webui/test_pictures.py tests/webui/test_sd3.py tests/webui/test_vae_files.py tests/webui/test_lowvram.py
+
+test-avx2: setup-test
+	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(VENV_PYTHON) -m pytest $(PICTURES)
 
 test-host: setup-test
 	@test -d "$(WEBUI_DIR)" -a -x "$(WEBUI_PYTHON)" || { echo "Set WEBUI_DIR to a checkout of the WebUI and WEBUI_PYTHON \

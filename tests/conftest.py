@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
+
+# The user's own settings are for the user's own runs.
+os.environ.pop("HF_ENDPOINT", None)
+os.environ.pop("HF_HUB_OFFLINE", None)
+os.environ.pop("HF_TOKEN", None)
+os.environ.pop("HUGGING_FACE_HUB_TOKEN", None)
+os.environ.pop("VAE_GUARD_OVERLAP", None)
 
 # Before torch is imported: tiny tensors are fastest on one thread, and threads that wait for each other spin.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
-os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 
 # The same plans on every machine, and nothing written to the user's cache.
-os.environ.setdefault("VAE_GUARD_CALIBRATE", "0")
+os.environ["VAE_GUARD_CALIBRATE"] = "0"
 
 import pytest
 import torch
@@ -23,6 +31,12 @@ settings.register_profile(
 )
 settings.register_profile("explore", deadline=None, max_examples=500, suppress_health_check=list(HealthCheck))
 settings.load_profile("default")
+
+
+@pytest.fixture
+def closed(tmp_path: Path) -> Path:
+    """A folder that may not be looked at, by nobody: root may enter any, but for one whose name is too long."""
+    return tmp_path / ("n" * 300)
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from vae_lib.errors import InputError
-from vae_lib.files import write_atomically
+from vae_lib.files import files_in, is_gone, require_folder, write_atomically
 
 
 def names(folder: Path) -> list[str]:
@@ -110,3 +110,45 @@ def test_a_link_is_followed(tmp_path: Path) -> None:
     assert link.is_symlink()
     assert target.read_text() == "new"
     assert names(tmp_path / "real") == ["x.txt"]
+
+
+def test_a_target_that_may_not_be_looked_at(closed: Path) -> None:
+    with pytest.raises(InputError, match=r"x\.png cannot be written: file name too long\."):
+        write_atomically(closed / "x.png", lambda aside: pytest.fail("nothing is to be written"))
+
+
+def test_a_folder_that_is_needed(tmp_path: Path, closed: Path) -> None:
+    require_folder(tmp_path, "make it")
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "missing", tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(InputError, match=rf"There is no folder .*{path.name}; make it\."):
+            require_folder(path, "make it")
+    with pytest.raises(
+        InputError, match=r"cannot be looked at \(File name too long\); check its permissions"
+    ):
+        require_folder(closed / "below", "make it")
+
+
+def test_what_is_certainly_gone(tmp_path: Path, closed: Path) -> None:
+    (tmp_path / "file").touch()
+    assert [is_gone(path) for path in (tmp_path / "file", tmp_path / "missing")] == [False, True]
+    assert is_gone(tmp_path / "file" / "below")
+    assert not is_gone(closed / "below")
+
+
+def test_what_is_in_a_folder_with_closed_ones_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("b/x", "a", "b/closed/hidden from us", ".hidden/x"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    scandir, shut = os.scandir, tmp_path / "b" / "closed"
+
+    def guarded(folder: Path) -> object:
+        if folder == shut:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", guarded)
+    files, closed = files_in(tmp_path)
+    assert files == [tmp_path / "a", tmp_path / "b" / "x"]
+    assert closed == {shut: f"The folder {shut} cannot be looked into: Permission denied."}
+    assert files_in(tmp_path / "missing") == ([], {})

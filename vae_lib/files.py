@@ -1,4 +1,8 @@
-"""Writing files so that a failure leaves what was there before, and nothing half-written beside it."""
+"""Files and folders, of which any may be closed to us; and writing so that a failure leaves nothing half-done.
+
+``Path.is_file`` and its like raise where a folder on the way may not be entered. Where only yes or no counts,
+``os.path.isfile`` says no; where the user has to know, the functions here say it in a sentence.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +11,95 @@ import errno
 import os
 import re
 import secrets
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
-from vae_lib.errors import InputError
+from vae_lib.errors import InputError, printable
 
 PathLike = str | os.PathLike[str]
 
 _NO_ROOM = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 if os.name == "nt":
     _NO_ROOM.add(112)  # ERROR_DISK_FULL, as safetensors passes it on
+
+
+def require_folder(folder: Path, otherwise: str) -> None:
+    """Raise an InputError unless ``folder`` is one that we may look at.
+
+    Args:
+        otherwise: what the user can do when it is not there, as the end of a sentence.
+    """
+    try:
+        there = stat.S_ISDIR(folder.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        there = False
+    except OSError as error:
+        raise InputError(
+            f"The folder {folder} cannot be looked at ({error.strerror or error}); check its permissions, or choose "
+            "another."
+        ) from error
+    if not there:
+        raise InputError(f"There is no folder {folder}; {otherwise}.")
+
+
+def files_in(folder: Path) -> tuple[list[Path], dict[Path, str]]:
+    """The files in a folder and its subfolders, and the folders that may not be looked into, each with a sentence.
+
+    Hidden ones are left out, and links to folders, which may lead in a circle. A folder that is not there is empty.
+    """
+    files: list[Path] = []
+    closed: dict[Path, str] = {}
+    folders = [folder]
+    while folders:
+        current = folders.pop()
+        try:
+            with os.scandir(current) as entries:
+                shown = [entry for entry in entries if not entry.name.startswith(".")]
+        except FileNotFoundError:  # gone in the meantime
+            continue
+        except OSError as error:
+            closed[current] = printable(
+                f"The folder {current} cannot be looked into: {error.strerror or error}."
+            )
+            continue
+        for entry in shown:
+            with contextlib.suppress(OSError):
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(Path(entry.path))
+                elif entry.is_file():
+                    files.append(Path(entry.path))
+    return sorted(files), dict(sorted(closed.items()))
+
+
+def is_gone(path: Path) -> bool:
+    """Whether a file is certainly not there any more; one that may not be looked at may well be."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def check_target(path: PathLike) -> Path:
+    """The file that writing to ``path`` makes or replaces, links followed.
+
+    Raises:
+        InputError: when no file can be written there.
+    """
+    target = Path(os.path.realpath(path))
+    try:
+        if target.is_dir():
+            raise InputError(f"{path} is a folder; give the name of a file to write.")
+        if target.exists() and not target.is_file():
+            raise InputError(f"{path} is not an ordinary file, so it cannot be replaced; give another name.")
+        if not target.parent.is_dir():
+            raise InputError(f"There is no folder {target.parent} to write {target.name} to; make it first.")
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {(error.strerror or str(error)).lower()}.") from error
+    return target
 
 
 def write_atomically(path: PathLike, writer: Callable[[Path], object]) -> None:
@@ -28,13 +111,7 @@ def write_atomically(path: PathLike, writer: Callable[[Path], object]) -> None:
     Raises:
         InputError: when the disk is full or the folder cannot be written to. Other errors of ``writer`` pass.
     """
-    target = Path(os.path.realpath(path))
-    if target.is_dir():
-        raise InputError(f"{path} is a folder; give the name of a file to write.")
-    if target.exists() and not target.is_file():
-        raise InputError(f"{path} is not an ordinary file, so it cannot be replaced; give another name.")
-    if not target.parent.is_dir():
-        raise InputError(f"There is no folder {target.parent} to write {target.name} to; make it first.")
+    target = check_target(path)
     aside = target.with_name(f".{target.stem[:80]}.{secrets.token_hex(6)}{target.suffix}")
     try:
         writer(aside)

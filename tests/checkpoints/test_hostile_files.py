@@ -12,12 +12,15 @@ from typing import NamedTuple
 import pytest
 
 from tests.checkpoints import corpus, examine
+from vae_lib.errors import InputError
+from vae_lib.ui import standalone
+from vae_lib.ui.library import Library
 
 if sys.platform != "linux":
     pytest.skip("links, pipes, names of any bytes, and limits on memory: Linux", allow_module_level=True)
 
 ROOT = Path(__file__).parents[2]
-SECONDS = 5.0  # for one file; the slowest takes half a second on an idle core
+SECONDS = 10.0  # of computing, for one file; the slowest takes half a second
 MEGABYTES = 100.0
 WHOLE = "a VAE whose metadata is odd.safetensors"  # all that its header must have is there
 
@@ -40,11 +43,12 @@ def examined(folder: Path, paths: list[Path], *flags: str) -> list[Record]:
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-m", "tests.checkpoints.examine", str(folder), *flags],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        # One arena: else the C library reserves address space by the number of threads and cores.
+        env={**os.environ, "PYTHONPATH": str(ROOT), "MALLOC_ARENA_MAX": "1"},
         input=json.dumps([str(path.relative_to(folder)) for path in paths]),
         capture_output=True,
         text=True,
-        timeout=120,  # one that never ends is a failure, not a wait
+        timeout=600,  # one that never ends is a failure, not a wait
     )
     assert done.returncode == 0, done.stderr[-2000:]
     return [Record(*record) for record in json.loads(done.stdout)]
@@ -115,5 +119,22 @@ def test_files_that_may_not_be_read(tmp_path: Path) -> None:
     assert all(
         "cannot be read: Permission denied" in record.said for record in records if record.how == "identify"
     )
-    rows = {record.name for record in records if record.how == "table"}
-    assert {"secret.safetensors", "readable.safetensors"} <= rows
+    rows = {record.name: record.said for record in records if record.how == "table"}
+    assert {"secret.safetensors", "readable.safetensors", "listed/in.safetensors"} <= rows.keys()
+    assert rows["closed/"] == "The folder closed cannot be looked into: Permission denied."
+
+
+def test_a_bundled_vae_that_may_not_be_reached(
+    tmp_path: Path, closed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As for a user who may not enter the folder that the package is in."""
+    (tmp_path / "mine.safetensors").write_bytes(b"")
+    monkeypatch.setattr(standalone, "BUNDLED", closed / "bundled.safetensors")
+    rows = Library(standalone.FolderBackend(tmp_path)).rows()
+    assert [row.name for row in rows] == ["mine.safetensors", "(bundled) bundled.safetensors"]
+    assert rows[1].problem == f"{standalone.BUNDLED} cannot be read: File name too long."
+
+
+def test_a_folder_of_vaes_that_may_not_be_looked_at(closed: Path) -> None:
+    with pytest.raises(InputError, match="cannot be looked at"):
+        standalone.FolderBackend(closed)

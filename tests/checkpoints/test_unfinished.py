@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 
 from vae_lib.checkpoints import save_safetensors, unfinished
@@ -39,3 +40,24 @@ def test_files_that_cannot_be_read_are_told_and_odd_metadata_is_done_without(tmp
     ]
     assert len(problems) == 1
     assert "broken.safetensors" in problems[0]
+
+
+def test_a_folder_that_is_not_there_is_empty_and_one_that_is_closed_is_told(
+    tmp_path: Path, closed: Path
+) -> None:
+    assert unfinished.found(tmp_path / "missing") == ([], [])
+    items, (problem,) = unfinished.found(closed)
+    assert items == []
+    assert problem == f"The folder {closed} cannot be looked into: File name too long."
+
+
+def test_old_files_that_cannot_be_removed_do_not_end_a_generation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    for _ in range(3):
+        assert unfinished.write(tmp_path, torch.zeros(1, 4, 250, 250), "model", 0.5, [], 1, (0.5, 0.0))
+    assert len(unfinished.found(tmp_path)[0]) == 3

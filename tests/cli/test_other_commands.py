@@ -123,3 +123,16 @@ def test_help_teaches_every_command(run: Runner) -> None:
     for command in ("decode", "encode", "inspect", "plan", "demo", "pull", "catalog", "ui"):
         assert command in done.out
         assert run(command, "--help").code == 0
+
+
+def test_folders_that_may_not_be_looked_at(run: Runner, latents: Path, closed: Path) -> None:
+    for arguments, said in (
+        (["decode", latents, "--vae", VAE, "-o", closed / "x.png"], "cannot be written: file name too long"),
+        (["inspect", closed / "x.safetensors"], "cannot be read: File name too long"),
+        (["pull", "acme/x", "--folder", closed], "cannot be looked at (File name too long)"),
+        (["ui", "--folder", closed], "cannot be looked at (File name too long)"),
+    ):
+        done = run(*arguments)
+        assert (done.code, done.out) == (1, "")
+        assert said in done.err
+        assert done.err.count("\n") == 1

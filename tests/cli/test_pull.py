@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 import subprocess
@@ -32,7 +33,13 @@ def pull(
     return subprocess.Popen(
         [sys.executable, "-m", "vae_lib", "pull", *arguments, "--folder", str(folder)],
         cwd=ROOT,
-        env=os.environ | {"HF_ENDPOINT": hub.endpoint, "HF_HUB_OFFLINE": "0", "OMP_NUM_THREADS": "1"},
+        env=os.environ
+        | {"HF_ENDPOINT": hub.endpoint, "HF_HUB_OFFLINE": "0", "OMP_NUM_THREADS": "1"}
+        | {"NO_PROXY": "127.0.0.1,localhost", "no_proxy": "127.0.0.1,localhost"},
+        # Who runs the tests in the background, as CI may, ignores Ctrl+C, and children inherit that.
+        preexec_fn=None
+        if os.name == "nt"
+        else functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=stderr,
@@ -42,7 +49,7 @@ def pull(
 
 def test_the_file_arrives_and_is_named(hub: HubServer, tmp_path: Path) -> None:
     process = pull(hub, tmp_path, "acme/x")
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=240)
     assert process.returncode == 0, err
     assert str(tmp_path / "x.safetensors") in out
     assert err == ""  # no bar where nobody looks
@@ -60,7 +67,7 @@ def test_a_terminal_gets_a_bar(hub: HubServer, tmp_path: Path) -> None:
         while piece := os.read(terminal, 4096):
             shown += piece
     os.close(terminal)
-    process.communicate(timeout=60)
+    process.communicate(timeout=240)
     assert process.returncode == 0
     bar = max(shown.decode(errors="replace").split("\r"), key=lambda line: "downloading" in line)
     assert "B/s" in bar  # the speed; before it the size and the time left
@@ -68,7 +75,7 @@ def test_a_terminal_gets_a_bar(hub: HubServer, tmp_path: Path) -> None:
 
 def test_what_went_wrong_is_one_sentence(hub: HubServer, tmp_path: Path) -> None:
     process = pull(hub, tmp_path, "acme/missing")
-    _, err = process.communicate(timeout=120)
+    _, err = process.communicate(timeout=240)
     assert process.returncode not in (0, None)
     assert "acme/missing" in err
     assert "Traceback" not in err
@@ -76,18 +83,18 @@ def test_what_went_wrong_is_one_sentence(hub: HubServer, tmp_path: Path) -> None
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for another process")
 def test_ctrl_c_keeps_what_arrived(hub: HubServer, tmp_path: Path) -> None:
-    hub.fault("CDN GET", rate=400_000)
+    hub.fault("CDN GET", rate=200_000)
     process = pull(hub, tmp_path, "acme/x")
-    end = time.monotonic() + 60
-    while not hub.gets() or hub.gets()[0].sent < 200_000:
+    end = time.monotonic() + 240
+    while sum(part.stat().st_size for part in tmp_path.rglob("content.part")) < 100_000:
         assert time.monotonic() < end
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=240)
     assert process.returncode not in (0, None)
     assert "Traceback" not in err
     again = pull(hub, tmp_path, "acme/x")
-    _, err = again.communicate(timeout=120)
+    _, err = again.communicate(timeout=240)
     assert again.returncode == 0, err
     assert hub.gets()[-1].headers["range"].startswith("bytes=")
     assert (tmp_path / "x.safetensors").read_bytes() == vae_bytes()

@@ -106,6 +106,6 @@ def test_time_in_which_others_had_the_cpu_does_not_count() -> None:
         start = time.thread_time()
         while time.thread_time() < start + 0.005:
             pass
-        time.sleep(0.05)
+        time.sleep(0.2)
 
-    assert 0.005 <= calibrate._seconds(work, CPU) < 0.03
+    assert 0.005 <= calibrate._seconds(work, CPU) < 0.15

@@ -102,7 +102,7 @@ class TestStraightforward:
         assert all(p.total == len(VAE) for p in seen)
         speeds = [p.speed for p in moving if p.speed is not None]
         assert speeds
-        assert all(1e5 < speed < 2e7 for speed in speeds[1:])
+        assert all(0 < speed < 2e7 for speed in speeds[1:])
         assert moving[-1].eta == 0
         assert "of 886 kB" in moving[-1].message
 
@@ -342,16 +342,16 @@ class TestInterrupted:
         start = time.monotonic()
         with pytest.raises(Cancelled):
             fetch(hub, models, cancelled=lambda: time.monotonic() - start > 0.5)
-        assert time.monotonic() - start < 5
+        assert time.monotonic() - start < 30
 
     def test_a_slow_link_can_be_cancelled_soon(self, hub: HubServer, models: Path) -> None:
-        hub.fault("CDN GET", rate=300_000)
-        start = time.monotonic()
+        hub.fault("CDN GET", rate=10_000)  # a minute and a half for all of it
+        start, done = time.monotonic(), [0]
         with pytest.raises(Cancelled):
-            fetch(hub, models, cancelled=lambda: time.monotonic() - start > 0.5)
-        assert time.monotonic() - start < 2
+            fetch(hub, models, progress=lambda p: done.append(p.done), cancelled=lambda: done[-1] > 2_000)
+        assert time.monotonic() - start < 45
         (partial,) = partial_downloads(models / "VAE")
-        assert partial.done > 0
+        assert 0 < partial.done < len(VAE) / 2
 
     def test_a_server_without_ranges_sends_all_of_it_again(self, hub: HubServer, models: Path) -> None:
         with pytest.raises(Cancelled):
@@ -424,20 +424,20 @@ def child(hub: HubServer, folder: Path) -> subprocess.Popen[str]:
 
 def test_killed_in_the_middle_and_resumed(hub: HubServer, models: Path) -> None:
     folder = models / "VAE"
-    hub.fault("CDN GET", rate=400_000)
+    hub.fault("CDN GET", rate=200_000)
     process = child(hub, folder)
     assert process.stdout is not None
     for line in process.stdout:
         if line.startswith("downloading") and int(line.split()[1]) > 200_000:
             process.kill()
             break
-    process.wait(30)
+    process.wait(120)
     process.stdout.close()
     assert listed(folder) == []
     (partial,) = partial_downloads(folder)
     assert 200_000 < partial.done < len(VAE)
 
-    output, _ = child(hub, folder).communicate(timeout=60)
+    output, _ = child(hub, folder).communicate(timeout=240)
     _, resumed_from, fetched = output.splitlines()[-1].split()
     assert (int(resumed_from), int(fetched)) == (partial.done, len(VAE) - partial.done)
     assert (folder / "my_vae.safetensors").read_bytes() == VAE
@@ -673,7 +673,7 @@ class TestDisk:
 
 class TestTogether:
     def test_two_downloads_of_one_file_fetch_it_once(self, hub: HubServer, models: Path) -> None:
-        hub.fault("CDN GET", rate=2e6)
+        hub.fault("CDN GET", rate=400_000)
         results: list[DownloadedFile] = []
         stages: list[str] = []
         threads = [
@@ -685,23 +685,31 @@ class TestTogether:
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(60)
+            thread.join(240)
         assert sorted(result.bytes_fetched for result in results) == [0, len(VAE)]
         assert len(hub.gets()) == 1
         assert "waiting" in stages
 
     def test_waiting_for_another_can_be_cancelled(self, hub: HubServer, models: Path) -> None:
-        hub.fault("CDN GET", rate=400_000)
-        first = threading.Thread(target=lambda: fetch(hub, models), daemon=True)
+        hub.fault("CDN GET", rate=20_000)  # three quarters of a minute for all of it
+        stop, stages = threading.Event(), []
+
+        def fetch_until_stopped() -> None:
+            with pytest.raises(Cancelled):
+                fetch(hub, models, cancelled=stop.is_set)
+
+        first = threading.Thread(target=fetch_until_stopped, daemon=True)
         first.start()
         while not hub.gets():
             time.sleep(0.02)
-        start = time.monotonic()
         with pytest.raises(Cancelled):
-            fetch(hub, models, cancelled=lambda: time.monotonic() - start > 0.3)
-        assert time.monotonic() - start < 2
-        first.join(60)
-        assert listed(models / "VAE") == ["my_vae.safetensors"]
+            fetch(
+                hub, models, progress=lambda p: stages.append(p.stage), cancelled=lambda: "waiting" in stages
+            )
+        assert first.is_alive()
+        stop.set()
+        first.join(120)
+        assert fetch(hub, models).path.read_bytes() == VAE
 
 
 class TestTAESD:

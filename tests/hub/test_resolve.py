@@ -245,7 +245,7 @@ def run_resolve(reference: str, env: dict[str, str]) -> dict[str, str]:
         env=env,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
     )
     assert done.returncode == 0, done.stderr
     return dict(json.loads(done.stdout))
@@ -266,15 +266,15 @@ class TestRetries:
         hub.fault("GET /api/", status=429, headers={"Retry-After": "1"})
         start = time.monotonic()
         found(hub, "acme/x")
-        assert 1.0 <= time.monotonic() - start < 5
+        assert time.monotonic() - start >= 0.9  # without, it would be a hundredth of a second
 
     def test_retry_after_as_a_date(self) -> None:
         class Response:
-            headers = {"Retry-After": email.utils.formatdate(time.time() + 30, usegmt=True)}  # noqa: RUF012
+            headers = {"Retry-After": email.utils.formatdate(time.time() + 250, usegmt=True)}  # noqa: RUF012
 
         error = Exception()
         error.response = Response()  # type: ignore[attr-defined]
-        assert 25 < (client.retry_after(error) or 0) <= 30
+        assert 150 < (client.retry_after(error) or 0) <= 250
         Response.headers["Retry-After"] = "soon"
         assert client.retry_after(error) is None
         Response.headers["Retry-After"] = "1e9"
@@ -301,7 +301,7 @@ class TestRetries:
         start = time.monotonic()
         with pytest.raises(Cancelled):
             found(hub, "acme/x", cancelled=lambda: time.monotonic() - start > 0.3)
-        assert time.monotonic() - start < 5
+        assert time.monotonic() - start < 30
 
     def test_nobody_answers(self) -> None:
         with pytest.raises(DownloadError, match=r"connection to 127.0.0.1:1 failed.*HF_ENDPOINT"):

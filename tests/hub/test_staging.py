@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.hub.conftest import vae_bytes
+from tests.hub.hub_server import HubServer
 from vae_lib.errors import DownloadError
+from vae_lib.hub import has_taesd, load_catalog, partial_downloads, pull
 from vae_lib.hub.fetch import _open_at
 from vae_lib.hub.progress import describe, time_text
 from vae_lib.hub.staging import as_sentence, free_name, place
@@ -94,3 +97,14 @@ def test_numbers_for_people() -> None:
     assert describe(12_000_000, 334_641_164, 5.2e6, 62.0) == "12.0 of 335 MB, 5.2 MB/s, 1 min 2 s left"
     assert describe(12_000, 334_641_164, None, None) == "12.0 kB of 335 MB"
     assert describe(12_000, None, None, None) == "12.0 kB"
+
+
+def test_a_folder_that_may_not_be_looked_at(hub: HubServer, closed: Path) -> None:
+    hub.add("acme/x", {"x.safetensors": vae_bytes()})
+    entry = next(entry for entry in load_catalog().entries if entry.sha256 is not None)
+    for reference in ("acme/x", entry.id):
+        with pytest.raises(DownloadError, match="cannot be used for downloads: File name too long"):
+            pull(reference, closed, endpoint=hub.endpoint)
+    assert not hub.gets()
+    assert partial_downloads(closed) == []
+    assert not has_taesd(closed, "SD1")

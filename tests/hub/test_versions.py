@@ -56,5 +56,5 @@ def _run(*arguments: str, environment: os._Environ[str] | dict[str, str]) -> sub
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=1200,
+        timeout=2400,
     )

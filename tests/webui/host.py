@@ -49,10 +49,15 @@ class ApiError(Exception):
 
 @dataclass(frozen=True)
 class Picture:
-    """One generation's answer: 8-bit pictures and their infotexts."""
+    """One generation's answer: 8-bit pictures and their infotexts.
+
+    Attributes:
+        distances: each decode and encode of it in turn, and how far it was from the same one in float64.
+    """
 
     images: list[np.ndarray]
     infotexts: list[str]
+    distances: list[tuple[str, float]]
 
     @property
     def infotext(self) -> str:
@@ -84,7 +89,7 @@ class Host:
     def delete(self, path: str) -> Any:
         return self._send(urllib.request.Request(self.url + path, method="DELETE"))
 
-    def _send(self, request: urllib.request.Request, timeout: float = 60) -> Any:
+    def _send(self, request: urllib.request.Request, timeout: float = 240) -> Any:
         try:
             with self.opener.open(request, timeout=timeout) as answer:
                 return json.load(answer)
@@ -108,8 +113,14 @@ class Host:
         if guard is not None:
             body["alwayson_scripts"] = {"VAE Guard": {"args": guard}}
         answer = self.post(f"/sdapi/v1/{tab}", body)
-        images = [np.asarray(decode(image).convert("RGB")) for image in answer["images"]]
-        return Picture(images, json.loads(answer["info"])["infotexts"])
+        info = json.loads(answer["info"])
+        return _picture(answer["images"], info["infotexts"], info["extra_generation_params"]["distances"])
+
+    def decode_again(self, index: int = 0) -> Picture:
+        """Kept latents, decoded by our own route."""
+        before = len(self.get("/probe/distances"))
+        answer = self.post(f"/vae-guard/latents/{index}/decode")
+        return _picture(answer["images"], answer["infotexts"], self.get("/probe/distances")[before:])
 
     @contextlib.contextmanager
     def options(self, **values: Any) -> Iterator[None]:
@@ -130,7 +141,7 @@ class Host:
         """As the button Reload UI does; back when the page is up again with the scripts loaded anew."""
         before, starts = self.get("/probe/state")["loaded"], self.starts()
         self.post("/probe/reload")
-        self.wait(lambda: self.starts() > starts, 120)
+        self.wait(lambda: self.starts() > starts, 300)
         assert self.get("/probe/state")["loaded"] != before
 
     def starts(self) -> int:
@@ -156,6 +167,11 @@ class Host:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+
+
+def _picture(images: list[str], infotexts: list[str], distances: list[list[Any]]) -> Picture:
+    pictures = [np.asarray(decode(image).convert("RGB")) for image in images]
+    return Picture(pictures, infotexts, [(operation, distance) for operation, distance in distances])
 
 
 def decode(encoded: str) -> Image.Image:
@@ -287,7 +303,7 @@ def start(
             lambda: host.starts() > 0
             and "Model loaded in" in host.log()
             and host.get("/probe/state")["model"],
-            300,
+            600,
         )
     except BaseException:
         host.stop()

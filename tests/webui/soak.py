@@ -35,12 +35,14 @@ def generations(count: int) -> Iterator[dict[str, Any]]:
 
 def run(host: hosts.Host, count: int, every: int) -> list[dict[str, int]]:
     """Generate, and take the probe's figures before, every ``every`` generations, and after."""
+    host.post("/probe/measuring?on=false")  # which keeps pictures of its own
     figures = [host.get("/probe/resources")]
     for done, parameters in enumerate(generations(count), 1):
         picture = host.generate(**parameters)
         assert "VAE Guard: " in picture.infotext, parameters
         if done % every == 0 or done == count:
             figures.append({"generations": done, **host.get("/probe/resources")})
+    host.post("/probe/measuring?on=true")
     return figures
 
 

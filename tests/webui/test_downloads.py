@@ -80,7 +80,7 @@ def post(host: Host, **query: Any) -> Any:
     return host.post(f"/vae-guard/downloads?{urlencode(query)}")
 
 
-def until(true: Callable[[], Any], seconds: float = 60) -> Any:
+def until(true: Callable[[], Any], seconds: float = 240) -> Any:
     end = time.monotonic() + seconds
     while not (found := true()):
         assert time.monotonic() < end, "it never became true"

@@ -77,5 +77,5 @@ def _streams_on_load(dependency: dict[str, Any]) -> bool:
 
 
 def _receive(page: ClientConnection, wanted: str) -> None:
-    while json.loads(page.recv(timeout=30))["msg"] != wanted:
+    while json.loads(page.recv(timeout=240))["msg"] != wanted:
         pass

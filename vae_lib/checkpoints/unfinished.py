@@ -6,7 +6,9 @@ One safetensors file a batch, as the sampler left it, with the factors and the i
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -19,7 +21,7 @@ from vae_lib.checkpoints.write import save_safetensors
 from vae_lib.errors import InputError
 
 MB = 10**6
-_PATTERN = "*.safetensors"
+_SUFFIX = ".safetensors"
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +85,11 @@ def write(
 def found(folder: Path) -> tuple[list[Unfinished], list[str]]:
     """What is in the folder, the latest first, and a sentence for each file that cannot be read."""
     items, problems = [], []
-    for path in sorted(folder.glob(_PATTERN), reverse=True):
+    try:
+        paths = _latest_first(folder)
+    except OSError as error:
+        return [], [f"The folder {folder} cannot be looked into: {error.strerror or error}."]
+    for path in paths:
         if path.name.startswith("."):
             continue  # a write that was cut short
         try:
@@ -93,6 +99,15 @@ def found(folder: Path) -> tuple[list[Unfinished], list[str]]:
             continue
         items.append(_read(path, latents, metadata))
     return items, problems
+
+
+def _latest_first(folder: Path) -> list[Path]:
+    """Their names begin with the time. A folder that is not there is empty, and one that is closed to us an OSError."""
+    try:
+        names = os.listdir(folder)
+    except FileNotFoundError:
+        return []
+    return [folder / name for name in sorted(names, reverse=True) if name.endswith(_SUFFIX)]
 
 
 def _read(path: Path, latents: Tensor, metadata: dict[str, str]) -> Unfinished:
@@ -108,14 +123,28 @@ def _read(path: Path, latents: Tensor, metadata: dict[str, str]) -> Unfinished:
     try:
         created = datetime.fromisoformat(metadata["created"])
     except (KeyError, ValueError):
-        created = datetime.fromtimestamp(path.stat().st_mtime, timezone.utc)
+        created = _changed(path)
     return Unfinished(path, latents, metadata.get("model", "?"), scale_factor, infotexts, created)
 
 
+def _changed(path: Path) -> datetime:
+    try:
+        return datetime.fromtimestamp(path.stat().st_mtime, timezone.utc)
+    except OSError:  # gone, or closed to us, since it was read
+        return datetime.now(timezone.utc)
+
+
 def _make_room(folder: Path, most: int) -> None:
-    """Remove the oldest files until ``most`` bytes are left, and what cut-short writes left behind."""
+    """Remove the oldest files until ``most`` bytes are left, and what cut-short writes left behind.
+
+    What cannot be removed stays: then the write that follows says why.
+    """
     files = []
-    for path in sorted(folder.glob(_PATTERN), reverse=True):
+    try:
+        paths = _latest_first(folder)
+    except OSError:
+        return
+    for path in paths:
         try:
             files.append((path, path.stat().st_size))
         except OSError:
@@ -124,4 +153,5 @@ def _make_room(folder: Path, most: int) -> None:
     for path, size in files:
         kept += size
         if kept > most:
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                path.unlink()

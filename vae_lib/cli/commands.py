@@ -47,6 +47,7 @@ from vae_lib.decode import (
     usual_dtype,
 )
 from vae_lib.errors import CheckpointError, InputError, PlanError, printable
+from vae_lib.files import check_target
 from vae_lib.networks import TAESD, AutoencoderKL
 from vae_lib.units import size_text
 
@@ -280,12 +281,8 @@ class _Job:
 
 def _check_writable(path: Path | None) -> None:
     """Refuse a bad output path before the work rather than after it."""
-    if path is None:
-        return
-    if path.is_dir():
-        raise InputError(f"{path} is a folder; give the name of a file to write.")
-    if not path.resolve().parent.is_dir():
-        raise InputError(f"There is no folder {path.parent} to write {path.name} to; make it first.")
+    if path is not None:
+        check_target(path)
 
 
 def _write_pictures(image: Tensor, path: Path, parameters: str | None) -> list[Path]:

@@ -13,7 +13,7 @@ from vae_lib.checkpoints import load_vae
 from vae_lib.cli.pictures import read_picture, to_image, write_picture
 from vae_lib.decode import Ladder, PeakMemory, Route, candidates
 from vae_lib.errors import InputError, PlanError
-from vae_lib.files import write_atomically
+from vae_lib.files import is_gone, write_atomically
 from vae_lib.networks import TAESD, AutoencoderKL
 from vae_lib.units import size_text
 
@@ -83,7 +83,7 @@ def _small_budget(route: Route, peaks: list[int]) -> int:
 
 def _bundled_taesd() -> TAESD | None:
     path = DATA / "vae_guard_taesd.safetensors"
-    if not path.exists():
+    if is_gone(path):
         return None
     model = load_vae(path, dtype=torch.float32, kind="TAESD").model
     assert isinstance(model, TAESD)

@@ -10,14 +10,15 @@ import textwrap
 from tqdm import tqdm
 
 from vae_lib.errors import InputError
+from vae_lib.files import require_folder
 from vae_lib.hub import AmbiguousReference, Progress, load_catalog, pull
 from vae_lib.units import size_text
 
 
 def run_pull(options: argparse.Namespace) -> None:
     for folder in (options.folder, options.taesd_folder):
-        if folder is not None and not folder.is_dir():
-            raise InputError(f"There is no folder {folder}; make it first.")
+        if folder is not None:
+            require_folder(folder, "make it first")
     bar = tqdm(delay=1, leave=False, unit="B", unit_scale=True, file=sys.stderr, disable=None)
 
     def show(progress: Progress) -> None:

@@ -162,8 +162,9 @@ def _find_same(
     """The file itself, when it is in its place already."""
     for folder in folders:
         path = folder / remote.target_name
-        if not path.is_file() or remote.size not in (None, path.stat().st_size):
-            continue
+        with as_sentence(folder):
+            if not path.is_file() or remote.size not in (None, path.stat().st_size):
+                continue
         verifiable = remote.sha256 is not None or remote.git_sha1 is not None
         if verifiable and not _wrong_bytes(remote, path, folder):
             return _known_good(path, taesd_stem(remote), taesd_folder, catalog)
@@ -178,9 +179,9 @@ def _present(
 
     in_folder = taesd_folder if entry.kind == "TAESD" and taesd_folder is not None else folder
     path = in_folder / (entry.save_as or target_name(entry.repository, entry.file))
-    if entry.sha256 is None or not path.is_file() or entry.size not in (None, path.stat().st_size):
-        return None
     with as_sentence(in_folder):
+        if entry.sha256 is None or not path.is_file() or entry.size not in (None, path.stat().st_size):
+            return None
         if sha256_of(path) != entry.sha256:
             return None
     stem = stem_of_family(entry.family) if entry.kind == "TAESD" else None

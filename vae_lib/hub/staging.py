@@ -144,8 +144,13 @@ def hidden_folder(target_folder: Path, name: str) -> Path:
 def partial_downloads(target_folder: Path | str) -> list[PartialDownload]:
     """Downloads into a folder that are not finished; starting one again continues it."""
     found = []
-    for about in sorted((Path(target_folder) / HIDDEN / DOWNLOADS).glob("*/download.json")):
-        if not about.is_file():
+    folder = Path(target_folder) / HIDDEN / DOWNLOADS
+    try:
+        notes = [folder / name / "download.json" for name in sorted(os.listdir(folder))]
+    except OSError:  # there are none; if the folder is closed to us, the next download says so
+        return []
+    for about in notes:
+        if not os.path.isfile(about):
             continue
         try:
             data = json.loads(about.read_text(encoding="utf-8"))

@@ -37,7 +37,7 @@ def host_files(folder: Path | str, stem: str) -> dict[str, Path]:
 def has_taesd(folder: Path | str, family: str) -> bool:
     """True if the WebUI's own TAESD option works offline for a family (by name, as in ``FAMILIES``)."""
     stem = stem_of_family(family)
-    return stem is not None and all(path.is_file() for path in host_files(folder, stem).values())
+    return stem is not None and all(os.path.isfile(path) for path in host_files(folder, stem).values())
 
 
 def write_host_files(source: Path, folder: Path, stem: str) -> list[Path]:

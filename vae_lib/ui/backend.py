@@ -17,10 +17,16 @@ from vae_lib.hub import DownloadManager
 
 @dataclass(frozen=True)
 class VAEFile:
-    """A file that the tab lists. ``name`` is shown and is unique among those listed together."""
+    """A file that the tab lists, or a folder that it cannot look into.
+
+    Attributes:
+        name: shown, and unique among those listed together.
+        problem: why it cannot be used, in a sentence, where that is known without reading it.
+    """
 
     name: str
     path: Path
+    problem: str | None = None
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from html import escape
 from pathlib import Path
@@ -45,7 +46,7 @@ class CompareSection:
         routes = [AUTO, title(Route.FULL), title(Route.TILED), title(Route.OFFLOAD)]
         if backend.devices()[0].type != "cpu":
             routes.append(title(Route.CPU))
-        example = str(_EXAMPLE) if not kept and _EXAMPLE.is_file() else None
+        example = str(_EXAMPLE) if not kept and os.path.isfile(_EXAMPLE) else None
         self.number = gr.State(None)
         with gr.Row():
             with gr.Column(scale=2, min_width=300):

@@ -63,6 +63,8 @@ class Library:
         return [row.name for row in (self.rows() if rows is None else rows) if row.identity is not None]
 
     def _row(self, file: VAEFile) -> Row:
+        if file.problem is not None:
+            return Row(file, None, file.problem)
         try:
             status = file.path.stat()
         except OSError as error:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -12,6 +11,7 @@ from PIL import Image
 
 from vae_lib.decode import choose_device, free_bytes
 from vae_lib.errors import InputError, printable
+from vae_lib.files import files_in, is_gone, require_folder
 from vae_lib.hub import DownloadManager
 from vae_lib.ui.backend import Checkpoint, KeptLatents, Memory, VAEFile
 
@@ -28,25 +28,24 @@ class FolderBackend:
     """Implements ``Backend`` on a folder and its subfolders, plus the small VAE that comes with the package.
 
     Raises:
-        InputError: when the folder is not there.
+        InputError: when the folder is not there, or may not be looked at.
     """
 
     def __init__(self, folder: Path) -> None:
-        if not folder.is_dir():
-            raise InputError(f"There is no folder {folder}; make it, or name another with --folder.")
+        require_folder(folder, "make it, or name another with --folder")
         self.folder = folder
         self._device = choose_device()
         self._downloads = DownloadManager(folder)
 
     def files(self) -> Sequence[VAEFile]:
-        found = [
-            VAEFile(printable(path.relative_to(self.folder).as_posix()), path)
-            for path in sorted(_files_in(self.folder))
-            if path.suffix.lower() in SUFFIXES
-        ]
-        if BUNDLED.is_file() and all(file.path.resolve() != BUNDLED for file in found):
+        files, closed = files_in(self.folder)
+        found = [VAEFile(self._name(path), path) for path in files if path.suffix.lower() in SUFFIXES]
+        if not is_gone(BUNDLED) and all(file.path.resolve() != BUNDLED for file in found):
             found.append(VAEFile(f"(bundled) {BUNDLED.name}", BUNDLED))
-        return found
+        return found + [VAEFile(f"{self._name(path)}/", path, said) for path, said in closed.items()]
+
+    def _name(self, path: Path) -> str:
+        return printable(path.relative_to(self.folder).as_posix())
 
     def refresh(self) -> None:
         """The folder is looked at each time anyway."""
@@ -98,23 +97,6 @@ class FolderBackend:
 
     def downloads(self) -> DownloadManager | None:
         return self._downloads
-
-
-def _files_in(folder: Path) -> Iterator[Path]:
-    """Files in a folder and its subfolders, hidden ones left out; links to folders may lead in a circle."""
-    folders = [folder]
-    while folders:
-        try:
-            with os.scandir(folders.pop()) as entries:
-                shown = [entry for entry in entries if not entry.name.startswith(".")]
-        except OSError:  # not for us to read, or gone in the meantime
-            continue
-        for entry in shown:
-            with contextlib.suppress(OSError):
-                if entry.is_dir(follow_symlinks=False):
-                    folders.append(Path(entry.path))
-                elif entry.is_file():
-                    yield Path(entry.path)
 
 
 def _total_bytes(device: torch.device) -> int:

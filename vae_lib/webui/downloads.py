@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from html import escape
 from pathlib import Path
@@ -29,7 +30,8 @@ def manager() -> DownloadManager:
     global _manager
     if _manager is None:
         for folder in (vae_folder(), taesd_folder()):
-            folder.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(OSError):  # a download says why, in its message
+                folder.mkdir(parents=True, exist_ok=True)
         _manager = DownloadManager(vae_folder(), taesd_folder(), on_finished=_finished)
     return _manager
 

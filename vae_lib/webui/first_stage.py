@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from vae_lib.checkpoints import FAMILIES, load_vae
 from vae_lib.errors import CheckpointError
 from vae_lib.networks import TAESD, AutoencoderKL, AutoencoderKLConfig
+from vae_lib.webui import notices
 
 
 def borrow(first_stage: nn.Module, operation: str) -> AutoencoderKL:
@@ -93,7 +94,11 @@ def taesd(model: Any, operation: str) -> TAESD | None:
         except OSError:
             continue
         if key not in _taesd:
-            network = load_vae(path, kind="TAESD", hash_file=False).model
+            try:
+                network = load_vae(path, kind="TAESD", hash_file=False).model
+            except CheckpointError as error:  # the exact ways do not need it
+                notices.tell_once(f"taesd {path}", f"decoding by TAESD is not possible: {error}")
+                continue
             assert isinstance(network, TAESD)
             _taesd[key] = network
         return _taesd[key]

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 
 from vae_lib.decode import free_bytes
-from vae_lib.errors import InputError
-from vae_lib.files import write_atomically
+from vae_lib.errors import InputError, printable
+from vae_lib.files import files_in, is_gone, write_atomically
 from vae_lib.hub import DownloadManager
 from vae_lib.ui.backend import Checkpoint, KeptLatents, Memory, VAEFile
-from vae_lib.webui import downloads, first_stage, kept, memory, notices, options
+from vae_lib.webui import downloads, first_stage, kept, memory, notices, options, vae_files
 
 
 class HostBackend:
@@ -27,8 +27,15 @@ class HostBackend:
 
         vaes = [VAEFile(name, Path(path)) for name, path in sd_vae.vae_dict.items()]
         folder = first_stage.taesd_folder()
-        tiny = sorted(path for path in folder.glob("*") if path.suffix in (".pth", ".safetensors"))
-        return [*vaes, *(VAEFile(f"VAE-taesd/{path.name}", path) for path in tiny)]
+        files, closed = files_in(folder)
+        tiny = [path for path in files if path.parent == folder and path.suffix in (".pth", ".safetensors")]
+        for other in vae_files.folders():
+            closed |= files_in(other)[1]
+        return [
+            *vaes,
+            *(VAEFile(f"VAE-taesd/{path.name}", path) for path in tiny),
+            *(VAEFile(f"{printable(str(path))}/", path, said) for path, said in closed.items()),
+        ]
 
     def refresh(self) -> None:
         from modules import sd_vae
@@ -145,7 +152,7 @@ def _title(item: kept.Kept) -> str:
 
 def _unfinished_items() -> list[kept.Kept]:
     """A file that was removed by hand is not wanted any more."""
-    return [item for item in kept.items() if item.path is not None and item.path.is_file()]
+    return [item for item in kept.items() if item.path is not None and not is_gone(item.path)]
 
 
 def _unfinished(title: str) -> kept.Kept:

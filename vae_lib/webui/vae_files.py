@@ -159,14 +159,21 @@ def _refresh_vae_list(original: Wrapper) -> Wrapper:
     return refresh_vae_list
 
 
+def folders() -> list[Path]:
+    """Where the host looks for VAEs, apart from those beside checkpoints."""
+    from modules import sd_vae, shared
+
+    return [Path(folder) for folder in (sd_vae.vae_path, shared.cmd_opts.vae_dir) if folder is not None]
+
+
 def _candidates() -> Iterator[str]:
     """The files that the host looks at; it keeps one of each name."""
-    from modules import sd_models, sd_vae, shared
+    from modules import sd_models, shared
 
     beside_checkpoints = [sd_models.model_path, shared.cmd_opts.ckpt_dir]
     for folder, prefix in (
         *((folder, ".vae") for folder in beside_checkpoints),
-        *((folder, "") for folder in (sd_vae.vae_path, shared.cmd_opts.vae_dir)),
+        *((str(folder), "") for folder in folders()),
     ):
         if folder is not None and os.path.isdir(folder):
             for extension in _EXTENSIONS:

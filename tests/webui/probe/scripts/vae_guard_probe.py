@@ -1,6 +1,8 @@
 """A second extension, only for the tests: lets them look into the host, whichever it is, over its own routes."""
 
+import copy
 import gc
+import hashlib
 import os
 import sys
 import threading
@@ -11,6 +13,75 @@ import torch
 from modules import devices, infotext_utils, patches, processing, script_callbacks, scripts, sd_vae, shared
 
 LOADED = time.time_ns()
+
+
+class Distances(scripts.Script):
+    """Every generation's answer says how far each decode and encode in it was from the same one in float64."""
+
+    def title(self):
+        return "VAE Guard probe"
+
+    def show(self, is_img2img):
+        return scripts.AlwaysVisible
+
+    def process(self, p, *args):
+        _distances.clear()
+
+    def postprocess(self, p, processed, *args):
+        processed.extra_generation_params = {**processed.extra_generation_params, "distances": [*_distances]}
+
+
+_distances = []  # since the last generation began: what was done, and how far off it was
+_measuring = [True]
+_encoding = []  # the encoder's input and output, until quant_conv is done too
+_truths = {}  # float64 is slow, and many tests make the same picture
+MOST_TRUTHS = 40
+
+
+def measure(module, inputs, output):
+    """After each call of any module: was it the VAE's decoder or encoder? Whoever computed, the truth is the host's
+    own network on the same input in float64, so that what went before does not count."""
+    if not _measuring[0]:
+        return
+    if {"conv_in", "mid", "norm_out", "conv_out"} <= module._modules.keys():
+        vae = shared.sd_model.first_stage_model
+        if module is vae.encoder and "quant_conv" in vae._modules:
+            _encoding[:] = [inputs[0], output]
+        elif module is vae.encoder or module is vae.decoder:
+            note("encode" if module is vae.encoder else "decode", output, in_float64(module, inputs[0]))
+    elif _encoding and inputs and inputs[0] is _encoding[1]:
+        vae = shared.sd_model.first_stage_model
+        note("encode", output, in_float64(vae.quant_conv, in_float64(vae.encoder, _encoding[0])))
+        _encoding.clear()
+
+
+def note(operation, output, wanted):
+    """The root of the mean square: it hardly depends on a single unlucky number, as the largest difference does."""
+    _distances.append((operation, float((output.double() - wanted).square().mean().sqrt())))
+
+
+def in_float64(module, x):
+    known = hashlib.sha256(repr(module).encode())  # which tells how it pads
+    for tensor in (x, *module.parameters()):
+        known.update(tensor.detach().cpu().numpy().tobytes())
+    key = known.digest()
+    if key not in _truths:
+        exact = copy.deepcopy(module).double()
+        exact.__dict__.pop("forward", None)  # that is the extension's
+        with torch.no_grad(), devices.without_autocast():
+            result = type(exact).forward(exact, x.double()).cpu().numpy()  # no tensor: the soak counts those
+        if len(_truths) == MOST_TRUTHS:
+            _truths.clear()
+        _truths[key] = result
+    return torch.from_numpy(_truths[key]).to(x.device)
+
+
+def switch_measuring(on: bool):
+    _measuring[0] = on
+    _truths.clear()
+
+
+script_callbacks.on_script_unloaded(torch.nn.modules.module.register_module_forward_hook(measure).remove)
 
 
 def depth(function):
@@ -125,6 +196,8 @@ def half_problem():
 
 
 def add_routes(demo, app):
+    app.add_api_route("/probe/distances", lambda: _distances, methods=["GET"])
+    app.add_api_route("/probe/measuring", switch_measuring, methods=["POST"])
     app.add_api_route("/probe/half-problem", half_problem, methods=["GET"])
     app.add_api_route("/probe/halve", halve_vae, methods=["POST"])
     app.add_api_route("/probe/restore", restore_vae, methods=["POST"])
