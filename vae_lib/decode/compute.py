@@ -18,6 +18,14 @@ class Operation(str, Enum):
     ENCODE = "encode"
 
     @property
+    def doing(self) -> str:
+        return "decoding" if self is Operation.DECODE else "encoding"
+
+    @property
+    def done(self) -> str:
+        return f"{self.value}d"
+
+    @property
     def half(self) -> str:
         """The half of the VAE that does it."""
         return f"{self.value}r"

@@ -7,7 +7,7 @@ import io
 from collections.abc import Mapping
 from typing import Any
 
-from vae_lib.decode import Route, Work, candidates, choose, free_bytes
+from vae_lib.decode import Operation, Route, Work, candidates, choose, free_bytes
 from vae_lib.errors import InputError, PlanError
 from vae_lib.webui import hooks, kept, memory, options, patching, request
 
@@ -127,12 +127,14 @@ def plan(width: int = 512, height: int = 512, batch: int = 1, operation: str = "
         least = 1 if name == "batch" else 8
         if not least <= value <= most:
             raise unprocessable(InputError(f"'{name}' must be from {least} to {most}, not {value}."))
-    if operation not in ("decode", "encode"):
+    if operation not in [known.value for known in Operation]:
         raise unprocessable(InputError(f"'operation' must be decode or encode, not {operation!r}."))
     settings = options.read()
     usable = memory.available(devices.device, settings.reserve_mb)
     order = (Route.FULL, *settings.fallback)
-    ladder = hooks.ladder_for(shared.sd_model, operation, devices.device, order, lambda device: usable)
+    ladder = hooks.ladder_for(
+        shared.sd_model, Operation(operation), devices.device, order, lambda device: usable
+    )
     work = ladder.work(operation, height // 8, width // 8, batch)
     try:
         chosen = choose(work, usable, order=order)

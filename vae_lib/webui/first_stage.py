@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from vae_lib.checkpoints import FAMILIES, load_vae
+from vae_lib.decode import Operation
 from vae_lib.errors import CheckpointError
 from vae_lib.networks import TAESD, AutoencoderKL, AutoencoderKLConfig
 from vae_lib.webui import notices
 
 
-def borrow(first_stage: nn.Module, operation: str) -> AutoencoderKL:
-    """The half of the host's VAE that ``operation`` ("encode" or "decode") needs, made of its own Parameters.
+def borrow(first_stage: nn.Module, operation: Operation) -> AutoencoderKL:
+    """The half of the host's VAE that ``operation`` needs, made of its own Parameters.
 
     Built anew for each picture (milliseconds): nothing of ours holds on to the weights afterwards, and a VAE that was
     switched, moved or converted is seen at once. The decoder starts where the host calls it, after
@@ -25,8 +26,8 @@ def borrow(first_stage: nn.Module, operation: str) -> AutoencoderKL:
     Raises:
         CheckpointError: when the host's VAE is not an AutoencoderKL.
     """
-    half = "encoder" if operation == "encode" else "decoder"
-    prefixes = (f"{half}.",) if operation == "decode" else (f"{half}.", "quant_conv.")
+    half = operation.half
+    prefixes = (f"{half}.",) if operation is Operation.DECODE else (f"{half}.", "quant_conv.")
     parameters = {
         name: parameter for name, parameter in first_stage.named_parameters() if name.startswith(prefixes)
     }
@@ -40,9 +41,9 @@ def borrow(first_stage: nn.Module, operation: str) -> AutoencoderKL:
     return network
 
 
-def wraps(first_stage: Any, operation: str) -> bool:
+def wraps(first_stage: Any, operation: Operation) -> bool:
     """Whether the host decodes seamless textures now: it switches its convolutions to circular padding."""
-    half = first_stage.encoder if operation == "encode" else first_stage.decoder
+    half = getattr(first_stage, operation.half)
     return getattr(half.conv_in, "padding_mode", "zeros") == "circular"
 
 
@@ -83,10 +84,10 @@ def taesd_folder() -> Path:
 _taesd: dict[tuple[str, int], TAESD] = {}
 
 
-def taesd(model: Any, operation: str) -> TAESD | None:
+def taesd(model: Any, operation: Operation) -> TAESD | None:
     """The half of TAESD for the model's family that is on disk, where the host keeps it; never downloaded here."""
     stem = FAMILIES[family_of(model) or "SD1"].taesd_stem
-    half = "encoder" if operation == "encode" else "decoder"
+    half = operation.half
     folder = taesd_folder()
     for path in (folder / f"{stem}_{half}.pth", folder / f"{stem}_{half}.safetensors"):
         try:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from vae_lib.decode import Outcome
+from vae_lib.decode import Operation, Outcome
 from vae_lib.webui.request import Request
 
 
@@ -16,7 +16,7 @@ from vae_lib.webui.request import Request
 class Record:
     """One decode or encode that was done, and whether it was another way than the one asked for."""
 
-    operation: str
+    operation: Operation
     outcome: Outcome
     fallback: bool
     note: str = ""

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vae_lib.decode import Compute, Ladder, Outcome, Route, trusted_rates
+from vae_lib.decode import Compute, Ladder, Operation, Outcome, Route, trusted_rates
 from vae_lib.errors import InputError, NumericError, PlanError, VAEGuardError
 from vae_lib.webui import (
     first_stage,
@@ -137,8 +137,12 @@ def guarding(model: Any = None, scaled: Tensor | None = None) -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(_attribute(vae, "_vae_guard_thread", threading.get_ident()))
         guard = Guard(model, vae, scaled)
-        stack.enter_context(_attribute(vae.decoder, "forward", guard.forward("decode", vae.decoder.forward)))
-        stack.enter_context(_attribute(vae.encoder, "forward", guard.forward("encode", vae.encoder.forward)))
+        stack.enter_context(
+            _attribute(vae.decoder, "forward", guard.forward(Operation.DECODE, vae.decoder.forward))
+        )
+        stack.enter_context(
+            _attribute(vae.encoder, "forward", guard.forward(Operation.ENCODE, vae.encoder.forward))
+        )
         if isinstance(getattr(vae, "quant_conv", None), nn.Module):
             stack.enter_context(
                 _attribute(vae.quant_conv, "forward", guard.quant_conv(vae.quant_conv.forward))
@@ -181,7 +185,7 @@ class Guard:
     thread: int = field(default_factory=threading.get_ident)
     moments: Tensor | None = None
 
-    def forward(self, operation: str, host: Wrapper) -> Wrapper:
+    def forward(self, operation: Operation, host: Wrapper) -> Wrapper:
         """The replacement of the decoder's or encoder's ``forward``; ``host`` is what it replaces."""
 
         def forward(x: Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -194,9 +198,8 @@ class Guard:
                 self._raise_if_the_numbers_are_to_blame(error, operation, x)
             except Exception as error:
                 failure = error
-            notices.own_failure(
-                f"{operation} the picture", failure, report.text(failure, operation, tuple(x.shape), self.vae)
-            )
+            details = report.text(failure, operation.value, tuple(x.shape), self.vae)
+            notices.own_failure(f"{operation.value} the picture", failure, details)
             del failure  # its traceback holds our tensors
             return host(x, *args, **kwargs)
 
@@ -208,7 +211,7 @@ class Guard:
 
         return forward
 
-    def _run(self, operation: str, x: Tensor) -> Tensor:
+    def _run(self, operation: Operation, x: Tensor) -> Tensor:
         outcome, record = self._by_policy(operation, x)
         current = generation.current()
         told = current is not None and any(record.resembles(other) for other in current.records)
@@ -216,7 +219,7 @@ class Guard:
             current.records.append(record)
         if record.fallback and not told:  # once for the pictures of a batch
             notices.tell(infotext.sentence(record, x), warning=not outcome.plan.route.exact)
-        if operation == "decode":
+        if operation is Operation.DECODE:
             return outcome.result
         if outcome.scaled:  # TAESD: a posterior without spread, around its latents
             mean = first_stage.unscale(self.model, outcome.result)
@@ -228,7 +231,7 @@ class Guard:
         self.moments = moments.contiguous(memory_format=first_stage.memory_format(self.vae.encoder))
         return self.moments
 
-    def _by_policy(self, operation: str, x: Tensor) -> tuple[Outcome, generation.Record]:
+    def _by_policy(self, operation: Operation, x: Tensor) -> tuple[Outcome, generation.Record]:
         current = generation.current()
         request = current.request if current is not None else Request()
         settings = options.read()
@@ -240,7 +243,7 @@ class Guard:
                 with _without_autocast(x.device), _progress(operation, ladder):
                     outcome = (
                         ladder.decode(x, self.scaled if self._one_picture(x) else None)
-                        if operation == "decode"
+                        if operation is Operation.DECODE
                         else ladder.encode(x)
                     )
             except PlanError as error:
@@ -250,7 +253,7 @@ class Guard:
                 continue
             precision.remember(self.model, outcome)
             route = outcome.plan.route
-            wanted = request.route if operation == "decode" else None
+            wanted = request.route if operation is Operation.DECODE else None
             fallback = route is not (wanted or Route.FULL) or bool(outcome.attempts) or bool(problems)
             note = attempt.note if route in attempt.order else ""
             return outcome, generation.Record(
@@ -263,7 +266,7 @@ class Guard:
             self.scaled is not None and self.scaled.shape[-2:] == x.shape[-2:] and len(self.scaled) == len(x)
         )
 
-    def _ladder(self, operation: str, x: Tensor, attempt: policy.Try, reserve_mb: int) -> Ladder:
+    def _ladder(self, operation: Operation, x: Tensor, attempt: policy.Try, reserve_mb: int) -> Ladder:
         first = [not attempt.trust_prediction]
 
         def budget(device: torch.device) -> int:
@@ -273,22 +276,24 @@ class Guard:
             return memory.available(device, reserve_mb)
 
         ladder = ladder_for(self.model, operation, x.device, attempt.order, budget)
-        if operation == "decode" and not self._one_picture(x):
+        if operation is Operation.DECODE and not self._one_picture(x):
             ladder.taesd = None
         return ladder
 
-    def _raise_if_the_numbers_are_to_blame(self, error: VAEGuardError, operation: str, x: Tensor) -> None:
+    def _raise_if_the_numbers_are_to_blame(
+        self, error: VAEGuardError, operation: Operation, x: Tensor
+    ) -> None:
         """NaN that no allowed dtype cures is told as the host tells it; its own decode would only repeat it."""
         from modules import devices
 
         not_finite = isinstance(error, InputError) and not bool(torch.isfinite(x).all())
-        if operation == "decode" and (not_finite or isinstance(error, NumericError)):
+        if operation is Operation.DECODE and (not_finite or isinstance(error, NumericError)):
             raise devices.NansException(str(error)) from None
 
 
 def ladder_for(
     model: Any,
-    operation: str,
+    operation: Operation,
     device: torch.device,
     order: Sequence[Route],
     budget: Callable[[torch.device], int],
@@ -297,7 +302,7 @@ def ladder_for(
     from modules import shared
 
     vae, repair = model.first_stage_model, _repair_dtypes()
-    dtype = first_stage.compute_dtype(vae.encoder if operation == "encode" else vae.decoder)
+    dtype = first_stage.compute_dtype(getattr(vae, operation.half))
     needed = precision.known(model)
     if needed in repair and not shared.cmd_opts.disable_nan_check:
         dtype = needed
@@ -335,15 +340,14 @@ def _without_autocast(device: torch.device) -> Any:
 
 
 @contextmanager
-def _progress(operation: str, ladder: Ladder) -> Iterator[None]:
+def _progress(operation: Operation, ladder: Ladder) -> Iterator[None]:
     """Show the bands done in the page's progress bar."""
     from modules import shared
 
     before = shared.state.textinfo
-    verb = "decoding" if operation == "decode" else "encoding"
 
     def report(done: int, total: int) -> None:
-        shared.state.textinfo = f"VAE Guard: {verb}, {done} of {total} bands"
+        shared.state.textinfo = f"VAE Guard: {operation.doing}, {done} of {total} bands"
 
     ladder.progress = report
     try:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from vae_lib.decode import Route, dtype_name
+from vae_lib.decode import Operation, Route, dtype_name
 from vae_lib.errors import InputError
 from vae_lib.webui.generation import Generation, Record
 from vae_lib.webui.policy import ASKED
@@ -30,7 +30,9 @@ def write(generation: Generation, records: Sequence[Record]) -> None:
     if worst := _worst(records):
         params[DONE] = describe(worst)
     encodes = [
-        r for r in generation.records if r.operation == "encode" and r.outcome.plan.route is not Route.FULL
+        r
+        for r in generation.records
+        if r.operation is Operation.ENCODE and r.outcome.plan.route is not Route.FULL
     ]
     if worst := _worst(encodes):
         params[ENCODED] = describe(worst)
@@ -65,13 +67,15 @@ def describe(record: Record) -> str:
 def sentence(record: Record, x: Tensor) -> str:
     """For the user, when another way than the plain one was taken: which, why, what it cost."""
     outcome = record.outcome
-    height, width = x.shape[-2:] if record.operation == "encode" else (8 * x.shape[-2], 8 * x.shape[-1])
-    done = "decoded" if record.operation == "decode" else "encoded"
+    height, width = (
+        x.shape[-2:] if record.operation is Operation.ENCODE else (8 * x.shape[-2], 8 * x.shape[-1])
+    )
+    done = record.operation.done
     text = f"{width}x{height} {done} by another way: {describe(record)} ({outcome.seconds:.1f} s)."
     if outcome.plan.route is Route.TAESD:
         text += (
             " TAESD is approximate; the latents are kept: 'Decode again in full' gives the exact picture."
-            if record.operation == "decode"
+            if record.operation is Operation.DECODE
             else " TAESD is approximate."
         )
     else:

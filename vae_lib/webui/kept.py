@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from vae_lib.checkpoints import unfinished
+from vae_lib.decode import Operation
 from vae_lib.errors import InputError
 from vae_lib.webui import generation, infotext, notices, options
 from vae_lib.webui.request import Request
@@ -145,7 +146,7 @@ def finished(held: Kept | None, current: generation.Generation, records: Sequenc
     """The batch was decoded: note how, and its infotexts."""
     if held is None:
         return
-    routes = [record.outcome.plan.route.value for record in records if record.operation == "decode"]
+    routes = [record.outcome.plan.route.value for record in records if record.operation is Operation.DECODE]
     held.route = next(
         (route for route in routes if route == "taesd"), routes[0] if routes else "the WebUI's own"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vae_lib.decode import Route
+from vae_lib.decode import Operation, Route
 from vae_lib.webui.options import Settings
 from vae_lib.webui.request import Request
 
@@ -28,12 +28,14 @@ class Try:
     note: str = ""
 
 
-def tries(request: Request, settings: Settings, free: int, operation: str = "decode") -> Sequence[Try]:
+def tries(
+    request: Request, settings: Settings, free: int, operation: Operation = Operation.DECODE
+) -> Sequence[Try]:
     """The tries for one decode or encode, in order; ``free`` is in bytes."""
     fallback = tuple(settings.fallback)
-    if operation == "encode" and not settings.encode:
+    if operation is Operation.ENCODE and not settings.encode:
         return (Try((Route.FULL,), trust_prediction=False),)
-    route = request.route if operation == "decode" else None
+    route = request.route if operation is Operation.DECODE else None
     if route is not None:
         asked = Try((route,), trust_prediction=route is not Route.FULL, note=ASKED)
         rest = tuple(other for other in (Route.FULL, *fallback) if other is not route)
