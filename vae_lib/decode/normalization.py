@@ -11,6 +11,7 @@ that normalises. What a group of channels has in common then comes from products
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -53,7 +54,7 @@ class Normaliser:
         if self.mean is not None and self.inverse is not None:
             torch.batch_norm_elemt(rows, self.scale, self.shift, self.mean, self.inverse, EPS, out=out)
             return
-        scale, shift = (factor.view(1, -1, 1, 1) for factor in (self.scale, self.shift))
+        scale, shift = self._of_bands
         if kernels.of(out.device, out.dtype).mixes:
             torch.addcmul(shift, rows, scale, out=out)
             return
@@ -65,6 +66,11 @@ class Normaliser:
             wide.copy_(part)
             torch.addcmul(shift, wide, scale, out=wide)
             rows_of(out, first, first + part.shape[2]).copy_(wide)
+
+    @functools.cached_property
+    def _of_bands(self) -> tuple[Tensor, Tensor]:
+        """Scale and shift, (1, channels, 1, 1) each."""
+        return self.scale.view(1, -1, 1, 1), self.shift.view(1, -1, 1, 1)
 
     def for_gaps(self) -> Normaliser:
         """The same for results that have gaps, such as the inside of a padded window."""
@@ -91,16 +97,18 @@ class Statistics:
         _, channels, rows, width = band.shape
         self._fused = kernels.of(band.device, band.dtype).norms
         step = rows if self._fused else stretch_rows(rows, width, channels, band.device)
-        for first in range(0, rows, step):
-            part = rows_of(band, first, min(first + step, rows))
-            count = part.shape[2] * width
-            found = torch.batch_norm_stats(part, EPS) if self._fused else self._part(part, count, workspace)
-            self._pixels.append(count)
-            self._means.append(found[0])
-            self._spreads.append(found[1])
-            self._count += repeats
-            if repeats > 1:
-                self._alike += [array.pile(repeats - 1) for array in found]  # type: ignore[attr-defined]
+        for stretch in workspace.memory.bands(rows, step):
+            part = rows_of(band, stretch.first, stretch.last)
+            pixels, times = part.shape[2] * width, repeats * stretch.repeats
+            mean, spread = (
+                torch.batch_norm_stats(part, EPS) if self._fused else self._part(part, pixels, workspace)
+            )
+            self._pixels.append(pixels)
+            self._means.append(mean)
+            self._spreads.append(spread)
+            self._count += times
+            if times > 1:
+                self._alike += [array.pile(times - 1) for array in (mean, spread)]  # type: ignore[attr-defined]
 
     @staticmethod
     def _part(part: Tensor, count: int, workspace: Workspace) -> tuple[Tensor, Tensor]:
