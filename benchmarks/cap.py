@@ -36,6 +36,12 @@ class Cap:
         if self._counter is not None:
             self._counter.__exit__(*error)
 
+    def lift(self) -> None:
+        """Allow everything again, in the same process."""
+        self._ballast = None
+        if self._device.type == "cuda":
+            torch.cuda.set_per_process_memory_fraction(1.0, self._device)
+
     def free(self) -> int:
         """Bytes that can be allocated now."""
         if self._counter is not None:

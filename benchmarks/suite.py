@@ -2,9 +2,10 @@
 
     python -m benchmarks.suite --device cuda     # on a GPU of 24 GB or more: about an hour
     python -m benchmarks.suite --device cpu     # six hours; 24 GB of main memory, and nothing else on the machine
+    python -m benchmarks.suite --device cuda --minutes 4     # what matters most of it (see benchmarks/short.py)
 
 The most important come first, and each writes its files as it goes. ``--only`` runs those whose name contains a word,
-``--list`` prints the commands.
+``--list`` prints the commands. With ``--minutes`` the other options are those of ``benchmarks.short``.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import capped, compare, floors, predict
+from benchmarks import capped, compare, floors, predict, short
 
 Main = Callable[[list[str]], None]
 MAINS: dict[str, Main] = {
@@ -24,6 +25,7 @@ MAINS: dict[str, Main] = {
     "capped": capped.main,
     "floors": floors.main,
     "predict": predict.main,
+    "short": short.main,
 }
 # (name of the result, the benchmark and its arguments); comparisons of one name go into one table
 Run = tuple[str, str]
@@ -69,8 +71,20 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--only", nargs="+", default=[""], help="words of names")
     parser.add_argument("--list", action="store_true", help="print the commands and stop")
     parser.add_argument("-o", "--output", type=Path, default=Path(__file__).parent / "results")
-    options = parser.parse_args(arguments)
-    for name, command in CPU if options.device == "cpu" else GPU:
+    parser.add_argument("--minutes", type=float, help="run the short suite instead, in so many minutes")
+    options, rest_of_short = parser.parse_known_args(arguments)
+    if options.minutes is not None:
+        runs = [
+            (
+                short.result_name(options.device),
+                shlex.join(["short", f"--minutes={options.minutes}", *rest_of_short]),
+            )
+        ]
+    elif rest_of_short:
+        parser.error(f"unrecognized arguments: {shlex.join(rest_of_short)}")
+    else:
+        runs = CPU if options.device == "cpu" else GPU
+    for name, command in runs:
         if not any(word in name for word in options.only):
             continue
         module, *rest = shlex.split(command)

@@ -59,12 +59,17 @@ def _ours(route: Route, smallest: bool) -> Builder:
 
 def by_plan(vae: AutoencoderKL, place: Place, plan: Plan, **options: Any) -> Decode:
     """Decode by one plan, the fastest that its peak allows; ``options`` are the ladder's others."""
+
+    def budget(device: torch.device) -> int:
+        """Main memory is not what the plan's peak is about: more may be offloaded to it than lies on the device."""
+        return plan.peak_bytes if device.type == place.device.type else free_bytes(device)
+
     ladder = Ladder(
         vae,
         device=place.device,
         dtype=place.dtype,
         order=(plan.route,),
-        budget=lambda _: plan.peak_bytes,
+        budget=budget,
         **options,
     )
     return lambda z: ladder.decode(z).result

@@ -6,6 +6,7 @@ import argparse
 import json
 import shlex
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,10 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import capped, compare, floors, peers, report, suite
+from benchmarks import capped, compare, dispatch, floors, peers, report, short, suite, systems, worker
 from benchmarks.cap import Cap
 from benchmarks.systems import AUTOMATIC
 from benchmarks.workload import Job
+from vae_lib.decode import Operation, Route, Work, candidates, choose
 
 pytest.importorskip("diffusers", reason="diffusers is not installed")
 CPU = torch.device("cpu")
@@ -203,6 +205,134 @@ def test_the_suite_gives_arguments_that_its_benchmarks_take(
         module, *arguments = shlex.split(command)[2:]
         with pytest.raises(KeyboardInterrupt):  # SystemExit if they were not taken
             suite.MAINS[module.removeprefix("benchmarks.")](arguments)
+
+
+def test_dispatches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "MOST", 3000)
+    monkeypatch.setattr(peers, "ldm", missing_ldm)
+    output = tmp_path / "new" / "dispatch.json"
+    dispatch.main(["--shape", "bundled", "--sizes", "128", "256", "--json", str(output)])
+    records = json.loads(output.read_text())["records"]
+    found = {(r["system"], r["size"]): r for r in records}
+    assert len(found) == len(records) == 2 * 7  # ldm is left out
+    for size in (128, 256):
+        theirs, plain, whole = (
+            found[name, size] for name in ("diffusers full", "plain network", "ours full, whole")
+        )
+        assert plain["dispatches"] < theirs["dispatches"] < whole["dispatches"]
+        assert whole["peak_bytes"] < plain["peak_bytes"] < 1.1 * theirs["peak_bytes"]
+    planned = [r for r in records if r["counted"] == dispatch.PLANNED]
+    assert {r["system"] for r in planned} == {"ours tiled, smallest"}
+    for record in records:
+        if record["counted"] == dispatch.RUN:
+            assert 0 < record["kernels"] < record["dispatches"]
+            assert record["seconds"] > 0
+        if "planned_dispatches" in record and "offload" not in record["system"]:
+            assert record["planned_dispatches"] == record["dispatches"]
+    table = output.with_suffix(".md").read_text()
+    whole = found["ours full, whole", 256]
+    assert f"| 256x256 | ours full, whole | {whole['dispatches']} | {whole['kernels']} |" in table
+
+
+def missing_ldm(*_: Any) -> Any:
+    raise peers.Missing("ldm is not there")
+
+
+def test_views_and_allocations_are_no_kernels() -> None:
+    x = torch.ones(2, 3)
+    with dispatch.Dispatches() as counted:
+        y = x.t().unsqueeze(0).view(1, 3, 2)[0]
+        torch.empty_like(y), y.new_empty(3), y.split(1), y.unbind(), y.expand(2, 3, 2)
+        assert counted.kernels == 0
+        y.add_(1), torch.add(y, y), torch.zeros(2), torch.add(y, y, out=torch.empty(3, 2))
+    assert counted.kernels == 4
+    assert counted.count > 12
+
+
+def test_more_may_be_offloaded_to_main_memory_than_lies_on_the_device(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def ladder(vae: Any, *, budget: Any, **_: Any) -> Any:
+        nonlocal free
+        free = budget
+
+    free: Any = None
+    monkeypatch.setattr(systems, "Ladder", ladder)
+    vae, cuda = Job("bundled", "fp16", 512, 1).vae(), torch.device("cuda")
+    work = Work(vae.config, Operation.DECODE, 64, 64, 1, cuda, torch.float16)
+    plan = min(candidates(work, Route.OFFLOAD), key=lambda plan: plan.peak_bytes)
+    assert plan.host_bytes > plan.peak_bytes
+    systems.by_plan(vae, systems.Place(cuda, torch.float16), plan)
+    chosen = choose(work, free(cuda), order=(Route.OFFLOAD,), cpu_free_bytes=free(CPU))
+    assert chosen.tiling == plan.tiling
+
+
+def test_a_cap_on_the_device_is_none_on_main_memory() -> None:
+    cuda = torch.device("cuda")
+    server = worker._Server(systems.plain, cuda)
+    server.limits = SimpleNamespace(free=lambda: 123)  # type: ignore[assignment]
+    assert server._free(cuda) == 123
+    assert server._free(CPU) > 1 << 20
+
+
+def test_the_short_suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(short, "SHARES", (1.0, 0.5, 0.01))
+    small_card = ["--cap", "0.06", "--ballast", "0.02", "--capped-size", "128"]
+    suite.main(
+        ["--device", "cpu", "--minutes", "5", "-o", str(tmp_path), "--shape", "bundled", "--sizes", "96", *small_card]
+    )  # fmt: skip
+    result = json.loads((tmp_path / "cpu-short.json").read_text())
+    systems = {record["system"]: record for record in result["systems"]}
+    assert [name for name in systems if name != "ldm full"] == ["diffusers full", *short.OURS]
+    assert ("ldm full" in systems) != any("ldm full" in left for left in result["left_out"])
+    *plans, hopeless = result["plans"]
+    assert [record["share"] for record in plans] == [1.0, 0.5]
+    assert hopeless["problem"] == "out of memory"
+    assert [record["system"] for record in result["capped"]] == [AUTOMATIC, short.TILED_PEER]
+    for record in [*systems.values(), *plans, *result["capped"]]:
+        assert "problem" not in record
+        assert 0 < record["spread"][0] <= record["seconds"] <= record["spread"][1]
+        assert record["max_error"] < 2e-5
+        if "predicted_peak_bytes" in record:
+            assert record["peak_bytes"] <= record["predicted_peak_bytes"] <= 1.1 * record["peak_bytes"]
+    assert systems["ours tiled, smallest"]["peak_bytes"] < systems["diffusers full"]["peak_bytes"]
+    table = (tmp_path / "cpu-short.md").read_text()
+    assert "| 96x96 | ours offload (offload, " in table
+    assert "| 96x96 | 0.01 | - | out of memory |" in table
+    assert f"| 128x128 | 0.06 GB | {AUTOMATIC} |" in table
+
+
+def test_a_short_suite_that_is_cut_off_has_its_figures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def takes_all_the_time(self: Any, name: str, side: int) -> dict[str, Any]:
+        if name == "ldm full":
+            raise RuntimeError("a defect")
+        if name == "diffusers full":
+            raise peers.Missing("diffusers is not installed")
+        self._end = 0.0
+        return system(self, name, side)
+
+    system = short._Short._system
+    monkeypatch.setattr(short._Short, "_system", takes_all_the_time)
+    output = tmp_path / "x.json"
+    short.main(["--device", "cpu", "--shape", "bundled", "--sizes", "64", "-o", str(output)])
+    result = json.loads(output.read_text())
+    failed, ours = result["systems"]
+    assert failed["problem"] == "RuntimeError: a defect"
+    assert ours["system"] == "ours full"
+    assert ours["rounds"] == 1
+    assert result["plans"] == result["capped"] == []
+    assert len(result["left_out"]) == 1 + 2 + 3 + 2
+    table = output.with_suffix(".md").read_text()
+    assert "| 64x64 | ldm full | RuntimeError: a defect |" in table
+    (line,) = [line for line in table.splitlines() if line.startswith("| 64x64 | ours full (")]
+    assert line.split("|")[4].strip() == "-"  # there is no diffusers for a ratio
+
+
+def test_options_of_the_short_suite_are_not_taken_without_its_minutes() -> None:
+    with pytest.raises(SystemExit):
+        suite.main(["--device", "cpu", "--list", "--capped-size", "64"])
 
 
 def test_tiles_of_a_local_function_give_its_picture() -> None:
