@@ -18,6 +18,8 @@ class Cap:
     """
 
     def __init__(self, device: torch.device, limit: int, ballast: int) -> None:
+        if device.type == "cuda" and device.index is None:  # the allocator's limit is asked for by number
+            device = torch.device("cuda", torch.cuda.current_device())
         self._device, self._limit = device, limit
         self._ballast: Tensor | None = None
         self._counter: _Limited | None = None

@@ -20,7 +20,6 @@ from __future__ import annotations
 import argparse
 import copy
 import statistics
-import subprocess
 import sys
 import time
 import traceback
@@ -51,7 +50,7 @@ from vae_lib.decode import (
     decode,
     free_bytes,
 )
-from vae_lib.decode.calibrate import measure_rates
+from vae_lib.decode.calibrate import driver, measure_rates
 from vae_lib.decode.devices import is_out_of_memory, release_cached
 from vae_lib.decode.plan import Rates
 from vae_lib.errors import PlanError
@@ -339,17 +338,11 @@ def _without_tf32() -> Iterator[None]:
 
 
 def _driver(device: torch.device) -> dict[str, Any]:
-    """Of an NVIDIA card; nothing of others."""
+    """Of a graphics card."""
     if device.type != "cuda":
         return {}
-    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    try:
-        said = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
-    except (OSError, subprocess.SubprocessError):
-        said = ""
     total = torch.cuda.get_device_properties(device).total_memory
-    driver = said.splitlines()[0] if said else "unknown"
-    return {"driver": driver, "cuda": torch.version.cuda, "memory_bytes": total}
+    return {"driver": driver(), "cuda": torch.version.cuda, "memory_bytes": total}
 
 
 def _said(record: dict[str, Any]) -> str:

@@ -160,11 +160,12 @@ def test_a_broken_cache_is_replaced(text: str, trials: list[Operation], tmp_path
 def test_a_standing_that_makes_no_sense_is_found_anew(trials: list[Operation], tmp_path: Path) -> None:
     rates()
     path = tmp_path / "deep" / trust.FILE
-    for broken in ({"plain": "fast", "wrong": []}, {"plain": 1.0, "wrong": ["sideways"]}, {"wrong": []}, 3):
-        path.write_text(json.dumps(dict.fromkeys(json.loads(path.read_text()), broken)))
+    for broken in ({"plain": "fast"}, {"wrong": ["sideways"]}, {"plain": 0}, {"dispatch_seconds": None}, 3):
+        ((key, good),) = json.loads(path.read_text()).items()
+        path.write_text(json.dumps({key: good | broken if isinstance(broken, dict) else broken}))
         trust._standings.clear()
         assert rates() is not None
-    assert len(trials) == 5
+    assert len(trials) == 6
 
 
 def test_cpus_are_not_tried_and_it_can_be_switched_off(
@@ -181,3 +182,19 @@ def test_without_measured_rates_the_usual_ones_are_kept_with_it(monkeypatch: pyt
     found = rates()
     assert found is not None
     assert found.multiplications == default_rates(CUDA, FP32).multiplications
+
+
+def test_a_decode_that_waits_for_dispatch_says_what_one_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And then the plain network, which asks for less, is known to be the faster one for small pictures."""
+    fast = Rates(1e15, 1e15, 1e15, 1e-6, 1e15)
+    monkeypatch.setattr(calibrate, "rates_for", lambda device, dtype: fast)
+    found = rates()
+    assert found is not None
+    assert found.dispatch_seconds > 5 * fast.dispatch_seconds
+    slow = Rates(1e3, 1e3, 1e3, 1e-6, 1e3)
+    trust._standings.clear()
+    calibrate.write_json(calibrate.cache_path(trust.FILE), {})
+    monkeypatch.setattr(calibrate, "rates_for", lambda device, dtype: slow)
+    found = rates()
+    assert found is not None
+    assert found.dispatch_seconds == slow.dispatch_seconds

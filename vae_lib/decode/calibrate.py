@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import math
 import os
 import platform
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -202,17 +204,24 @@ def _seconds(work: Callable[[], object], device: torch.device) -> float:
     return max(min(times), 1e-9)
 
 
-def driver(device: torch.device) -> str:
-    """Of CUDA or ROCm, as far as PyTorch tells."""
+@functools.cache
+def driver() -> str:
+    """The GPU driver's version, as its own tool says; of ROCm the HIP version that PyTorch was built for."""
     if torch.version.hip:
         return f"HIP {torch.version.hip}"
-    return f"driver for CUDA {getattr(torch._C, '_cuda_getDriverVersion', lambda: 0)() / 1000:.2f}"
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        told = subprocess.run(command, capture_output=True, text=True, timeout=10, stdin=subprocess.DEVNULL)
+    except (OSError, subprocess.SubprocessError):
+        return "driver unknown"
+    lines = told.stdout.split()
+    return f"driver {lines[0]}" if told.returncode == 0 and lines else "driver unknown"
 
 
 def device_key(device: torch.device, dtype: torch.dtype) -> str:
     """What a measurement holds for: the device, its driver, PyTorch, the dtype, and the CPU's threads."""
     if device.type == "cuda":
-        name = f"{torch.cuda.get_device_name(device)}, {driver(device)}"
+        name = f"{torch.cuda.get_device_name(device)}, {driver()}"
     else:
         name = f"{device.type} {platform.node()} {platform.processor() or platform.machine()}"
     return f"{name}; torch {torch.__version__}; {dtype_name(dtype)}; {torch.get_num_threads()} threads"

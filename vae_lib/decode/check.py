@@ -298,7 +298,7 @@ def machine(compute: Compute) -> str:
     """What a report holds for; no paths, and no name of the computer's or the user's."""
     device = compute.device
     name = (
-        f"{device_name(device)}, {calibrate.driver(device)}"
+        f"{device_name(device)}, {calibrate.driver()}"
         if device.type == "cuda"
         else (
             f"{device.type}, {platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"

@@ -43,8 +43,6 @@ class Cost:
     dispatches: int = 0
 
 
-# PyTorch's allocator on CUDA leaves up to a mebibyte unused at the end of each large tensor; few are alive at a peak.
-UNSPLIT = 3 << 20
 # Rows from the edge of a picture within which a band may read other rows than one further in.
 BORDER = 4
 
@@ -84,9 +82,8 @@ class CountedMemory(CountedArrays):
     def cost(self, bands: int) -> Cost:
         """Of all that was counted."""
         meter = self.meter
-        unsplit = UNSPLIT if self.device.type == "cuda" else 0
         return Cost(
-            peak_bytes=meter.peak + unsplit,
+            peak_bytes=meter.peak,
             multiplications=meter.multiplications,
             moved_bytes=meter.moved,
             transferred_bytes=meter.transferred,

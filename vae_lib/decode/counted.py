@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
 DEVICE, HOST, OUTSIDE = "device", "host", "outside"  # where a storage lies; OUTSIDE: not ours, or a file
+# PyTorch's allocator on CUDA does not split less than this off a large block: an array may hold so much more.
+UNSPLIT = 1 << 20
 Shape = tuple[int, ...]
 Shape4 = tuple[int, int, int, int]
 
@@ -28,8 +30,8 @@ class Meter:
 
     device: torch.device
     repeats: int = 1
-    live: int = 0
-    peak: int = 0
+    live: int = field(init=False)
+    peak: int = field(init=False)
     host_live: int = 0
     host_peak: int = 0
     dispatches: int = 0
@@ -37,9 +39,17 @@ class Meter:
     moved: int = 0
     transferred: int = 0
 
+    def __post_init__(self) -> None:
+        self.unsplit = UNSPLIT if self.device.type == "cuda" else 0
+        self.live = self.peak = self.unsplit  # for small ones
+
+    def held(self, size: int) -> int:
+        """What the allocator counts for an array of so many bytes."""
+        return size + self.unsplit if size > UNSPLIT else size
+
     def allocate(self, size: int, place: str) -> None:
         if place == DEVICE:
-            self.live += size
+            self.live += self.held(size)
             if self.live > self.peak:
                 self.peak = self.live
         elif place == HOST:
@@ -48,7 +58,7 @@ class Meter:
 
     def free(self, size: int, place: str) -> None:
         if place == DEVICE:
-            self.live -= size
+            self.live -= self.held(size)
         elif place == HOST:
             self.host_live -= size
 

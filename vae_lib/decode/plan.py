@@ -133,7 +133,7 @@ def default_rates(device: torch.device, dtype: torch.dtype) -> Rates:
         slow = 1 if dtype == torch.float32 else 8  # half precision is emulated on most CPUs
         return Rates(32e9 * threads / slow, 15e9 / slow, 2e9, 5e-6, 32e9 * threads / slow)
     fast = 1 if dtype == torch.float32 else 4
-    return Rates(4e12 * fast, 250e9, 10e9, 1e-5, 4e12 * fast)
+    return Rates(4e12 * fast, 250e9, 10e9, 2e-5, 4e12 * fast)
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,10 @@ Drivers and kernels do go wrong (ROCm, DirectML, MPS), and then with a picture o
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -31,7 +32,7 @@ WAYS: tuple[tuple[Tiling, tuple[Route, ...]], ...] = (
     (Tiling(1 << 20, recompute=2), (Route.TILED,)),
     (Tiling(1 << 20, offload=True, attention_bytes=1 << 20), (Route.OFFLOAD,)),
 )
-_standings: dict[str, dict[str, Any]] = {}  # of this process
+_standings: dict[str, Standing] = {}  # of this process
 
 
 def trusted_rates(vae: AutoencoderKL, compute: Compute, tell: Callable[[str], None]) -> Rates | None:
@@ -50,32 +51,42 @@ def trusted_rates(vae: AutoencoderKL, compute: Compute, tell: Callable[[str], No
         return rates
     operation = Operation.ENCODE if vae.decoder is None else Operation.DECODE
     key = f"{calibrate.device_key(compute.device, compute.dtype)}; {operation.value}; VAE Guard {__version__}"
+    base = rates or default_rates(compute.device, compute.dtype)
     standing = _standings.get(key) or _read(key)
     if standing is None:
-        standing = _small_check(
-            vae, operation, compute, rates or default_rates(compute.device, compute.dtype)
-        )
+        standing = _small_check(vae, operation, compute, base)
         if standing is None:
             return rates
         path = calibrate.cache_path(FILE)
-        calibrate.write_json(path, calibrate.read_json(path) | {key: standing})
-        if standing["wrong"]:
-            tell(_warning(standing["wrong"], compute))
+        calibrate.write_json(path, calibrate.read_json(path) | {key: asdict(standing)})
+        if standing.wrong:
+            tell(_warning(standing.wrong, compute))
     _standings[key] = standing
-    base = rates or default_rates(compute.device, compute.dtype)
-    return replace(base, plain=standing["plain"], wrong=frozenset(map(Route, standing["wrong"])))
+    return standing.applied_to(base)
 
 
-def _read(key: str) -> dict[str, Any] | None:
+@dataclass(frozen=True)
+class Standing:
+    """What the small check found out: two of the `Rates`, and the names of wrong routes."""
+
+    dispatch_seconds: float
+    plain: float
+    wrong: tuple[str, ...] = ()
+
+    def applied_to(self, rates: Rates) -> Rates:
+        wrong = frozenset(map(Route, self.wrong))
+        return replace(rates, dispatch_seconds=self.dispatch_seconds, plain=self.plain, wrong=wrong)
+
+
+def _read(key: str) -> Standing | None:
     """What was found out before, if it is as it was written."""
     found: Any = calibrate.read_json(calibrate.cache_path(FILE)).get(key)
     try:
-        return {
-            "plain": max(0.0, float(found["plain"])),
-            "wrong": [Route(name).value for name in found["wrong"]],
-        }
+        wrong = tuple(Route(name).value for name in found["wrong"])
+        standing = Standing(float(found["dispatch_seconds"]), float(found["plain"]), wrong)
     except (TypeError, KeyError, ValueError):
         return None
+    return standing if all(0 < n < math.inf for n in (standing.dispatch_seconds, standing.plain)) else None
 
 
 def _warning(wrong: Sequence[str], compute: Compute) -> str:
@@ -87,9 +98,7 @@ def _warning(wrong: Sequence[str], compute: Compute) -> str:
     )
 
 
-def _small_check(
-    vae: AutoencoderKL, operation: Operation, compute: Compute, rates: Rates
-) -> dict[str, Any] | None:
+def _small_check(vae: AutoencoderKL, operation: Operation, compute: Compute, rates: Rates) -> Standing | None:
     """None if it could not be done now, or if the plain network has no finite picture to hold others against."""
     trial = Trial(vae, operation, SIDE, Compute(compute.device, compute.dtype))
     weight = next(vae.parameters())
@@ -108,11 +117,23 @@ def _small_check(
         for tiling, routes in WAYS:
             if not _is_right(trial, given, wanted, tiling):
                 wrong += [route.value for route in routes if route.value not in wrong]
+        if Route.FULL.value not in wrong:
+            rates = _with_real_dispatch(rates, trial, given)
         seconds = min(trial.timed(lambda: trial.plain(given))[1] for _ in range(3))
     except (RuntimeError, MemoryError):  # no memory, or the plain network itself does not run here
         release_cached(compute.device)
         return None
-    return {"plain": seconds / rates.seconds(plain_cost, apart=True), "wrong": wrong}
+    return Standing(rates.dispatch_seconds, seconds / rates.seconds(plain_cost, apart=True), tuple(wrong))
+
+
+def _with_real_dispatch(rates: Rates, trial: Trial, given: Tensor) -> Rates:
+    """What an operation of a real decode takes to ask for, if this one took much longer than its arithmetic."""
+    tiling, _ = WAYS[0]
+    cost = cost_of(trial.work, tiling)
+    seconds = min(trial.timed(lambda: trial.ours(given, tiling))[1] for _ in range(3))
+    if seconds < 2 * rates.seconds(replace(cost, dispatches=0), apart=True):
+        return rates
+    return replace(rates, dispatch_seconds=seconds / cost.dispatches)
 
 
 def _is_right(trial: Trial, given: Tensor, wanted: Tensor, tiling: Tiling) -> bool:
