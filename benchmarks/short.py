@@ -354,7 +354,7 @@ def _said(record: dict[str, Any]) -> str:
 
 def _headline(result: dict[str, Any]) -> str:
     device = result["machine"]
-    driver = f", driver {device['driver']}, CUDA {device['cuda']}" if "driver" in device else ""
+    driver = f", {device['driver']}, CUDA {device['cuda']}" if "driver" in device else ""
     return (
         f"{device['device']}{driver}, PyTorch {device['torch']}, Python {device['python']}, {device['date']}; "
         f"shape {result['shape']}, {result['dtype']}."
