@@ -20,9 +20,9 @@ def test_of_the_cpu() -> None:
 
 def test_of_a_device_that_is_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "_is_here", lambda device: False)
-    found = kernels.of.__wrapped__(torch.device("cuda"), FP16)
+    found = kernels._found.__wrapped__(torch.device("cuda"), FP16)
     assert found == kernels.Kernels(norms=True, mixes=True, attention=True, bias_apart=True)
-    assert kernels.of.__wrapped__(torch.device("mps"), FP16) == kernels.Kernels()
+    assert kernels._found.__wrapped__(torch.device("mps"), FP16) == kernels.Kernels()
 
 
 @pytest.mark.parametrize("dtype", [FP32, FP16, BF16], ids=str)
@@ -57,7 +57,7 @@ def test_norms_that_are_not(broken: str, how: str, monkeypatch: pytest.MonkeyPat
     for name in ("_norms_are_right", "_mixing_is_right", "_attention_is_fused"):
         check = getattr(kernels, name)
         monkeypatch.setattr(kernels, name, lambda device, dtype, check=check: check(CPU, dtype))
-    found = kernels.of.__wrapped__(fake, FP16)
+    found = kernels._found.__wrapped__(fake, FP16)
     assert not found.norms
     assert not found.bias_apart
 
@@ -65,3 +65,25 @@ def test_norms_that_are_not(broken: str, how: str, monkeypatch: pytest.MonkeyPat
 def test_attention_on_a_cpu_that_keeps_no_scores() -> None:
     """PyTorch's flash kernel for CPUs passes the check, so that the check itself is known to run."""
     assert isinstance(kernels._attention_is_fused(CPU, FP32), bool)
+
+
+def test_memory_that_is_short_says_nothing_of_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is usual is relied on meanwhile, and the device is looked at again."""
+    checks: list[int] = []
+
+    def check(device: torch.device, dtype: torch.dtype) -> bool:
+        checks.append(1)
+        if len(checks) < 3:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return False
+
+    kernels._found.cache_clear()
+    monkeypatch.setattr(kernels, "_is_here", lambda device: True)
+    for name in ("_norms_are_right", "_mixing_is_right", "_attention_is_fused"):
+        monkeypatch.setattr(kernels, name, check)
+    try:
+        cuda = torch.device("cuda")
+        assert [kernels.of(cuda, FP16).norms for _ in range(4)] == [True, True, False, False]
+        assert len(checks) == 5
+    finally:
+        kernels._found.cache_clear()

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from vae_lib.decode.devices import is_out_of_memory
+
 
 @dataclass(frozen=True)
 class Kernels:
@@ -35,19 +37,31 @@ class Kernels:
 Check = Callable[[torch.device, torch.dtype], bool]
 
 
-@functools.cache
 def of(device: torch.device, dtype: torch.dtype) -> Kernels:
-    """The kernels of a device; of one that this machine lacks, what is usual there (for predictions)."""
-    cuda, here = device.type == "cuda", _is_here(device)
+    """The kernels of a device; what is usual there if this machine lacks it, or while it has no memory to look."""
+    try:
+        return _found(device, dtype)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        return _kernels(device, dtype, lambda check: True)
 
+
+@functools.cache
+def _found(device: torch.device, dtype: torch.dtype) -> Kernels:
     def have(check: Check) -> bool:
-        if not here:
-            return True
         try:
             return check(device, dtype)
-        except (RuntimeError, AssertionError, TypeError, AttributeError):
+        except (RuntimeError, AssertionError, TypeError, AttributeError) as error:
+            if is_out_of_memory(error):  # says nothing of the kernel, and nothing is remembered
+                raise
             return False
 
+    return _kernels(device, dtype, have if _is_here(device) else lambda check: True)
+
+
+def _kernels(device: torch.device, dtype: torch.dtype, have: Callable[[Check], bool]) -> Kernels:
+    cuda = device.type == "cuda"
     norms = cuda and have(_norms_are_right)
     return Kernels(
         norms=norms,
@@ -61,8 +75,8 @@ def of(device: torch.device, dtype: torch.dtype) -> Kernels:
 def _is_here(device: torch.device) -> bool:
     try:
         torch.empty(1, device=device)
-    except (RuntimeError, AssertionError):
-        return False
+    except (RuntimeError, AssertionError) as error:
+        return is_out_of_memory(error)
     return True
 
 
