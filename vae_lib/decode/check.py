@@ -38,7 +38,7 @@ from vae_lib.units import size_text
 # roundings (on CUDA float32 convolves in TF32 unless told not to) stay far below, a wrong kernel far above.
 ALLOWED = {torch.float32: 5e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 SIZES, CPU_SIZES = (256, 512, 1024), (128, 256, 512)  # pixels along a side
-RUNS = 12  # decodes of the plain network that the check of one size takes as long as, at most
+RUNS, CPU_RUNS = 32, 8  # decodes of the plain network that the check of one size takes as long as
 
 
 @dataclass(frozen=True)
@@ -175,6 +175,12 @@ class Report:
         )
         return f"Every route gives the plain network's picture. {speed[0].upper()}{speed[1:]}, and {memory}."
 
+    @property
+    def remark(self) -> str:
+        """What was left out, in a sentence; "" if nothing was."""
+        sizes = ", ".join(f"{side}x{side}" for side in self.left_out)
+        return f"Left out for want of time or memory: {sizes}." if sizes else ""
+
     def rows(self) -> list[list[str]]:
         """As text, the headings first."""
         rows = [
@@ -200,10 +206,7 @@ class Report:
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
             for row in rows
         ]
-        if self.left_out:
-            sizes = ", ".join(f"{side}x{side}" for side in self.left_out)
-            lines.append(f"Left out for want of time or memory: {sizes}.")
-        return "\n".join([self.machine, *lines, self.verdict])
+        return "\n".join([self.machine, *lines, *filter(None, [self.remark]), self.verdict])
 
 
 def check(
@@ -225,11 +228,12 @@ def check(
     rates = calibrate.rates_for(compute.device, compute.dtype)
     findings, left_out = list[Finding](), list[int]()
     end, plain_seconds, before = time.perf_counter() + limits.seconds, 0.0, 0
-    for side in limits.sizes or (CPU_SIZES if compute.device.type == "cpu" else SIZES):
+    sizes, runs = (CPU_SIZES, CPU_RUNS) if compute.device.type == "cpu" else (SIZES, RUNS)
+    for side in limits.sizes or sizes:
         trial = Trial(vae, operation, side, Compute(compute.device, compute.dtype))
         expected = plain_seconds * (side / before) ** 2 if before else 0.0
         enough = plain_cost_of(trial.work).peak_bytes * 1.2 <= limits.budget(compute.device)
-        if not enough or time.perf_counter() + RUNS * expected > end:
+        if not enough or time.perf_counter() + runs * expected > end:
             left_out.append(side)
             continue
         given = trial.given()

@@ -68,7 +68,8 @@ class CheckSection:
         if isinstance(result, VAEGuardError):
             yield markup.note(str(result), "bad"), gr.update()
             return
-        table = markup.note(result.verdict, "bad" if result.is_wrong else "") + _table(result)
+        verdict = " ".join(filter(None, [result.verdict, result.remark]))
+        table = markup.note(verdict, "bad" if result.is_wrong else "") + _table(result)
         yield table, gr.update(value=result.text(), visible=True)
 
     def _check(

@@ -26,6 +26,7 @@ CSS = """
 .vg.vg.vg tbody tr:hover { background: var(--background-fill-secondary); }
 .vg.vg.vg tr.vg-chosen { box-shadow: inset 3px 0 var(--color-accent); background: var(--background-fill-secondary); }
 .vg.vg.vg .vg-num { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+#vg_check_report textarea { font-family: var(--font-mono); white-space: pre; overflow-x: auto; }
 .vg.vg.vg .vg-mono { font-family: var(--font-mono); white-space: nowrap; }
 .vg.vg.vg .vg-link { color: var(--body-text-color); font-weight: 600; text-align: left;
   overflow-wrap: anywhere; cursor: pointer; background: none; border: 0; padding: 0; }
