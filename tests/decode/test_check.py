@@ -14,8 +14,8 @@ from tests.decode.gpu import as_on_a_gpu
 from tests.decode.helpers import BF16, CPU, FP32, SMALL, network
 from vae_lib.decode import Compute, Operation, Tiling
 from vae_lib.decode import check as module
-from vae_lib.decode.check import CPU_SIZES, Limits, Report, Trial, check, machine, sample_network
-from vae_lib.errors import Cancelled
+from vae_lib.decode.check import CPU_SIZES, PROBE, Limits, Report, Trial, check, machine, sample_network
+from vae_lib.errors import Cancelled, PlanError
 
 LIMITS = Limits(sizes=(32, 48))
 Ours = Callable[[Trial, Tensor, Tiling], Tensor]
@@ -55,7 +55,7 @@ def test_a_route_that_gives_another_picture(monkeypatch: pytest.MonkeyPatch) -> 
     report = run()
     assert report.is_wrong
     assert report.verdict.startswith("offload, ")
-    assert "does not use that way here" in report.verdict
+    assert "decode by another route until it is mended" in report.verdict
     marked = [line for line in report.text().splitlines() if "WRONG" in line]
     assert len(marked) == 2
     assert all("offload" in line for line in marked)
@@ -108,17 +108,66 @@ def test_sizes_suit_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def note(trial: Trial) -> Any:
         sides.append(trial.side)
-        raise Cancelled("enough")
+        if trial.side != PROBE:
+            raise KeyboardInterrupt
+        return torch.randn(1, 4, PROBE // 2, PROBE // 2)
 
     monkeypatch.setattr(Trial, "given", note)
-    with pytest.raises(Cancelled):
+    with pytest.raises(KeyboardInterrupt):
         run(limits=Limits())
-    assert sides == [CPU_SIZES[0]]
+    assert sides == [PROBE, CPU_SIZES[0]]
 
 
 def test_it_can_be_stopped() -> None:
-    with pytest.raises(Cancelled):
-        run(cancelled=lambda: True)
+    """Between bands, too."""
+    for after in (0, 3, 30):
+        asked = iter(range(1000))
+        with pytest.raises(Cancelled):
+            run(cancelled=lambda asked=asked, after=after: next(asked) >= after)
+
+
+def test_the_time_is_kept_in_the_middle_of_a_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was found until then stays, and the size is among those left out."""
+    ours: Ours = Trial.ours
+    clock = [0.0]
+
+    def slow(self: Trial, given: Tensor, tiling: Tiling) -> Tensor:
+        clock[0] += 5
+        return ours(self, given, tiling)
+
+    monkeypatch.setattr(Trial, "ours", slow)
+    monkeypatch.setattr(module.time, "perf_counter", lambda: clock[0])
+    report = run(limits=Limits(sizes=(32, 48), seconds=12.0))
+    assert [f.what.split(",")[0] for f in report.findings] == ["full"]
+    assert report.left_out == (32, 48)
+
+
+def test_a_type_that_is_too_slow_is_seen_on_a_small_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, clock, sides = Trial.plain, [0.0], list[int]()
+
+    def slow(self: Trial, given: Tensor) -> Tensor:
+        clock[0] += 6
+        sides.append(self.side)
+        return plain(self, given)
+
+    monkeypatch.setattr(Trial, "plain", slow)
+    monkeypatch.setattr(module.time, "perf_counter", lambda: clock[0])
+    report = run(limits=Limits())
+    assert (report.findings, report.left_out, sides) == ((), CPU_SIZES, [PROBE])
+    assert "too slow here for the time allowed" in report.verdict
+    assert report.text().count("\n") == 2  # the machine, what was left out, the verdict
+
+
+@pytest.mark.parametrize(
+    "error", [torch.cuda.OutOfMemoryError("CUDA out of memory"), RuntimeError("no kernel")]
+)
+def test_a_plain_network_that_does_not_run_is_told(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: Trial, given: Tensor) -> Tensor:
+        raise error
+
+    monkeypatch.setattr(Trial, "plain", fail)
+    with pytest.raises(PlanError, match=r"does not run on cpu in fp32 \((there is no memory|no kernel)"):
+        run()
 
 
 def test_the_report_is_a_table_without_names_of_the_users(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -336,6 +336,7 @@ def test_the_device_can_be_checked(page: Page, monkeypatch: pytest.MonkeyPatch) 
     expect(report).not_to_be_visible()
     page.locator("#vg_check").click()
     expect(said.locator("tbody tr")).to_have_count(3)
+    expect(page.locator("#vg_check_stop")).to_be_visible()
     expect(said).to_contain_text("Every route gives the plain network's picture.")
     assert report.input_value().startswith("VAE Guard ")
 

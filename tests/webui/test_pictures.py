@@ -219,6 +219,8 @@ def test_an_xyz_axis_counts_for_its_pictures(host: Host, without: Without) -> No
             value = argument["choices"].index("[VAE Guard] Decode by")
         elif label in ("Y type", "Z type"):
             value = 0
+        elif label == "Include Sub Images":  # off in the real script: only the grid would come back
+            value = True
         elif label == "X values":  # once as text; in the real script again as a list
             value = (
                 wanted

@@ -17,24 +17,29 @@ from vae_lib.networks import AutoencoderKL
 
 
 def run_check(options: argparse.Namespace) -> int:
-    """0; 1 if a route gives another picture than the plain network."""
+    """0; 1 if a route gives another picture than the plain network, or nothing could be checked."""
     device = choose_device(options.device)
     dtype = DTYPES[options.dtype] if options.dtype else usual_dtype(device)
     operation = Operation.ENCODE if options.encode else Operation.DECODE
     vae = _vae(options, operation).to(device, dtype)
     limits = Limits(options.seconds, budget=lambda where: options.free or free_bytes(where))
 
+    shows = not options.json and sys.stderr.isatty()
+
     def said(text: str) -> None:
-        if not options.json and sys.stderr.isatty():
+        if shows:
             print(f"\r\x1b[K{text} ...", end="", file=sys.stderr, flush=True)
 
-    report = check(vae, operation, Compute(device, dtype), limits, said)
-    said("done")
+    try:
+        report = check(vae, operation, Compute(device, dtype), limits, said)
+    finally:
+        if shows:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
     if options.json:
         print(json.dumps(dataclasses.asdict(report) | {"verdict": report.verdict}))
     else:
         print(report.text())
-    return int(report.is_wrong)
+    return int(report.is_wrong or not report.findings)
 
 
 def _vae(options: argparse.Namespace, operation: Operation) -> AutoencoderKL:

@@ -5,6 +5,7 @@ What `python -m vae_lib check` and the button of the tab's memory section run.
 
 from __future__ import annotations
 
+import math
 import platform
 import statistics
 import time
@@ -30,7 +31,7 @@ from vae_lib.decode.plan import (
     plain_cost_of,
 )
 from vae_lib.decode.program import Tiling
-from vae_lib.errors import Cancelled
+from vae_lib.errors import Cancelled, PlanError
 from vae_lib.networks import AutoencoderKL, AutoencoderKLConfig
 from vae_lib.units import size_text
 
@@ -38,7 +39,8 @@ from vae_lib.units import size_text
 # roundings (on CUDA float32 convolves in TF32 unless told not to) stay far below, a wrong kernel far above.
 ALLOWED = {torch.float32: 5e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 SIZES, CPU_SIZES = (256, 512, 1024), (128, 256, 512)  # pixels along a side
-RUNS, CPU_RUNS = 32, 8  # decodes of the plain network that the check of one size takes as long as
+PROBE = 32  # pixels of the picture that says how fast the device is
+RUNS, CPU_RUNS = 40, 11  # decodes of the plain network that the check of one size takes as long as
 
 
 @dataclass(frozen=True)
@@ -156,13 +158,16 @@ class Report:
     def verdict(self) -> str:
         """In a sentence or two."""
         if not self.findings:
-            return "Nothing could be checked: there is not enough free memory. Close other programs and try again."
+            return (
+                "Nothing could be checked: there is too little free memory, or this type is too slow here for the time "
+                "allowed. Free some memory, allow more time, or choose another type."
+            )
         wrong = sorted({f.what for f in self.findings if f.error is not None and not f.same})
         failed = sorted({f.what for f in self.findings if f.problem})
         if wrong:
             return (
                 f"{' and '.join(wrong)}: the picture is not the plain network's. This device or its driver computes "
-                "something wrong; VAE Guard does not use that way here. Please report it with the text below."
+                "something wrong. Please report it with this text, and decode by another route until it is mended."
             )
         if failed:
             return f"{' and '.join(failed)} could not be run here; every other way gives the plain network's picture."
@@ -206,6 +211,8 @@ class Report:
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
             for row in rows
         ]
+        if not self.findings:
+            lines = []
         return "\n".join([self.machine, *lines, *filter(None, [self.remark]), self.verdict])
 
 
@@ -223,31 +230,137 @@ def check(
         said: told what is tried next.
 
     Raises:
-        Cancelled: between routes, when ``compute.cancelled`` says so.
+        Cancelled: when ``compute.cancelled`` says so.
+        PlanError: when the plain network does not run on the device.
     """
-    rates = calibrate.rates_for(compute.device, compute.dtype)
-    findings, left_out = list[Finding](), list[int]()
-    end, plain_seconds, before = time.perf_counter() + limits.seconds, 0.0, 0
-    sizes, runs = (CPU_SIZES, CPU_RUNS) if compute.device.type == "cpu" else (SIZES, RUNS)
-    for side in limits.sizes or sizes:
-        trial = Trial(vae, operation, side, Compute(compute.device, compute.dtype))
-        expected = plain_seconds * (side / before) ** 2 if before else 0.0
-        enough = plain_cost_of(trial.work).peak_bytes * 1.2 <= limits.budget(compute.device)
-        if not enough or time.perf_counter() + runs * expected > end:
-            left_out.append(side)
-            continue
+    return _Check(vae, operation, compute, limits, said).run()
+
+
+class _Check:
+    """One check; what it may still do depends on the clock."""
+
+    def __init__(
+        self,
+        vae: AutoencoderKL,
+        operation: Operation,
+        compute: Compute,
+        limits: Limits,
+        said: Callable[[str], None],
+    ) -> None:
+        self._vae, self._operation, self._compute, self._limits, self._said = (
+            vae,
+            operation,
+            compute,
+            limits,
+            said,
+        )
+        self._end = time.perf_counter() + limits.seconds
+        self._on_cpu = compute.device.type == "cpu"
+        self._findings: list[Finding] = []
+        self._left_out: list[int] = []
+
+    def run(self) -> Report:
+        sizes = self._limits.sizes or (CPU_SIZES if self._on_cpu else SIZES)
+        per_pixel = self._plain_seconds(PROBE) / PROBE**2
+        for side in sizes:
+            expected = (CPU_RUNS if self._on_cpu else RUNS) * per_pixel * side**2
+            needed = plain_cost_of(self._trial(side).work).peak_bytes * 1.2
+            if (
+                needed > self._limits.budget(self._compute.device)
+                or time.perf_counter() + expected > self._end
+            ):
+                self._left_out.append(side)
+                continue
+            try:
+                per_pixel = self._size(self._trial(side)) / side**2
+            except Cancelled:
+                if self._is_cancelled():
+                    raise
+                self._left_out.append(side)  # the time was over in the middle of it
+        return Report(machine(self._compute), tuple(self._findings), tuple(self._left_out))
+
+    def _trial(self, side: int) -> Trial:
+        late = Compute(self._compute.device, self._compute.dtype, cancelled=self._is_late)
+        return Trial(self._vae, self._operation, side, late)
+
+    def _is_cancelled(self) -> bool:
+        return self._compute.cancelled is not None and self._compute.cancelled()
+
+    def _is_late(self) -> bool:
+        return time.perf_counter() > self._end or self._is_cancelled()
+
+    def _plain_seconds(self, side: int) -> float:
+        """Of the plain network, warm, but not for longer than it takes to see that it is slow."""
+        self._said(f"{side}x{side}, plain network")
+        trial, seconds = self._trial(side), math.inf
         given = trial.given()
-        wanted, plain_seconds = trial.timed(lambda t=trial, g=given: t.plain(g))  # type: ignore[misc]
-        if compute.device.type != "cpu":  # that one loaded kernels and chose among them
-            plain_seconds = min(trial.timed(lambda t=trial, g=given: t.plain(g))[1] for _ in range(2))  # type: ignore[misc]
-        before = side
+        for _ in range(3):
+            seconds = min(seconds, trial.timed(lambda: self._plain(trial, given))[1])
+            if seconds > self._limits.seconds / 20:
+                break
+        return seconds
+
+    def _plain(self, trial: Trial, given: Tensor) -> Tensor:
+        try:
+            return trial.plain(given)
+        except (RuntimeError, MemoryError) as error:
+            release_cached(trial.compute.device)
+            reason = (
+                "there is no memory for it" if is_out_of_memory(error) else str(error).splitlines()[0][:90]
+            )
+            raise PlanError(
+                f"PyTorch's own way through the network does not run on {device_name(trial.compute.device)} in "
+                f"{dtype_name(trial.compute.dtype)} ({reason}), so that there is nothing to compare with. Free some "
+                "memory, or choose another type or device."
+            ) from error
+
+    def _size(self, trial: Trial) -> float:
+        """Every route at one size; seconds of the plain network."""
+        self._said(f"{trial.side}x{trial.side}, plain network")
+        given = trial.given()
+        wanted, seconds = trial.timed(lambda: self._plain(trial, given))
+        rates = calibrate.rates_for(trial.compute.device, trial.compute.dtype)
         for plan in _plans(trial.work, rates):
-            if compute.cancelled is not None and compute.cancelled():
+            if self._is_late():
                 raise Cancelled("Stopped: the check was not finished.")
-            said(f"{side}x{side}, {plan.describe()}")
-            findings.append(_found(trial, plan, given, wanted, plain_seconds))
-        del given, wanted
-    return Report(machine(compute), tuple(findings), tuple(left_out))
+            self._said(f"{trial.side}x{trial.side}, {plan.describe()}")
+            finding = self._found(trial, plan, given, wanted)
+            self._findings.append(finding)
+            if not finding.problem:
+                seconds = min(seconds, finding.plain_seconds)
+        return seconds
+
+    def _found(self, trial: Trial, plan: Plan, given: Tensor, wanted: Tensor) -> Finding:
+        assert plan.tiling is not None
+        tiling, device = plan.tiling, trial.compute.device
+        finding = Finding(plan.describe(), trial.side, 0.0, predicted_bytes=plan.peak_bytes)
+        ours, plains = [], []
+        try:
+            if not self._on_cpu:
+                trial.ours(given, tiling)  # kernels are loaded and chosen
+            with PeakMemory(device) as peak:
+                result = trial.ours(given, tiling)
+            error, same = (result - wanted).abs().max().item(), trial.same(result, wanted)
+            del result
+            for _ in range(1 if self._on_cpu else 3):  # in turn, so that other work on the machine meets both
+                ours.append(trial.timed(lambda: trial.ours(given, tiling))[1])
+                plains.append(trial.timed(lambda: self._plain(trial, given))[1])
+        except (
+            RuntimeError,
+            MemoryError,
+        ) as problem:  # an operation that this device lacks, or no memory for it
+            release_cached(device)
+            short = "out of memory" if is_out_of_memory(problem) else str(problem).splitlines()[0][:90]
+            return replace(finding, problem=short)
+        return replace(
+            finding,
+            plain_seconds=min(plains),
+            error=error,
+            same=same,
+            seconds=min(ours),
+            peak_bytes=peak.bytes,
+            dispatches=cost_of(trial.work, tiling).dispatches,
+        )
 
 
 def _plans(work: Work, rates: Rates | None) -> Iterator[Plan]:
@@ -259,30 +372,6 @@ def _plans(work: Work, rates: Rates | None) -> Iterator[Plan]:
             plans = [plan for plan in plans if plan.seconds <= 2 * fastest.seconds]
             fastest = min(plans, key=lambda plan: plan.peak_bytes)
         yield fastest
-
-
-def _found(trial: Trial, plan: Plan, given: Tensor, wanted: Tensor, plain_seconds: float) -> Finding:
-    assert plan.tiling is not None
-    tiling, device = plan.tiling, trial.compute.device
-    finding = Finding(plan.describe(), trial.side, plain_seconds, predicted_bytes=plan.peak_bytes)
-    try:
-        if device.type != "cpu":
-            trial.ours(given, tiling)  # kernels are loaded and chosen
-        with PeakMemory(device) as peak:
-            result = trial.ours(given, tiling)
-        error, same = (result - wanted).abs().max().item(), trial.same(result, wanted)
-        del result
-        seconds = min(
-            trial.timed(lambda: trial.ours(given, tiling))[1] for _ in range(1 if device.type == "cpu" else 2)
-        )
-    except (RuntimeError, MemoryError) as problem:  # an operation that this device lacks, or no memory for it
-        release_cached(device)
-        short = "out of memory" if is_out_of_memory(problem) else str(problem).splitlines()[0][:90]
-        return replace(finding, problem=short)
-    dispatches = cost_of(trial.work, tiling).dispatches
-    return replace(
-        finding, error=error, same=same, seconds=seconds, peak_bytes=peak.bytes, dispatches=dispatches
-    )
 
 
 def wait_for(device: torch.device) -> None:
@@ -305,7 +394,7 @@ def machine(compute: Compute) -> str:
         f"{device_name(device)}, {calibrate.driver()}"
         if device.type == "cuda"
         else (
-            f"{device.type}, {platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+            f"{device.type}, {platform.processor() or platform.machine()}, {torch.get_num_threads()} thread(s)"
         )
     )
     return (

@@ -25,9 +25,10 @@ class CheckSection:
         self, backend: Backend, dtype: gr.Dropdown, operation: gr.Dropdown, device: gr.Dropdown
     ) -> None:
         self._backend = backend
-        self._turn = threading.Lock()
+        self._turn, self._stopped = threading.Lock(), threading.Event()
         with gr.Row(variant="compact"):
             self.go = gr.Button("Check this device", size="sm", elem_id="vg_check", min_width=160)
+            self.stop = gr.Button("Stop", size="sm", elem_id="vg_check_stop", min_width=80)
         self.said = gr.HTML(
             markup.page(
                 '<p class="vg-dim">Decodes noise by every route, in at most a minute and within the free memory: is it '
@@ -39,6 +40,7 @@ class CheckSection:
             label="To copy into an issue; no paths and no names of yours are in it",
             lines=4, max_lines=20, interactive=False, show_copy_button=True, visible=False, elem_id="vg_check_report",
         )  # fmt: skip
+        self.stop.click(self._stopped.set, None, None, show_progress="hidden", api_name=False)
         self.go.click(
             self._run,
             [dtype, operation, device],
@@ -52,13 +54,18 @@ class CheckSection:
         if not self._turn.acquire(blocking=False):
             yield markup.note("A check is running already; wait until it has ended.", "bad"), gr.update()
             return
+        self._stopped.clear()
         try:
             said: queue.SimpleQueue[str | None] = queue.SimpleQueue()
             found: list[Report | VAEGuardError] = []
-            arguments = (Operation(operation), Compute(torch.device(device), DTYPES[dtype]), said, found)
+            compute = Compute(torch.device(device), DTYPES[dtype], cancelled=self._stopped.is_set)
+            arguments = (Operation(operation), compute, said, found)
             thread = threading.Thread(target=self._check, args=arguments, daemon=True)
             thread.start()
-            yield markup.note("Waiting for the device."), gr.update(visible=False)
+            yield (
+                markup.note("Waiting for the device; a generation that is running ends first."),
+                gr.update(visible=False),
+            )
             while (text := said.get()) is not None:
                 yield markup.note(f"Trying {text} …"), gr.update()
             thread.join()

@@ -34,6 +34,7 @@ CSS = """
 .vg.vg.vg .vg-chip { display: inline-block; padding: 0 7px; border-radius: 99px; white-space: nowrap; font-size: .85em;
   border: 1px solid var(--border-color-primary); color: var(--body-text-color-subdued); }
 .vg.vg.vg .vg-chip.vg-on { border-color: var(--color-accent); color: var(--color-accent); }
+.vg.vg.vg .vg-note { margin-bottom: 6px; }
 .vg.vg.vg .vg-note { padding: 7px 11px; border-radius: var(--radius-lg); border: 1px solid var(--border-color-primary);
   border-left: 3px solid var(--color-accent); background: var(--background-fill-secondary); }
 .vg.vg.vg .vg-note.vg-bad { border-left-color: #dc2626; }
