@@ -107,6 +107,10 @@ class Memory:
             last = min(first + rows, height)
             yield Band(first, last, 1, None if last == height else (last, min(last + rows, height)))
 
+    def stretches(self, rows: int, step: int) -> Iterator[Band]:
+        """The same of a band that is looked at ``step`` rows at a time, each time anew."""
+        return self.bands(rows, step)
+
     def each(
         self, items: Sequence[Item], kind: Callable[[Item], object], done: dict[object, Any]
     ) -> Iterator[Item]:
@@ -262,10 +266,11 @@ class FeatureMap:
         self.offset: Tensor | None = None
         self._store = store
         self._whole = whole
+        # row bands: first row, array, how many like it it stands for (in the planner's twin)
         self._starts: list[int] = [] if whole is None else [0]
         self._bands: list[Tensor | None] = [] if whole is None else [whole]
-        self._rows_written = 0
-        self._freed = 0
+        self._counts: list[int] = [] if whole is None else [1]
+        self._rows_written = self._freed = 0
 
     @classmethod
     def of(cls, tensor: Tensor) -> FeatureMap:
@@ -287,47 +292,63 @@ class FeatureMap:
 
     def append(self, band: Tensor, repeats: int = 1) -> None:
         """Add the next rows, (1, channels, rows, width); ``repeats``: for how many bands like it this one stands."""
-        first = self._rows_written
-        self._rows_written += repeats * band.shape[2]
+        first, rows = self._rows_written, band.shape[2]
+        self._rows_written += repeats * rows
         if self._whole is not None:
-            rows_of(self._whole, first, first + band.shape[2]).copy_(band, non_blocking=True)
+            rows_of(self._whole, first, first + rows).copy_(band, non_blocking=True)
             return
         kept = self._store.put(band)
-        self._bands.append(kept)
+        self._keep(first, kept, 1)
         if repeats > 1:
-            self._bands += kept.several(repeats - 1)  # type: ignore[attr-defined]
-        self._starts += range(first, self._rows_written, band.shape[2])
+            self._keep(first + rows, kept.pile(repeats - 1), repeats - 1)  # type: ignore[attr-defined]
+
+    def _keep(self, first: int, band: Tensor, count: int) -> None:
+        self._starts.append(first)
+        self._bands.append(band)
+        self._counts.append(count)
 
     def pieces(self, first: int, last: int) -> Iterator[tuple[int, Tensor]]:
         """(row, array) for each stored stretch of rows ``first`` to ``last - 1``, where it is stored."""
         index = max(0, bisect_right(self._starts, first) - 1)
         while index < len(self._bands) and self._starts[index] < last:
-            start, band = self._starts[index], self._bands[index]
+            band, start, count = self._bands[index], self._starts[index], self._counts[index]
             index += 1
             if band is None:
                 continue
-            low, high = max(first, start), min(last, start + band.shape[2])
-            if low < high:
-                yield low, rows_of(band, low - start, high - start)
+            rows = band.shape[2]
+            skipped = max(0, (first - start) // rows) if count > 1 else 0
+            for number in range(skipped, count):
+                top = start + number * rows
+                low, high = max(first, top), min(last, top + rows)
+                if low < high:
+                    yield low, rows_of(band, low - top, high - top)
+                elif top >= last:
+                    break
 
     def write(self, first: int, rows: Tensor) -> None:
         """Replace the stored rows from ``first`` on: a band on the device gives way, to others the rows are copied."""
-        last = first + rows.shape[2]
+        count = rows.shape[2]
         index = bisect_right(self._starts, first) - 1
         band = self._bands[index] if index >= 0 else None
-        alike = band is not None and self._starts[index] == first and band.shape[2] == rows.shape[2]
-        if alike and self._whole is None and isinstance(self._store, DeviceStore):
-            self._bands[index] = rows
-            return
-        for row, piece in self.pieces(first, last):
+        if band is not None and self._whole is None and isinstance(self._store, DeviceStore):
+            fits = band.shape[2] == count and (first - self._starts[index]) % count == 0
+            if fits and first < self._starts[index] + self._counts[index] * count:
+                if self._counts[index] == 1:
+                    self._bands[index] = rows
+                return  # of several the memory stays what it is
+        for row, piece in self.pieces(first, first + count):
             self._store.write(piece, rows_of(rows, row - first, row - first + piece.shape[2]))
 
     def release(self, before: int) -> None:
         """Free the bands that end at or above row ``before``."""
         while self._freed < len(self._bands):
-            band = self._bands[self._freed]
-            if band is not None and self._starts[self._freed] + band.shape[2] > before:
-                return
+            band, start = self._bands[self._freed], self._starts[self._freed]
+            if band is not None:
+                count, rows = self._counts[self._freed], band.shape[2]
+                if start + count * rows > before:
+                    if count > 1 and before > start:
+                        band.storage.shrink(count - (before - start) // rows)  # type: ignore[attr-defined]
+                    return
             self._bands[self._freed] = None
             self._freed += 1
 

@@ -47,20 +47,20 @@ class Meter:
         """What the allocator counts for an array of so many bytes."""
         return size + self.unsplit if size > UNSPLIT else size
 
-    def allocate(self, size: int, place: str) -> None:
+    def allocate(self, size: int, place: str, count: int = 1) -> None:
         if place == DEVICE:
-            self.live += self.held(size)
+            self.live += count * self.held(size)
             if self.live > self.peak:
                 self.peak = self.live
         elif place == HOST:
-            self.host_live += size
+            self.host_live += count * size
             self.host_peak = max(self.host_peak, self.host_live)
 
-    def free(self, size: int, place: str) -> None:
+    def free(self, size: int, place: str, count: int = 1) -> None:
         if place == DEVICE:
-            self.live -= self.held(size)
+            self.live -= count * self.held(size)
         elif place == HOST:
-            self.host_live -= size
+            self.host_live -= count * size
 
     def counts(self) -> tuple[int, ...]:
         """What adds up."""
@@ -91,14 +91,21 @@ class Meter:
 
 
 class Storage:
-    __slots__ = ("meter", "place", "size")
+    """The bytes of an array, or of ``count`` arrays alike."""
 
-    def __init__(self, meter: Meter, size: int, place: str) -> None:
-        self.meter, self.size, self.place = meter, size, place
-        meter.allocate(size, place)
+    __slots__ = ("count", "meter", "place", "size")
+
+    def __init__(self, meter: Meter, size: int, place: str, count: int = 1) -> None:
+        self.meter, self.size, self.place, self.count = meter, size, place, count
+        meter.allocate(size, place, count)
+
+    def shrink(self, count: int) -> None:
+        """Free all but ``count``."""
+        self.meter.free(self.size, self.place, self.count - count)
+        self.count = count
 
     def __del__(self) -> None:
-        self.meter.free(self.size, self.place)
+        self.meter.free(self.size, self.place, self.count)
 
 
 class Counted:
@@ -116,14 +123,10 @@ class Counted:
         size = math.prod(shape) * dtype.itemsize
         return cls(shape, dtype, Storage(meter, size, place), size)
 
-    def several(self, count: int) -> list[Counted]:
-        """So many more of its kind, for which nothing is counted but their memory."""
-        meter, place, size = self.meter, self.storage.place, self.nbytes
-        return [Counted(self.shape, self.dtype, Storage(meter, size, place)) for _ in range(count)]
-
     def pile(self, count: int) -> Counted:
-        """The memory of so many more of its kind, in one."""
-        return self.like((count, *self.shape))
+        """One that stands for so many more of its kind, for which nothing is counted but their memory."""
+        storage = Storage(self.meter, self.nbytes, self.storage.place, count)
+        return Counted(self.shape, self.dtype, storage, self.nbytes)
 
     def like(self, shape: Shape, dtype: torch.dtype | None = None) -> Counted:
         """A fresh array on the device."""

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from vae_lib.decode import transfers
-from vae_lib.decode.buffers import HostStore, Item, Memory
+from vae_lib.decode.buffers import Band, HostStore, Item, Memory
 from vae_lib.decode.counted import DEVICE, HOST, OUTSIDE, Counted, Meter, Storage
 
 _done: dict[object, Any] = {}  # what the repeated work of a kind is counted as: it is the same in every plan
@@ -71,6 +71,13 @@ class CountedArrays(Memory):
 
     def stack(self, arrays: list[Any], count: int) -> Any:
         return self._new(count, *arrays[0].shape, dtype=arrays[0].dtype)
+
+    def stretches(self, rows: int, step: int) -> Iterator[Band]:
+        whole = rows // step
+        for first, last, times in ((0, step, whole), (whole * step, rows, 1)):
+            if last > first and times:
+                with self.repeated(times):
+                    yield Band(first, last, times, None)
 
     def each(
         self, items: Sequence[Item], kind: Callable[[Item], object], done: dict[object, Any]

@@ -97,7 +97,7 @@ class Statistics:
         _, channels, rows, width = band.shape
         self._fused = kernels.of(band.device, band.dtype).norms
         step = rows if self._fused else stretch_rows(rows, width, channels, band.device)
-        for stretch in workspace.memory.bands(rows, step):
+        for stretch in workspace.memory.stretches(rows, step):
             part = rows_of(band, stretch.first, stretch.last)
             pixels, times = part.shape[2] * width, repeats * stretch.repeats
             mean, spread = (
