@@ -42,6 +42,7 @@ def run_demo(options: argparse.Namespace) -> None:
     print(
         f"{'route':8} {'rows':>5} {'predicted':>10} {'measured':>10} {'time':>8} {'max difference from full':>26}"
     )
+    scaled = latents * scale  # made here: it is no part of what a decode takes
     full: Tensor | None = None
     shown: list[tuple[str, Tensor, Tensor | None]] = [("original", picture[0], None)]
     for route in (Route.FULL, Route.TILED, Route.OFFLOAD, Route.CPU, Route.TAESD):
@@ -54,7 +55,7 @@ def run_demo(options: argparse.Namespace) -> None:
         ladder.budget = lambda _, budget=budget: budget  # type: ignore[misc]
         try:
             with PeakMemory(ladder.device) as peak:
-                outcome = ladder.decode(latents, latents * scale)
+                outcome = ladder.decode(latents, scaled)
         except PlanError as error:
             print(f"{route.value:8} {error}")
             continue
