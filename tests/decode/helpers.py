@@ -27,9 +27,9 @@ def sd3_like(**fields: object) -> AutoencoderKLConfig:
 
 
 @functools.lru_cache(maxsize=32)
-def network(config: AutoencoderKLConfig = SMALL, dtype: torch.dtype = FP32) -> AutoencoderKL:
-    """Random weights, always the same ones for a configuration; norms scale and shift too."""
-    torch.manual_seed(1)
+def network(config: AutoencoderKLConfig = SMALL, dtype: torch.dtype = FP32, seed: int = 1) -> AutoencoderKL:
+    """Random weights, always the same ones for a configuration and a seed; norms scale and shift too."""
+    torch.manual_seed(seed)
     vae = AutoencoderKL(config)
     for name, parameter in vae.named_parameters():
         if "norm" in name:
