@@ -23,8 +23,8 @@ class Owner:
 
     def __init__(self, management: Any) -> None:
         self.management = management
-        self.memory_used_decode = lambda shape, dtype: PLAIN[Operation.DECODE] * shape[2] * shape[3]
-        self.memory_used_encode = lambda shape, dtype: PLAIN[Operation.ENCODE] * shape[2] * shape[3]
+        self.memory_used_decode: Any = lambda shape, dtype: PLAIN[Operation.DECODE] * shape[2] * shape[3]
+        self.memory_used_encode: Any = lambda shape, dtype: PLAIN[Operation.ENCODE] * shape[2] * shape[3]
 
     def decode(self, shape: tuple[int, ...]) -> None:
         needed = self.memory_used_decode(shape, self.vae_dtype)
@@ -77,9 +77,13 @@ def test_an_error_leaves_nothing_behind(management: Any, error: bool) -> None:
             raise RuntimeError("no plan")
         return 10**12
 
-    with pytest.raises(ZeroDivisionError), forge_memory.reserving(management, owner, failing):
-        owner.decode(SHAPE)  # what they ask for themselves is the most
-        raise ZeroDivisionError
+    def decode_and_fail() -> None:
+        with forge_memory.reserving(management, owner, failing):
+            owner.decode(SHAPE)  # what they ask for themselves is the most
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        decode_and_fail()
     assert management.asked == [2178 * 64 * 64]
     assert owner.memory_used_decode is before
 
