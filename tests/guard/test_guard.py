@@ -158,6 +158,10 @@ def test_latents_of_another_family_are_refused(host: FakeHost, guard: Guard, lat
     host.loaded.scale_factor = 0.1
     with pytest.raises(InputError, match="another family"):
         decode_again(guard, guard.kept.item(0), list)
+    host.loaded = None
+    with pytest.raises(InputError, match=r"No checkpoint is loaded yet.*latents are of small"):
+        decode_again(guard, guard.kept.item(0), list)
+    assert len(guard.kept.items()) == 1
 
 
 def test_taesd_is_used_where_it_is_and_its_picture_marked(

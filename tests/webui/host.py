@@ -40,7 +40,9 @@ WEBUI_DIR = os.environ.get("WEBUI_DIR") and os.path.abspath(os.environ["WEBUI_DI
 WEBUI_PYTHON = os.path.abspath(os.environ.get("WEBUI_PYTHON") or sys.executable)
 IS_REAL = bool(WEBUI_DIR)
 IS_FORK = bool(WEBUI_DIR) and os.path.isdir(f"{WEBUI_DIR}/modules_forge")  # Forge, reForge
-IS_FORGE = IS_FORK and os.path.isdir(f"{WEBUI_DIR}/backend")  # which loads no model before the first generation
+IS_FORGE = IS_FORK and os.path.isdir(
+    f"{WEBUI_DIR}/backend"
+)  # which loads no model before the first generation
 
 
 class ApiError(Exception):

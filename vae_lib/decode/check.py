@@ -112,6 +112,7 @@ class Finding:
         peak_bytes, predicted_bytes: beyond weights and input.
         dispatches: operations that PyTorch is asked for.
         problem: why it failed.
+        route: of the plan.
     """
 
     what: str
@@ -124,6 +125,7 @@ class Finding:
     predicted_bytes: int = 0
     dispatches: int = 0
     problem: str = ""
+    route: Route | None = None
 
 
 @dataclass(frozen=True)
@@ -172,7 +174,7 @@ class Report:
         if failed:
             return f"{' and '.join(failed)} could not be run here; every other way gives the plain network's picture."
         low = [f for f in self.findings if f.peak_bytes > f.predicted_bytes]
-        fast = [f for f in self.findings if f.what.startswith("full")]
+        fast = [f for f in self.findings if f.route is Route.FULL]
         times = statistics.median(f.seconds / f.plain_seconds for f in fast) if fast else 1.0
         speed = f"full takes {times:.2f} of the plain network's time"
         memory = (
@@ -333,7 +335,7 @@ class _Check:
     def _found(self, trial: Trial, plan: Plan, given: Tensor, wanted: Tensor) -> Finding:
         assert plan.tiling is not None
         tiling, device = plan.tiling, trial.compute.device
-        finding = Finding(plan.describe(), trial.side, 0.0, predicted_bytes=plan.peak_bytes)
+        finding = Finding(plan.describe(), trial.side, 0.0, predicted_bytes=plan.peak_bytes, route=plan.route)
         ours, plains = [], []
         try:
             if not self._on_cpu:

@@ -12,7 +12,7 @@ from torch import Tensor
 from vae_lib.decode import wording
 from vae_lib.errors import InputError
 from vae_lib.guard import infotext
-from vae_lib.guard.guard import Guard
+from vae_lib.guard.guard import NOTHING_LOADED, Guard
 from vae_lib.guard.host import Result
 from vae_lib.guard.kept import HOSTS_OWN, Kept
 from vae_lib.guard.request import Request
@@ -42,7 +42,9 @@ def save(guard: Guard, pictures: Pictures) -> Pictures:
 
 def _pictures(guard: Guard, held: Kept) -> Pictures:
     vae = guard.host.vae()
-    if vae is None or vae.scale_factor != held.scale_factor or vae.latent_channels != held.latents.shape[1]:
+    if vae is None:
+        raise InputError(f"{NOTHING_LOADED} These latents are of {held.model_name}.")
+    if vae.scale_factor != held.scale_factor or vae.latent_channels != held.latents.shape[1]:
         raise InputError(
             f"These latents are of {held.model_name}, and the loaded checkpoint is of another family; "
             "load that checkpoint first."

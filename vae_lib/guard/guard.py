@@ -43,6 +43,7 @@ from vae_lib.guard.request import Request
 from vae_lib.guard.settings import Settings
 
 MB = 10**6
+NOTHING_LOADED = "No checkpoint is loaded yet; generate a picture first."
 UNKNOWN = "VAE Guard does not know this WebUI: its own decode is used."
 
 

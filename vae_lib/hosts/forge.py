@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from backend import memory_management
 from backend.patcher.vae import VAE
-from modules import devices, hashes, shared
+from modules import devices, hashes, sd_models, shared
 from modules_forge import main_entry
 from torch import Tensor, nn
 
@@ -87,9 +87,9 @@ class Host(WebUIFamily):
     name = "Forge"
 
     def vae(self, model: Any = None) -> HostVAE | None:
-        model = shared.sd_model if model is None else model
         if isinstance(model, VAE):  # an extension's own call
             return ForgeVAE(model, self.loaded_model())
+        model = self.loaded_model() or _load() if model is None else model
         objects = getattr(model, "forge_objects", None)
         return None if objects is None else ForgeVAE(objects.vae, model)
 
@@ -148,6 +148,14 @@ class Host(WebUIFamily):
         raise InputError(
             "Forge has no VAE of its own for each checkpoint; choose one in 'VAE / Text Encoder'."
         )
+
+
+def _load() -> Any:
+    """The selected checkpoint, which Forge loads with the first generation; None where there is none."""
+    if not sd_models.model_data.forge_loading_parameters.get("checkpoint_info"):
+        return None
+    model, _ = sd_models.forge_model_reload()
+    return model
 
 
 def _chosen() -> str | None:

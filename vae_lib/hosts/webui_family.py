@@ -35,7 +35,7 @@ from torch import Tensor
 from vae_lib.decode import Operation
 from vae_lib.errors import InputError
 from vae_lib.files import write_atomically
-from vae_lib.guard import precision
+from vae_lib.guard import NOTHING_LOADED, precision
 from vae_lib.guard.host import Callbacks, Folders, Need, Points, Setting
 from vae_lib.guard.notices import Notices
 from vae_lib.hosts import picture_functions, vae_files
@@ -268,7 +268,7 @@ class WebUIFamily:
     def assign_vae(self, name: str) -> None:
         model = self.loaded_model()
         if model is None:
-            raise InputError("No checkpoint is loaded yet; generate a picture first.")
+            raise InputError(NOTHING_LOADED)
         if name not in sd_vae.vae_dict:
             raise InputError(f"{name} is not among the WebUI's VAEs.")
         checkpoint = Path(model.sd_checkpoint_info.filename)

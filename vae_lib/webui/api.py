@@ -15,7 +15,7 @@ from PIL.PngImagePlugin import PngInfo
 import vae_lib
 from vae_lib.decode import Operation, Preference, Route, Step, Work, candidates, choose, free_bytes, wording
 from vae_lib.errors import InputError, PlanError
-from vae_lib.guard import UNKNOWN, Guard, Pictures, decode_again
+from vae_lib.guard import NOTHING_LOADED, UNKNOWN, Guard, Pictures, decode_again
 from vae_lib.webui.downloads import Downloads
 from vae_lib.webui.host import WebUI
 from vae_lib.webui.request_api import unprocessable
@@ -99,7 +99,8 @@ class Routes:
             raise unprocessable(InputError(f"'operation' must be decode or encode, not {operation!r}."))
         vae = self._host.vae()
         if vae is None:
-            raise unprocessable(InputError(UNKNOWN))
+            nothing = self._host.checkpoint_title() is None
+            raise unprocessable(InputError(NOTHING_LOADED if nothing else UNKNOWN))
         device = self._host.device()
         usable = self._guard.available_bytes(device)
         order = (Route.FULL, *self._guard.settings().fallback)
