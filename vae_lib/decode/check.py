@@ -18,7 +18,8 @@ from torch import Tensor
 from vae_lib import __version__
 from vae_lib.decode import calibrate, engine, plain
 from vae_lib.decode.compute import Compute, Operation
-from vae_lib.decode.devices import free_bytes, is_out_of_memory, release_cached
+from vae_lib.decode.devices import free_bytes, release_cached
+from vae_lib.decode.failures import is_out_of_memory
 from vae_lib.decode.measure import PeakMemory
 from vae_lib.decode.plan import (
     Plan,

@@ -1,4 +1,4 @@
-"""What a compute device has free, and how its out-of-memory errors are recognised."""
+"""What a compute device has free."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 
 import torch
 
+from vae_lib.decode.failures import is_out_of_memory as is_out_of_memory
 from vae_lib.errors import InputError
 
 
@@ -72,13 +73,3 @@ def release_cached(device: torch.device) -> None:
         torch.cuda.empty_cache()
     elif device.type == "mps":
         torch.mps.empty_cache()
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory ran out, on any device."""
-    if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
-        return True
-    text = str(error).lower()
-    return isinstance(error, RuntimeError) and (
-        "out of memory" in text or "can't allocate memory" in text or "alloc_failed" in text
-    )

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from vae_lib.decode.devices import is_out_of_memory
+from vae_lib.decode.failures import is_out_of_memory
 
 
 @dataclass(frozen=True)
