@@ -16,6 +16,7 @@ from tests.test_units import in_bytes
 from vae_lib.decode import (
     Compute,
     Operation,
+    Padding,
     PeakMemory,
     Route,
     Work,
@@ -193,7 +194,7 @@ def test_the_plain_network_where_it_was_timed_and_is_faster() -> None:
     assert plain.peak_bytes > ours.peak_bytes
     faster = replace(rates, plain=0.5)
     assert choose(BIG, plain.peak_bytes - 1, rates=faster) == choose(BIG, plain.peak_bytes - 1, rates=rates)
-    for other in (replace(BIG, wrap=True), replace(BIG, resident=False)):
+    for other in (replace(BIG, padding=Padding.of(True)), replace(BIG, resident=False)):
         assert not choose(other, PLENTY, rates=faster).is_plain
 
 

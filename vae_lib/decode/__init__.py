@@ -6,6 +6,7 @@ from vae_lib.decode.devices import choose_device, free_bytes, usual_dtype
 from vae_lib.decode.engine import decode, encode_moments
 from vae_lib.decode.ladder import Attempt, Ladder, Outcome
 from vae_lib.decode.measure import PeakMemory
+from vae_lib.decode.padding import Edge, Padding
 from vae_lib.decode.plan import (
     DEFAULT_ORDER,
     DTYPES,
@@ -26,9 +27,11 @@ __all__ = [
     "DTYPES",
     "Attempt",
     "Compute",
+    "Edge",
     "Ladder",
     "Operation",
     "Outcome",
+    "Padding",
     "PeakMemory",
     "Plan",
     "Rates",

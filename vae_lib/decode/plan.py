@@ -12,6 +12,7 @@ import torch
 from vae_lib.decode import tiny, transfers
 from vae_lib.decode.compute import Compute, Operation
 from vae_lib.decode.cost import Cost, estimate, estimate_plain
+from vae_lib.decode.padding import ZEROS, Padding
 from vae_lib.decode.passes import MapSize
 from vae_lib.decode.program import Tiling
 from vae_lib.errors import PlanError
@@ -57,7 +58,7 @@ class Work:
         picture: height and width of the picture to encode, if they are no multiples of the downscale.
         batch: pictures; they are done one after the other.
         device, dtype: where and in which floating-point type to compute.
-        wrap: pad circularly (seamless textures).
+        padding: what the convolutions find beyond the picture's edges.
         resident: whether the VAE's weights lie on the device in that dtype already.
         output_on_device: whether the result stays on the device.
         taesd: whether a TAESD is at hand.
@@ -70,7 +71,7 @@ class Work:
     batch: int
     device: torch.device
     dtype: torch.dtype
-    wrap: bool = False
+    padding: Padding = ZEROS
     resident: bool = True
     output_on_device: bool = True
     taesd: bool = False
@@ -218,7 +219,7 @@ def _input_shape(work: Work) -> tuple[int, int, int, int]:
 
 def _compute(work: Work) -> Compute:
     elsewhere = None if work.output_on_device else torch.device("meta")
-    return Compute(work.device, work.dtype, work.wrap, elsewhere)
+    return Compute(work.device, work.dtype, work.padding, elsewhere)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -310,7 +311,7 @@ def _ladders(work: Work, route: Route, rates: Rates | None) -> list[list[Callabl
         [functools.partial(_costed, work, route, tiling, rates) for tiling in ladder] for ladder in ladders
     ]
     is_timed = rates is not None and rates.plain > 0
-    if route is Route.FULL and rates is not None and is_timed and work.resident and not work.wrap:
+    if route is Route.FULL and rates is not None and is_timed and work.resident and work.padding.is_zeros:
         made.append([functools.partial(_costed_plain, work, rates)])
     return made
 
@@ -341,12 +342,12 @@ def _tiny_candidates(work: Work, rates: Rates | None) -> Iterator[Plan]:
     reach = decoder_reach if work.operation is Operation.DECODE else encoder_reach
     largest = max(height, width)
     for side in (largest, *(s for s in (256, 128, 64, 32, 16, 8) if s < largest)):
-        halo = 0 if side >= largest and not work.wrap else reach
-        peak = tiny.peak_bytes(height, width, side, halo, _compute(work), work.latent_channels)
+        grid = tiny.Grid(height, width, side, reach, work.padding)
+        peak = tiny.peak_bytes(grid, work.dtype, work.latent_channels)
         result = 3 * 64 if work.operation is Operation.DECODE else work.latent_channels
         peak += work.batch * height * width * result * work.dtype.itemsize * work.output_on_device
         count = -(-height // side) * -(-width // side)
-        work_done = work.batch * tiny.multiplications(height, width, side, halo, work.wrap)
+        work_done = work.batch * tiny.multiplications(grid)
         seconds = work_done / rates.plain_multiplications + work.batch * count * 100 * rates.dispatch_seconds
         yield Plan(
             Route.TAESD,
