@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from vae_lib.decode.failures import Failure, is_out_of_memory, judge
+from vae_lib.decode.failures import Answer, Failure, answer, is_out_of_memory, judge
 from vae_lib.errors import Cancelled, PlanError
 
 OUT = torch.cuda.OutOfMemoryError("CUDA out of memory.")
@@ -115,3 +115,19 @@ def test_the_allocators_of_this_machine() -> None:
         with pytest.raises(RuntimeError) as error:
             wrong()
         assert judge(error.value) is Failure.OTHER
+
+
+@pytest.mark.parametrize(
+    ("failure", "repeated", "has_cache", "wanted"),
+    [
+        (Failure.OUT_OF_MEMORY, False, True, Answer.SAME_PLAN),
+        (Failure.OUT_OF_MEMORY, True, True, Answer.SMALLER_PLAN),
+        (Failure.OUT_OF_MEMORY, False, False, Answer.SMALLER_PLAN),
+        (Failure.MAYBE_OUT_OF_MEMORY, False, True, Answer.SMALLER_PLAN),
+        (Failure.MAYBE_OUT_OF_MEMORY, True, True, Answer.HAND_OVER),
+        (Failure.DEVICE_LOST, False, True, Answer.GIVE_UP),
+        (Failure.OTHER, False, True, Answer.HAND_OVER),
+    ],
+)
+def test_what_comes_next(failure: Failure, repeated: bool, has_cache: bool, wanted: Answer) -> None:
+    assert answer(failure, repeated, has_cache) is wanted

@@ -2,7 +2,7 @@
 
 from vae_lib.decode.calibrate import rates_for
 from vae_lib.decode.compute import Compute, Operation
-from vae_lib.decode.devices import choose_device, free_bytes, usual_dtype
+from vae_lib.decode.devices import choose_device, free_bytes, free_memory, usual_dtype
 from vae_lib.decode.engine import decode, encode_moments
 from vae_lib.decode.ladder import Attempt, Ladder, Outcome
 from vae_lib.decode.measure import PeakMemory
@@ -45,6 +45,7 @@ __all__ = [
     "dtype_name",
     "encode_moments",
     "free_bytes",
+    "free_memory",
     "rates_for",
     "smallest",
     "trusted_rates",

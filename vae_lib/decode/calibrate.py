@@ -24,7 +24,7 @@ from vae_lib.decode.buffers import DeviceStore, FeatureMap, Memory, Workspace
 from vae_lib.decode.compute import Compute
 from vae_lib.decode.convolution import Convolution, ConvShape, best_shape
 from vae_lib.decode.cost import CountedMemory
-from vae_lib.decode.devices import free_bytes
+from vae_lib.decode.devices import free_bytes, synchronize
 from vae_lib.decode.normalization import Statistics
 from vae_lib.decode.padding import ZEROS
 from vae_lib.decode.passes import ConvPass, Stage
@@ -193,8 +193,7 @@ def _seconds(work: Callable[[], object], device: torch.device) -> float:
     def once() -> float:
         start = clock()
         work()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        synchronize(device)
         return clock() - start
 
     once()

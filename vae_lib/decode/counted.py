@@ -38,6 +38,7 @@ class Meter:
     multiplications: int = 0
     moved: int = 0
     transferred: int = 0
+    largest: int = 0  # array on the device
 
     def __post_init__(self) -> None:
         self.unsplit = UNSPLIT if self.device.type == "cuda" else 0
@@ -49,6 +50,7 @@ class Meter:
 
     def allocate(self, size: int, place: str, count: int = 1) -> None:
         if place == DEVICE:
+            self.largest = max(self.largest, size)
             self.live += count * self.held(size)
             if self.live > self.peak:
                 self.peak = self.live

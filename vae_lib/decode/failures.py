@@ -26,6 +26,29 @@ class Failure(Enum):
     OTHER = "another error"
 
 
+class Answer(Enum):
+    """What to do about an attempt that failed."""
+
+    SAME_PLAN = "empty the cache and try the same plan once more"  # memory may have been there, but in pieces
+    SMALLER_PLAN = "try a smaller plan"
+    HAND_OVER = "our ways do not help: let the host try"
+    GIVE_UP = "nothing more on this device"
+
+
+def answer(failure: Failure, repeated: bool, has_cache: bool) -> Answer:
+    """What to do next.
+
+    Args:
+        repeated: whether the same failure came before: when memory ran out, of this very plan; else of any.
+        has_cache: whether PyTorch keeps freed memory on the device for itself, as it does but on CPUs.
+    """
+    if failure is Failure.OUT_OF_MEMORY:
+        return Answer.SAME_PLAN if has_cache and not repeated else Answer.SMALLER_PLAN
+    if failure is Failure.MAYBE_OUT_OF_MEMORY and not repeated:
+        return Answer.SMALLER_PLAN
+    return Answer.GIVE_UP if failure is Failure.DEVICE_LOST else Answer.HAND_OVER
+
+
 # Parts of a message, in lower case. "triggered": CUDA ends all its errors with advice on device-side assertions.
 _DEVICE_LOST = (
     "illegal memory access",

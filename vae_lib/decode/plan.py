@@ -12,6 +12,7 @@ import torch
 from vae_lib.decode import tiny, transfers
 from vae_lib.decode.compute import Compute, Operation
 from vae_lib.decode.cost import Cost, estimate, estimate_plain
+from vae_lib.decode.devices import FIRST_PROMISE, largest_block
 from vae_lib.decode.padding import ZEROS, Padding
 from vae_lib.decode.passes import MapSize
 from vae_lib.decode.program import Tiling
@@ -23,6 +24,7 @@ MIB = 1 << 20
 LAST_FEW = (
     4  # smallest bands of a ladder, among which the least peak is: tiny ones can take more for their halos
 )
+UNLIMITED = 1 << 62  # bytes
 WHOLE = 1 << 50  # larger than any activation: the picture is one band
 PLAIN_ROOM = (
     1.15  # for what PyTorch's kernels take beside their results: cuDNN lays some of its inputs out anew
@@ -148,6 +150,7 @@ class Plan:
         tile: side of a TAESD tile in latents.
         peak_bytes: predicted peak on the device, weights that are already there not counted.
         host_bytes: main memory for activations that are offloaded from another device.
+        largest_bytes: predicted size of the largest array on the device.
         seconds: predicted time.
         band_rows: rows of the picture (decode) or of the largest layer (encode) in one band.
         bands: bands processed in all.
@@ -164,6 +167,7 @@ class Plan:
     band_rows: int
     bands: int
     host_bytes: int = 0
+    largest_bytes: int = 0
     reason: str = ""
 
     def describe(self) -> str:
@@ -174,6 +178,11 @@ class Plan:
         if self.is_plain:
             return f"{name}, plain network"
         return name if self.is_whole else f"{name}, {self.band_rows}-row bands"
+
+    def fits(self, free: int) -> bool:
+        """Into so many bytes, and its largest array into what the device allocates at once."""
+        most = largest_block(self.device)
+        return self.peak_bytes <= free and (most is None or self.largest_bytes <= most)
 
     @property
     def is_plain(self) -> bool:
@@ -319,8 +328,18 @@ def _ladders(work: Work, route: Route, rates: Rates | None) -> list[list[Callabl
 def _costed_plain(work: Work, rates: Rates) -> Plan:
     cost = plain_cost_of(work)
     seconds = rates.plain * rates.seconds(cost, work.device.type != "cpu")
-    peak = round(PLAIN_ROOM * cost.peak_bytes)
-    return Plan(Route.FULL, work.device, work.dtype, None, 0, peak, seconds, work.pixels[0], work.batch)
+    return Plan(
+        Route.FULL,
+        work.device,
+        work.dtype,
+        None,
+        0,
+        round(PLAIN_ROOM * cost.peak_bytes),
+        seconds,
+        work.pixels[0],
+        work.batch,
+        largest_bytes=cost.largest_bytes,
+    )
 
 
 def _costed(work: Work, route: Route, tiling: Tiling, rates: Rates | None) -> Plan:
@@ -332,7 +351,19 @@ def _costed(work: Work, route: Route, tiling: Tiling, rates: Rates | None) -> Pl
     speed = rates or default_rates(work.device, work.dtype)
     seconds = speed.seconds(cost, work.device.type != "cpu", kind is not None and kind.overlapping)
     host = 0 if kind is None else cost.host_bytes
-    return Plan(route, work.device, work.dtype, tiling, 0, cost.peak_bytes, seconds, rows, cost.bands, host)
+    return Plan(
+        route,
+        work.device,
+        work.dtype,
+        tiling,
+        0,
+        cost.peak_bytes,
+        seconds,
+        rows,
+        cost.bands,
+        host,
+        cost.largest_bytes,
+    )
 
 
 def _tiny_candidates(work: Work, rates: Rates | None) -> Iterator[Plan]:
@@ -345,7 +376,7 @@ def _tiny_candidates(work: Work, rates: Rates | None) -> Iterator[Plan]:
         grid = tiny.Grid(height, width, side, reach, work.padding)
         peak = tiny.peak_bytes(grid, work.dtype, work.latent_channels)
         result = 3 * 64 if work.operation is Operation.DECODE else work.latent_channels
-        peak += work.batch * height * width * result * work.dtype.itemsize * work.output_on_device
+        out = work.batch * height * width * result * work.dtype.itemsize * work.output_on_device
         count = -(-height // side) * -(-width // side)
         work_done = work.batch * tiny.multiplications(grid)
         seconds = work_done / rates.plain_multiplications + work.batch * count * 100 * rates.dispatch_seconds
@@ -355,16 +386,17 @@ def _tiny_candidates(work: Work, rates: Rates | None) -> Iterator[Plan]:
             work.dtype,
             None,
             side,
-            peak,
+            peak + out,
             seconds,
             min(side, height) * 8,
             work.batch * count,
+            largest_bytes=max(out, tiny.map_bytes(grid, work.dtype)),
         )
 
 
 def choose(
     work: Work,
-    free_bytes: int,
+    free_bytes: int | None,
     *,
     order: Sequence[Route] = DEFAULT_ORDER,
     cpu_free_bytes: int | None = None,
@@ -374,7 +406,8 @@ def choose(
     """The first way in ``order`` that fits; of full, tiled and offload, which give the same picture, the fastest.
 
     Args:
-        free_bytes: what may be allocated on the device on top of what is there.
+        free_bytes: what may be allocated on the device on top of what is there. None: nobody knows, and the best way
+            that takes little is chosen, or the one that takes least.
         order: routes allowed, the preferred first.
         cpu_free_bytes: the same of main memory, for another device's CPU route and what it offloads; None: not
             checked.
@@ -384,6 +417,11 @@ def choose(
     Raises:
         PlanError: when nothing fits; it says the least that would do.
     """
+    if free_bytes is None:
+        known = functools.partial(
+            choose, work, order=order, cpu_free_bytes=cpu_free_bytes, rates=rates, patience=patience
+        )
+        return _promised(work, order, rates, known)
     fitting: list[Plan] = []
     short_of_ram = ""
     for route in tuple(order):
@@ -398,15 +436,15 @@ def choose(
             fitting.append(best)
             if best.route is Route.FULL or not best.route.exact:
                 break  # nothing after it could be preferred
-    full = _first_fit(work, Route.FULL, 1 << 62, rates)
+    full = _first_fit(work, Route.FULL, UNLIMITED, rates)
     if not fitting:
         least = smallest(work, order, rates)
-        if least is not None and least.peak_bytes <= free_bytes:
+        if least is not None and least.fits(free_bytes):
             return replace(least, reason=_reason(least, work, free_bytes, full))
         if least is None:
             raise PlanError(
-                "None of the allowed ways can be used: there is no TAESD, and no other way was allowed."
-                + short_of_ram
+                "None of the allowed ways can be used: there is no TAESD, and no other way was allowed, or is possible "
+                "on this device." + short_of_ram
             )
         raise PlanError(
             f"{size_text(free_bytes)} is not enough for {_size(work)}: the least that would do is "
@@ -421,10 +459,23 @@ def choose(
     return replace(chosen, reason=_reason(chosen, work, free_bytes, full))
 
 
+def _promised(work: Work, order: Sequence[Route], rates: Rates | None, known: Callable[[int], Plan]) -> Plan:
+    """Where nobody knows what is free: what fits into a small promise, or else what takes least."""
+    try:
+        plan = known(FIRST_PROMISE)
+    except PlanError:
+        least = smallest(work, order, rates)
+        if least is None:
+            raise
+        plan = least
+    unknown = f"needs {size_text(plan.peak_bytes)}; how much is free is not known on this device"
+    return replace(plan, reason=f"{plan.describe()}: {unknown}")
+
+
 def _limit(work: Work, route: Route, free_bytes: int, cpu_free_bytes: int | None) -> int:
     if route is not Route.CPU or work.device.type == "cpu":
         return free_bytes
-    return cpu_free_bytes if cpu_free_bytes is not None else 1 << 62
+    return cpu_free_bytes if cpu_free_bytes is not None else UNLIMITED
 
 
 def _first_fit(work: Work, route: Route, limit: int, rates: Rates | None) -> Plan | None:
@@ -435,7 +486,7 @@ def _first_fit(work: Work, route: Route, limit: int, rates: Rates | None) -> Pla
         while low < high:
             middle = (low + high) // 2 if low else 0  # the first is the likeliest: most pictures fit
             plan = ladder[middle]()
-            if plan.peak_bytes <= limit:
+            if plan.fits(limit):
                 found, high = plan, middle
             else:
                 low = middle + 1
@@ -445,10 +496,11 @@ def _first_fit(work: Work, route: Route, limit: int, rates: Rates | None) -> Pla
 
 
 def smallest(work: Work, order: Sequence[Route] = DEFAULT_ORDER, rates: Rates | None = None) -> Plan | None:
-    """The way that needs least memory on the device; None when none of the routes can be used."""
+    """The way that needs least memory on the device; None when none of the routes can be used there."""
     ladders = [ladder for route in order for ladder in _ladders(work, route, rates)]
     plans = [make() for ladder in ladders for make in ladder[-LAST_FEW:]]
-    return min((p for p in plans if p.device == work.device), key=lambda plan: plan.peak_bytes, default=None)
+    usable = (plan for plan in plans if plan.device == work.device and plan.fits(UNLIMITED))
+    return min(usable, key=lambda plan: plan.peak_bytes, default=None)
 
 
 def _reason(plan: Plan, work: Work, free_bytes: int, full: Plan | None) -> str:

@@ -60,12 +60,16 @@ class Grid:
         return [(t.outer[1] - t.outer[0]) * (t.outer[3] - t.outer[2]) for t in self]
 
 
+def map_bytes(grid: Grid, dtype: torch.dtype) -> int:
+    """Of an activation of the largest tile, at the picture's resolution."""
+    return max(grid.areas) * 64 * WIDTH * dtype.itemsize
+
+
 def peak_bytes(grid: Grid, dtype: torch.dtype, latent_channels: int) -> int:
     """Peak bytes of decoding or encoding one picture: three maps of the largest tile, and one that is padded."""
-    largest = max(grid.areas)
-    inputs = largest * max(latent_channels, 3 * 64) * dtype.itemsize
+    inputs = max(grid.areas) * max(latent_channels, 3 * 64) * dtype.itemsize
     maps = 4 if _reflects(grid.padding) else 3
-    return largest * 64 * WIDTH * maps * dtype.itemsize + 2 * inputs + WIDTH * WIDTH * 9 * dtype.itemsize
+    return maps * map_bytes(grid, dtype) + 2 * inputs + WIDTH * WIDTH * 9 * dtype.itemsize
 
 
 def multiplications(grid: Grid) -> int:
