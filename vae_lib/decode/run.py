@@ -326,7 +326,7 @@ def run_attention_pass(step: AttentionPass, context: Context) -> None:
             for (_, k), (_, v) in zip(*(each.pieces(first, last) for each in arrivals), strict=True):
                 yield tokens(k), tokens(v)
 
-    fused = step.key_rows >= height and kernels.of(memory.device, memory.dtype).attention
+    fused = step.key_rows >= height and kernels.prefers_fused_attention(memory.device, memory.dtype, channels)
     statistics = Statistics()
     for first, last, repeats, following in memory.bands(height, step.rows):
         q = query(normalised(first, last))
