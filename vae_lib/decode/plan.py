@@ -390,7 +390,7 @@ def _tiny_candidates(work: Work, rates: Rates | None) -> Iterator[Plan]:
             seconds,
             min(side, height) * 8,
             work.batch * count,
-            largest_bytes=max(out, tiny.map_bytes(grid, work.dtype)),
+            largest_bytes=max(out, tiny.map_bytes(grid, work.dtype, margin=1)),
         )
 
 

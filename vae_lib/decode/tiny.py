@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -57,19 +58,31 @@ class Grid:
     @property
     def areas(self) -> list[int]:
         """Latents that each tile reads."""
-        return [(t.outer[1] - t.outer[0]) * (t.outer[3] - t.outer[2]) for t in self]
+        return [rows * columns for rows, columns in self._sides]
+
+    @property
+    def largest(self) -> tuple[int, int]:
+        """Rows and columns of latents that the largest tile reads."""
+        return max(self._sides, key=math.prod)
+
+    @property
+    def _sides(self) -> list[tuple[int, int]]:
+        return [(tile.outer[1] - tile.outer[0], tile.outer[3] - tile.outer[2]) for tile in self]
 
 
-def map_bytes(grid: Grid, dtype: torch.dtype) -> int:
-    """Of an activation of the largest tile, at the picture's resolution."""
-    return max(grid.areas) * 64 * WIDTH * dtype.itemsize
+def map_bytes(grid: Grid, dtype: torch.dtype, margin: int = 0) -> int:
+    """Of an activation of the largest tile at the picture's resolution, with so many pixels more around it."""
+    rows, columns = (8 * side + 2 * margin for side in grid.largest)
+    return rows * columns * WIDTH * dtype.itemsize
 
 
 def peak_bytes(grid: Grid, dtype: torch.dtype, latent_channels: int) -> int:
     """Peak bytes of decoding or encoding one picture: three maps of the largest tile, and one that is padded."""
-    inputs = max(grid.areas) * max(latent_channels, 3 * 64) * dtype.itemsize
-    maps = 4 if _reflects(grid.padding) else 3
-    return maps * map_bytes(grid, dtype) + 2 * inputs + WIDTH * WIDTH * 9 * dtype.itemsize
+    inputs = math.prod(grid.largest) * max(latent_channels, 3 * 64) * dtype.itemsize
+    maps = 3 * map_bytes(grid, dtype)
+    if _reflects(grid.padding):
+        maps += map_bytes(grid, dtype, margin=1)
+    return maps + 2 * inputs + WIDTH * WIDTH * 9 * dtype.itemsize
 
 
 def multiplications(grid: Grid) -> int:
