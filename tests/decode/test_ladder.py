@@ -15,7 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 from tests.decode.helpers import BF16, CPU, FP32, SMALL, distance, images, latents_for, network, taesd
-from vae_lib.decode import DEFAULT_ORDER, Ladder, Outcome, Route
+from vae_lib.decode import DEFAULT_ORDER, Ladder, Outcome, Route, wording
+from vae_lib.decode.events import OutOfMemory, Overflow
 from vae_lib.errors import Cancelled, InputError, NumericError, PlanError
 from vae_lib.networks import AutoencoderKL, AutoencoderKLConfig
 
@@ -96,8 +97,8 @@ def test_memory_runs_out_once_at_any_allocation(route: Route) -> None:
         assert distance(outcome.result, wanted) < 1e-5
         (attempt,) = outcome.attempts
         assert attempt.plan.route is first
-        assert "out of memory" in attempt.problem
-        assert "failed (out of memory" in outcome.reason
+        assert attempt == OutOfMemory(attempt.plan)
+        assert "failed (out of memory" in wording.line(outcome)
         del outcome
     assert live_tensors() == before
 
@@ -157,7 +158,8 @@ def test_every_route_gives_the_picture() -> None:
         assert outcome.plan.route is route
         assert outcome.attempts == ()
         assert outcome.seconds > 0
-        assert outcome.reason == outcome.plan.reason
+        assert outcome.events == ()
+        assert wording.line(outcome) == wording.planned(outcome.plan)
         assert distance(outcome.result, wanted) < 1e-5
     pictures = images(19, 15, 2)
     mean, log_variance = network().encode_moments(pictures)
@@ -189,10 +191,10 @@ def test_overflow_is_repaired_in_fp32() -> None:
     latents = latents_for(SMALL, 4, 3)
     outcome = ladder(vae=vae, dtype=torch.float16).decode(latents)
     (attempt,) = outcome.attempts
-    assert "NaN or infinite numbers in fp16" in attempt.problem
+    assert attempt == Overflow(attempt.plan)
     assert attempt.plan.dtype == torch.float16
     assert outcome.plan.dtype == outcome.result.dtype == FP32
-    assert "full failed (NaN or infinite numbers in fp16)" in outcome.reason
+    assert "full failed (NaN or infinite numbers in fp16)" in wording.line(outcome)
     assert distance(outcome.result, vae.decode(latents)) < 1e-4
 
     pictures = images(8, 6)
@@ -282,7 +284,7 @@ def test_budget_is_asked_before_every_try_and_kept() -> None:
     assert outcome.plan.route is not Route.FULL
     assert outcome.plan.peak_bytes <= full * 2 // 3
     assert CPU in asked
-    with pytest.raises(PlanError, match="the least that would do is"):
+    with pytest.raises(PlanError, match="which takes at least"):
         ladder(budget=lambda device: 1000).decode(latents)
 
 
@@ -295,9 +297,9 @@ def test_a_full_disk_makes_way_for_the_next_route(tmp_path: Path, monkeypatch: p
     latents = latents_for(SMALL, 4, 3)
     outcome = ladder(order=(Route.OFFLOAD, Route.CPU)).decode(latents)
     assert outcome.plan.route is Route.CPU
-    assert "No space left on device" in outcome.reason
+    assert "No space left on device" in wording.line(outcome)
     assert distance(outcome.result, network().decode(latents)) < 1e-5
-    with pytest.raises(PlanError, match=r"Every allowed way failed \(offload.*No space left.*TMPDIR"):
+    with pytest.raises(PlanError, match=r"Every allowed way failed \(tiled \+ RAM.*No space left.*TMPDIR"):
         ladder(order=(Route.OFFLOAD,)).decode(latents)
     assert list(tmp_path.iterdir()) == []
 

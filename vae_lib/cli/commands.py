@@ -45,6 +45,7 @@ from vae_lib.decode import (
     rates_for,
     trusted_rates,
     usual_dtype,
+    wording,
 )
 from vae_lib.errors import CheckpointError, InputError, PlanError, printable
 from vae_lib.files import check_target
@@ -135,16 +136,18 @@ def run_plan(options: argparse.Namespace) -> None:
         order.remove(Route.CPU)
     try:
         chosen, problem = choose(work, options.free, order=order), None
+        reason = wording.planned(chosen)
     except PlanError as error:
-        chosen, problem = None, str(error)
+        chosen, reason = None, str(error)
+        problem = reason
     rows = [_plan_row(work, route, options.free, chosen) for route in order]
     if options.json:
         print(json.dumps({
             "device": device.type, "dtype": dtype_name(dtype), "free_bytes": options.free, "routes": rows,
-            "chosen": None if chosen is None else chosen.route.value, "reason": problem or chosen.reason,  # type: ignore[union-attr]
+            "chosen": None if chosen is None else chosen.route.value, "reason": reason,
         }))  # fmt: skip
     else:
-        _print_plan(work, rows, options.free, problem or chosen.reason)  # type: ignore[union-attr]
+        _print_plan(work, rows, options.free, reason)
     if problem is not None:
         raise PlanError(problem)
 
@@ -263,7 +266,7 @@ class _Job:
             "predicted_peak_bytes": outcome.plan.peak_bytes,
             "peak_bytes": peak_bytes,
             "seconds": round(outcome.seconds, 3),
-            "reason": outcome.reason,
+            "reason": wording.line(outcome),
             "dtype": dtype_name(outcome.plan.dtype),
             "device": outcome.plan.device.type,
             "files": [str(path) for path in written],
@@ -272,7 +275,7 @@ class _Job:
             print(json.dumps(described))
             return
         files = ", ".join(described["files"])
-        print(f"{files}: {outcome.reason}; took {outcome.seconds:.1f} s and {size_text(peak_bytes)}.")
+        print(f"{files}: {wording.line(outcome)}; took {outcome.seconds:.1f} s and {size_text(peak_bytes)}.")
         if not outcome.plan.route.exact:
             print(
                 "This is TAESD's approximation; decode again with --route auto and more memory for the exact one."

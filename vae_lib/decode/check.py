@@ -24,7 +24,6 @@ from vae_lib.decode.measure import PeakMemory
 from vae_lib.decode.plan import (
     Plan,
     Rates,
-    Route,
     Work,
     candidates,
     cost_of,
@@ -32,6 +31,7 @@ from vae_lib.decode.plan import (
     plain_cost_of,
 )
 from vae_lib.decode.program import Tiling
+from vae_lib.decode.route import Route
 from vae_lib.errors import Cancelled, PlanError
 from vae_lib.networks import AutoencoderKL, AutoencoderKLConfig
 from vae_lib.units import size_text

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from enum import Enum
 
 import torch
 
@@ -16,6 +15,7 @@ from vae_lib.decode.devices import FIRST_PROMISE, largest_block
 from vae_lib.decode.padding import ZEROS, Padding
 from vae_lib.decode.passes import MapSize
 from vae_lib.decode.program import Tiling
+from vae_lib.decode.route import Distrusted, DoesNotFit, FreeUnknown, Objection, Route, TooSlow, Unavailable
 from vae_lib.errors import PlanError
 from vae_lib.networks import TAESD, AutoencoderKL, AutoencoderKLConfig
 from vae_lib.units import size_text
@@ -29,20 +29,6 @@ WHOLE = 1 << 50  # larger than any activation: the picture is one band
 PLAIN_ROOM = (
     1.15  # for what PyTorch's kernels take beside their results: cuDNN lays some of its inputs out anew
 )
-
-
-class Route(str, Enum):
-    """A way of getting the picture; all but TAESD give the same one."""
-
-    FULL = "full"
-    TILED = "tiled"
-    OFFLOAD = "offload"
-    TAESD = "taesd"
-    CPU = "cpu"
-
-    @property
-    def exact(self) -> bool:
-        return self is not Route.TAESD
 
 
 ON_DEVICE = (Route.FULL, Route.TILED, Route.OFFLOAD)
@@ -154,7 +140,9 @@ class Plan:
         seconds: predicted time.
         band_rows: rows of the picture (decode) or of the largest layer (encode) in one band.
         bands: bands processed in all.
-        reason: why this one, in a line; empty for a candidate that was not chosen.
+        free_bytes: what was free on its device when it was chosen, None where nobody knows; 0 for a candidate that was
+            not.
+        why: what spoke against the ways that are preferred to it.
     """
 
     route: Route
@@ -168,16 +156,17 @@ class Plan:
     bands: int
     host_bytes: int = 0
     largest_bytes: int = 0
-    reason: str = ""
+    free_bytes: int | None = 0
+    why: tuple[Objection, ...] = ()
 
     def describe(self) -> str:
-        """The route in words, such as "tiled, 48-row bands"."""
+        """The route in words, such as "tiled in 48-row bands"."""
         if self.route is Route.TAESD:
-            return f"TAESD, {self.tile * 8}-pixel tiles" if self.bands > 1 else "TAESD"
-        name = "on the CPU" if self.route is Route.CPU else self.route.value
+            return f"TAESD in {self.tile * 8}-pixel tiles" if self.bands > 1 else "TAESD"
+        name = "on the CPU" if self.route is Route.CPU else self.route.label
         if self.is_plain:
-            return f"{name}, plain network"
-        return name if self.is_whole else f"{name}, {self.band_rows}-row bands"
+            return f"{name} (plain network)"
+        return name if self.is_whole else f"{name} in {self.band_rows}-row bands"
 
     def fits(self, free: int) -> bool:
         """Into so many bytes, and its largest array into what the device allocates at once."""
@@ -193,6 +182,14 @@ class Plan:
     def is_whole(self) -> bool:
         """Whether the picture is one band."""
         return self.tiling is not None and self.tiling.band_bytes >= WHOLE
+
+
+class NothingFits(PlanError):
+    """No allowed way can be taken now; ``event`` says it as a fact."""
+
+    def __init__(self, message: str, event: Objection) -> None:
+        super().__init__(message)
+        self.event = event
 
 
 @functools.lru_cache(maxsize=16)
@@ -415,16 +412,17 @@ def choose(
             allowed and there.
 
     Raises:
-        PlanError: when nothing fits; it says the least that would do.
+        NothingFits: when nothing does; it says the least that would do.
     """
     if free_bytes is None:
         known = functools.partial(
             choose, work, order=order, cpu_free_bytes=cpu_free_bytes, rates=rates, patience=patience
         )
         return _promised(work, order, rates, known)
+    allowed = tuple(order)
     fitting: list[Plan] = []
     short_of_ram = ""
-    for route in tuple(order):
+    for route in allowed:
         best = _first_fit(work, route, _limit(work, route, free_bytes, cpu_free_bytes), rates)
         if best is not None and cpu_free_bytes is not None and best.host_bytes > cpu_free_bytes:
             order = [other for other in order if other is not route]
@@ -437,26 +435,45 @@ def choose(
             if best.route is Route.FULL or not best.route.exact:
                 break  # nothing after it could be preferred
     full = _first_fit(work, Route.FULL, UNLIMITED, rates)
+    why = _against_full(full, free_bytes, allowed, rates)
     if not fitting:
         least = smallest(work, order, rates)
         if least is not None and least.fits(free_bytes):
-            return replace(least, reason=_reason(least, work, free_bytes, full))
+            return replace(least, free_bytes=free_bytes, why=why)
         if least is None:
-            raise PlanError(
+            problem = (
                 "None of the allowed ways can be used: there is no TAESD, and no other way was allowed, or is possible "
                 "on this device." + short_of_ram
             )
-        raise PlanError(
-            f"{size_text(free_bytes)} is not enough for {_size(work)}: the least that would do is "
+            raise NothingFits(problem, Unavailable(allowed, problem))
+        raise NothingFits(
+            f"{size_text(free_bytes)} is not enough for {_size(work)}, which takes at least "
             f"{size_text(least.peak_bytes, up=True)} ({least.describe()}). Free some memory, allow more ways, "
-            "or choose a smaller picture." + short_of_ram
+            "or choose a smaller picture." + short_of_ram,
+            DoesNotFit(least.route, least.peak_bytes, free_bytes),
         )
     chosen = fitting[0]
     if chosen.route in ON_DEVICE:
         chosen = min((plan for plan in fitting if plan.route in ON_DEVICE), key=lambda plan: plan.seconds)
     if full is not None and chosen.route.exact and chosen.seconds > patience * full.seconds:
-        chosen = next((plan for plan in fitting if not plan.route.exact), chosen)
-    return replace(chosen, reason=_reason(chosen, work, free_bytes, full))
+        quick = next((plan for plan in fitting if not plan.route.exact), None)
+        if quick is not None:
+            chosen, why = quick, (*why, TooSlow(chosen.route, chosen.seconds))
+    if chosen.route is Route.FULL:
+        why = ()
+    free = free_bytes if chosen.device == work.device else cpu_free_bytes or 0
+    return replace(chosen, free_bytes=free, why=why)
+
+
+def _against_full(
+    full: Plan | None, free_bytes: int, allowed: Sequence[Route], rates: Rates | None
+) -> tuple[Objection, ...]:
+    """What spoke against the full way, where it was allowed."""
+    if rates is not None and Route.FULL in rates.wrong and Route.FULL in allowed:
+        return (Distrusted(Route.FULL),)
+    if full is not None and full.peak_bytes > free_bytes:
+        return (DoesNotFit(Route.FULL, full.peak_bytes, free_bytes),)
+    return ()
 
 
 def _promised(work: Work, order: Sequence[Route], rates: Rates | None, known: Callable[[int], Plan]) -> Plan:
@@ -468,8 +485,8 @@ def _promised(work: Work, order: Sequence[Route], rates: Rates | None, known: Ca
         if least is None:
             raise
         plan = least
-    unknown = f"needs {size_text(plan.peak_bytes)}; how much is free is not known on this device"
-    return replace(plan, reason=f"{plan.describe()}: {unknown}")
+    why = tuple(FreeUnknown(e.route, e.need_bytes) if isinstance(e, DoesNotFit) else e for e in plan.why)
+    return replace(plan, free_bytes=None if plan.device == work.device else plan.free_bytes, why=why)
 
 
 def _limit(work: Work, route: Route, free_bytes: int, cpu_free_bytes: int | None) -> int:
@@ -501,16 +518,6 @@ def smallest(work: Work, order: Sequence[Route] = DEFAULT_ORDER, rates: Rates | 
     plans = [make() for ladder in ladders for make in ladder[-LAST_FEW:]]
     usable = (plan for plan in plans if plan.device == work.device and plan.fits(UNLIMITED))
     return min(usable, key=lambda plan: plan.peak_bytes, default=None)
-
-
-def _reason(plan: Plan, work: Work, free_bytes: int, full: Plan | None) -> str:
-    where = "of main memory" if plan.device != work.device else f"of {size_text(free_bytes)} free"
-    text = f"{plan.describe()}: needs {size_text(plan.peak_bytes)} {where}"
-    if plan.host_bytes:
-        text += f" and {size_text(plan.host_bytes)} of main memory"
-    if full is not None and plan.route is not Route.FULL and full.peak_bytes > free_bytes:
-        text += f"; full would need {size_text(full.peak_bytes)}"
-    return text
 
 
 def _size(work: Work) -> str:

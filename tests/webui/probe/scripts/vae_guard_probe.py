@@ -176,14 +176,14 @@ def nan_check(on: bool):
 
 def fail_once():
     """The next decode or encode that the extension runs has a bug."""
-    guard = sys.modules["vae_lib.webui.hooks"].Guard
-    whole = guard._by_policy
+    forward = sys.modules["vae_lib.guard.forward"].Forward
+    whole = forward._outcome
 
-    def by_policy(*args):
-        guard._by_policy = whole
+    def outcome(*args):
+        forward._outcome = whole
         raise ZeroDivisionError("made by the probe")
 
-    guard._by_policy = by_policy
+    forward._outcome = outcome
 
 
 def half_problem():
