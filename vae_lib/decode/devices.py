@@ -41,6 +41,9 @@ def usual_dtype(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "cpu" else torch.float16
 
 
+# Where a device's runtime has no such call in this version, or is not there, or its driver cannot answer.
+NOT_TOLD = (AttributeError, AssertionError, RuntimeError)
+
 # What is tried where nobody knows how much is free: almost every device can keep so small a promise.
 FIRST_PROMISE = 1 << 30
 
@@ -63,11 +66,7 @@ def free_memory(device: torch.device) -> int | None:
         if device.type == "mps":
             return max(0, int(runtime.recommended_max_memory() - runtime.driver_allocated_memory()))
         free, _ = runtime.mem_get_info(device)
-    except (
-        AttributeError,
-        AssertionError,
-        RuntimeError,
-    ):  # not in this version, or this driver does not tell
+    except NOT_TOLD:
         return None
     return int(free) + _returnable(runtime, device)
 
@@ -86,7 +85,7 @@ def _returnable(runtime: Any, device: torch.device) -> int:
     """
     try:
         stats = runtime.memory_stats(device)
-    except (AttributeError, AssertionError, RuntimeError):  # ZLUDA has none
+    except NOT_TOLD:  # as with ZLUDA
         return 0
     reserved, active, between = (
         int(stats.get(f"{name}_bytes.all.current", 0)) for name in ("reserved", "active", "inactive_split")
@@ -123,7 +122,7 @@ def release_cached(device: torch.device) -> None:
     """Give unused memory back to the driver, after a failed attempt; never raises, whatever state the device is in."""
     gc.collect()
     if device.type != "cpu":
-        with contextlib.suppress(AttributeError, AssertionError, RuntimeError):  # DirectML has no such call
+        with contextlib.suppress(*NOT_TOLD):
             getattr(torch, device.type).empty_cache()
 
 

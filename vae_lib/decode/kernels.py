@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
+from vae_lib.decode.devices import NOT_TOLD
 from vae_lib.decode.failures import Failure, is_out_of_memory, judge
 
 
@@ -156,7 +157,7 @@ def _allocated_ever(device: torch.device) -> int | None:
     """Bytes that the device's allocator has given out so far, freed or not; None if it does not count."""
     try:
         stats = getattr(torch, device.type).memory_stats(device)
-    except (AttributeError, AssertionError, RuntimeError):
+    except NOT_TOLD:
         return None
     return stats.get("allocated_bytes.all.allocated")
 
