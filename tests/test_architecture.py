@@ -20,7 +20,7 @@ ROOMS: dict[str, set[str]] = {
     "ui": {"networks", "checkpoints", "decode", "hub"},
     "cli": {"networks", "checkpoints", "decode", "hub", "ui"},
     "guard": {"networks", "checkpoints", "decode"},
-    "hosts": {"checkpoints", "guard"},
+    "hosts": {"checkpoints", "decode", "guard"},
     "webui": {"decode", "hub", "ui", "guard"},
 }
 HOSTS_PACKAGES = {"modules", "modules_forge", "backend", "ldm_patched"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from tests.decode.helpers import SMALL
+from vae_lib.decode import Operation
 from vae_lib.guard import Folders, Points
 from vae_lib.networks import AutoencoderKL
 
@@ -56,6 +58,11 @@ class FakeHost:
 
     def unwrap(self) -> None:
         self.points = None
+
+    def reserving(self, vae: Any, need: Any) -> Any:
+        return nullcontext()
+
+    def make_room_for_own(self, vae: Any, operation: Operation, shape: tuple[int, ...]) -> None: ...
 
     def settings(self) -> Mapping[str, object]:
         return self.values

@@ -50,7 +50,7 @@ def test_ours_gives_the_hosts_picture(host: FakeHost, guard: Guard, latents: Ten
     wanted = decoded(host.loaded.module, latents)
     picture = host.generate(latents, Request(False, decode_by))
     assert distance(picture, wanted) < 1e-5
-    told = {"Auto": "full"}.get(decode_by, decode_by)
+    told = {"Auto": "full", "CPU": "on the CPU"}.get(decode_by, decode_by)
     assert host.noted["VAE Guard"].lower().startswith(told.lower())
     assert host.noted.get("VAE Guard decode by") == (None if decode_by == "Auto" else decode_by)
     assert host.told == []

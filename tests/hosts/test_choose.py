@@ -83,5 +83,5 @@ def test_a_fork_that_keeps_its_vae_elsewhere_is_left_alone(tmp_path: Path) -> No
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").touch()
     answer, console = chosen(tmp_path, "", tmp_path)
-    assert answer[0] == "vae_lib.hosts.unknown"
+    assert answer == ["vae_lib.hosts.unknown", False, ["VAE"], 0, 0]
     assert "does not know this WebUI" in console

@@ -2,7 +2,7 @@
 
 from vae_lib.guard.again import Pictures, decode_again, save
 from vae_lib.guard.guard import MB, UNKNOWN, Guard
-from vae_lib.guard.host import Callbacks, Folders, Host, HostVAE, Points, Setting
+from vae_lib.guard.host import Callbacks, Folders, Host, HostVAE, Need, Points, Setting
 from vae_lib.guard.kept import Kept
 from vae_lib.guard.notices import Notices
 from vae_lib.guard.request import Request
@@ -17,6 +17,7 @@ __all__ = [
     "Host",
     "HostVAE",
     "Kept",
+    "Need",
     "Notices",
     "Pictures",
     "Points",

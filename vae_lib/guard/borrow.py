@@ -39,8 +39,14 @@ def borrow(first_stage: nn.Module, operation: Operation) -> AutoencoderKL:
         name: parameter for name, parameter in first_stage.named_parameters() if name.startswith(prefixes)
     }
     config = AutoencoderKLConfig.from_state_dict({name: tuple(p.shape) for name, p in parameters.items()})
-    with torch.device("meta"):
-        network = AutoencoderKL(config)
+    # Weights that were loaded in inference mode can only be assigned in it.
+    with torch.inference_mode(any(parameter.is_inference() for parameter in parameters.values())):
+        with torch.device("meta"):
+            network = AutoencoderKL(config)
+        return _with(network, parameters)
+
+
+def _with(network: AutoencoderKL, parameters: dict[str, nn.Parameter]) -> AutoencoderKL:
     try:
         network.load_state_dict(parameters, assign=True)
     except RuntimeError as error:

@@ -49,13 +49,14 @@ class Forward:
         self._owner, self._vae, self._scaled = owner, vae, scaled
         self._module: Any = vae.module
         self._thread = threading.get_ident()
+        self._has_failed = False
         self._moments: Tensor | None = None  # the last encode's: ``quant_conv`` is in them already
 
     def replacing(self, operation: Operation, hosts: Wrapped) -> Wrapped:
         """The replacement of the decoder's or encoder's ``forward``, which is ``hosts``."""
 
         def forward(x: Tensor, *args: Any, **kwargs: Any) -> Any:
-            if threading.get_ident() != self._thread:
+            if threading.get_ident() != self._thread or self._has_failed:
                 return hosts(x, *args, **kwargs)
             try:
                 return self._run(operation, x)
@@ -67,6 +68,8 @@ class Forward:
             details = report.text(failure, operation.value, tuple(x.shape), self._module)
             self._owner.notices.own_failure(f"{operation.value} the picture", failure, details)
             del failure  # its traceback holds our tensors
+            self._has_failed = True  # tiles that the host may cut the picture into are its own as well
+            self._owner.host.make_room_for_own(self._vae, operation, tuple(x.shape))
             return hosts(x, *args, **kwargs)
 
         return forward

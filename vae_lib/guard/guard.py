@@ -9,16 +9,29 @@ in our code ends in the host's own forward, so the picture comes out.
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from vae_lib.decode import Compute, Ladder, Operation, Preference, Route, free_bytes, trusted_rates
-from vae_lib.guard import borrow, infotext
+from vae_lib.decode import (
+    Compute,
+    Ladder,
+    Operation,
+    Preference,
+    Route,
+    choose,
+    free_bytes,
+    smallest,
+    trusted_rates,
+)
+from vae_lib.errors import PlanError
+from vae_lib.guard import borrow, infotext, policy
 from vae_lib.guard import settings as settings_of
 from vae_lib.guard.forward import Forward
 from vae_lib.guard.generation import Generation, Generations
@@ -96,6 +109,7 @@ class Guard:
             return
         with ExitStack() as stack:
             stack.enter_context(_attribute(module, "_vae_guard_thread", threading.get_ident()))
+            stack.enter_context(self.host.reserving(vae, functools.partial(self.need_bytes, vae)))
             forward = Forward(self, vae, scaled)
             for half, operation in ((module.decoder, Operation.DECODE), (module.encoder, Operation.ENCODE)):
                 ours = forward.replacing(operation, half.forward)
@@ -114,6 +128,23 @@ class Guard:
             self.notices.tell_once("unknown VAE", UNKNOWN)
             return None
         return vae
+
+    def need_bytes(self, vae: HostVAE, operation: Operation, shape: tuple[int, ...]) -> int:
+        """What our decode or encode of a tensor (B, C, height, width) takes on the device, planned for what is free."""
+        device, current = self.host.device(), self.generations.current
+        preference = policy.preference(
+            Request() if current is None else current.request, self.settings(), operation
+        )
+        ladder = self.ladder(vae, operation, device, preference)
+        scale = 1 if operation is Operation.DECODE or ladder.vae is None else ladder.vae.downscale
+        work = ladder.work(operation, shape[2] // scale, shape[3] // scale, shape[0])
+        work = replace(work, resident=True)  # the host brings the weights, and counts them itself
+        order = preference.steps[0].routes
+        try:
+            plan = choose(work, self.available_bytes(device), order=order, rates=ladder.rates)
+        except PlanError:
+            plan = smallest(work, order) or smallest(work, (Route.FULL,))  # type: ignore[assignment]
+        return plan.peak_bytes if plan is not None and plan.device == device else 0
 
     def ladder(
         self, vae: HostVAE, operation: Operation, device: torch.device, preference: Preference

@@ -12,7 +12,11 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from vae_lib.decode import Operation
+
 Result = TypeVar("Result")
+Need = Callable[[Operation, tuple[int, ...]], int]
+"""Bytes that our decode or encode of a tensor of that shape takes on the device."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,16 @@ class Host(Protocol):
 
     def unwrap(self) -> None:
         """Undo ``wrap`` and every other patch of ours."""
+
+    def reserving(self, vae: Any, need: Need) -> AbstractContextManager[object]:
+        """While open, the host's memory manager is asked for no more than ``need`` before ``vae`` decodes or encodes.
+
+        A host that makes room for the plain network would move the diffusion model out of the way for it. Its own
+        tiles stay away as well: they are what we are here to avoid.
+        """
+
+    def make_room_for_own(self, vae: Any, operation: Operation, shape: tuple[int, ...]) -> None:
+        """Ask for what the host's own decode or encode of a tensor takes: ours has failed."""
 
     def settings(self) -> Mapping[str, object]:
         """Values of our settings by key, overrides of the running generation included; those not set are left out."""

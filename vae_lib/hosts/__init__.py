@@ -10,7 +10,12 @@ from typing import Any
 
 from vae_lib.hosts import unknown
 
-KNOWN = ("a1111",)  # modules of this package; the first that is here is taken
+KNOWN = (
+    "forge",
+    "forge_classic",
+    "reforge",
+    "a1111",
+)  # modules of this package; the first that is here is taken
 
 
 def choose() -> Any:

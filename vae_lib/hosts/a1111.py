@@ -1,64 +1,16 @@
-"""AUTOMATIC1111's Stable Diffusion WebUI, and forks that keep the VAE where it does (reForge)."""
+"""AUTOMATIC1111's Stable Diffusion WebUI, and forks that keep the VAE where it does."""
 
 from __future__ import annotations
 
 import importlib.util
-from dataclasses import dataclass
 from typing import Any
 
-from modules import shared
-from torch import Tensor, nn
+from modules import devices, lowvram, shared
 
 from vae_lib.guard.host import HostVAE
 from vae_lib.hosts import picture_functions
-from vae_lib.hosts.webui_family import WebUIFamily, weights_identity
-
-_FAMILY_FLAGS = {"is_sdxl": "SDXL", "is_sd3": "SD3", "is_sd2": "SD2", "is_sd1": "SD1"}
-
-
-@dataclass(frozen=True)
-class FirstStage:
-    """Implements ``HostVAE``: ``model.first_stage_model`` of the LatentDiffusion of ldm and sgm, and of SD3's model."""
-
-    model: Any
-
-    @property
-    def module(self) -> nn.Module:
-        module: nn.Module = self.model.first_stage_model
-        return module
-
-    @property
-    def model_name(self) -> str:
-        return str(getattr(getattr(self.model, "sd_checkpoint_info", None), "name_for_extra", "?"))
-
-    @property
-    def family(self) -> str | None:
-        return next((name for flag, name in _FAMILY_FLAGS.items() if getattr(self.model, flag, False)), None)
-
-    @property
-    def latent_channels(self) -> int:
-        return int(getattr(self.model, "latent_channels", 4))
-
-    @property
-    def scale_factor(self) -> float:
-        return float(getattr(self.model, "scale_factor", 0.0))
-
-    @property
-    def factors(self) -> tuple[float, float]:
-        form = getattr(self.model, "latent_format", None)  # SD3's
-        if form is None:
-            return self.scale_factor, 0.0
-        return float(form.scale_factor), float(getattr(form, "shift_factor", 0.0))
-
-    def unscale(self, latents: Tensor) -> Tensor:
-        """What the host's ``decode_first_stage`` does first."""
-        if hasattr(self.model, "latent_format"):
-            unscaled: Tensor = self.model.latent_format.process_out(latents)
-            return unscaled
-        return latents / self.model.scale_factor
-
-    def identity(self) -> str:
-        return weights_identity(self.model)
+from vae_lib.hosts.first_stage import FirstStage
+from vae_lib.hosts.webui_family import WebUIFamily
 
 
 class Host(WebUIFamily):
@@ -69,6 +21,11 @@ class Host(WebUIFamily):
     def vae(self, model: Any = None) -> HostVAE | None:
         model = shared.sd_model if model is None else model
         return FirstStage(model) if getattr(model, "first_stage_model", None) is not None else None
+
+    def after_decoding(self) -> None:
+        if lowvram.is_enabled(shared.sd_model):
+            lowvram.send_everything_to_cpu()
+        devices.torch_gc()
 
     def loaded(self) -> HostVAE | None:
         """The same of what is loaded now; unlike ``vae`` this never loads anything."""

@@ -6,7 +6,7 @@ import functools
 import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +32,11 @@ from modules.call_queue import queue_lock
 from PIL import Image
 from torch import Tensor
 
+from vae_lib.decode import Operation
 from vae_lib.errors import InputError
 from vae_lib.files import write_atomically
 from vae_lib.guard import precision
-from vae_lib.guard.host import Callbacks, Folders, Points, Setting
+from vae_lib.guard.host import Callbacks, Folders, Need, Points, Setting
 from vae_lib.guard.notices import Notices
 from vae_lib.hosts import picture_functions, vae_files
 from vae_lib.hosts.patching import Function, Patches
@@ -98,12 +99,11 @@ class WebUIFamily:
             raise InputError(str(error)) from error
         return pictures
 
-    def after_decoding(self) -> None:
-        from modules import lowvram  # not every fork has it
+    def reserving(self, vae: Any, need: Need) -> AbstractContextManager[object]:
+        return nullcontext()
 
-        if lowvram.is_enabled(shared.sd_model):
-            lowvram.send_everything_to_cpu()
-        devices.torch_gc()
+    def make_room_for_own(self, vae: Any, operation: Operation, shape: tuple[int, ...]) -> None:
+        """The family's first has no memory manager."""
 
     # A generation
 
