@@ -10,7 +10,7 @@ import torch
 from vae_lib.decode import Operation, Outcome, Plan, Route, Tiling, wording
 from vae_lib.decode.events import Asked, BelowThreshold, Event, NoScratch, OutOfMemory, Overflow
 from vae_lib.decode.plan import WHOLE
-from vae_lib.decode.route import Distrusted, DoesNotFit, TooSlow, Unavailable
+from vae_lib.decode.route import Distrusted, DoesNotFit, FreeUnknown, TooSlow, Unavailable
 
 CPU, HALF = torch.device("cpu"), torch.float16
 FULL = Plan(Route.FULL, CPU, HALF, Tiling(WHOLE), 0, 4_300_000_000, 1.0, 1024, 1, free_bytes=2_100_000_000)
@@ -37,6 +37,12 @@ TABLE: list[tuple[Outcome, str, str]] = [
         "tiled in 48-row bands; full needs 4.3 GB and 2.1 GB was free",
         "decoded 1024x768 in tiles, because only 2.1 GB was free and the full decode needs 4.3 GB (3.4 s). "
         "The picture is the same.",
+    ),
+    (
+        outcome(TILED, FreeUnknown(Route.FULL, 4_300_000_000)),
+        "tiled in 48-row bands; full needs 4.3 GB and what is free is not known on this device",
+        "decoded 1024x768 in tiles, because the full decode needs 4.3 GB and what is free is not known on this "
+        "device (3.4 s). The picture is the same.",
     ),
     (
         outcome(TILED, BelowThreshold(2_100_000_000, 4_000_000_000)),

@@ -2,11 +2,12 @@
 
 from vae_lib.decode.calibrate import rates_for
 from vae_lib.decode.compute import Compute, Operation
-from vae_lib.decode.devices import choose_device, free_bytes, usual_dtype
+from vae_lib.decode.devices import choose_device, free_bytes, free_memory, usual_dtype
 from vae_lib.decode.engine import decode, encode_moments
 from vae_lib.decode.ladder import Ladder
 from vae_lib.decode.measure import PeakMemory
 from vae_lib.decode.outcome import Outcome
+from vae_lib.decode.padding import Edge, Padding
 from vae_lib.decode.plan import (
     DEFAULT_ORDER,
     DTYPES,
@@ -27,9 +28,11 @@ __all__ = [
     "DEFAULT_ORDER",
     "DTYPES",
     "Compute",
+    "Edge",
     "Ladder",
     "Operation",
     "Outcome",
+    "Padding",
     "PeakMemory",
     "Plan",
     "Preference",
@@ -45,6 +48,7 @@ __all__ = [
     "dtype_name",
     "encode_moments",
     "free_bytes",
+    "free_memory",
     "rates_for",
     "smallest",
     "trusted_rates",

@@ -18,7 +18,8 @@ from torch import Tensor
 from vae_lib import __version__
 from vae_lib.decode import calibrate, engine, plain
 from vae_lib.decode.compute import Compute, Operation
-from vae_lib.decode.devices import free_bytes, is_out_of_memory, release_cached
+from vae_lib.decode.devices import free_bytes, release_cached, synchronize
+from vae_lib.decode.failures import is_out_of_memory
 from vae_lib.decode.measure import PeakMemory
 from vae_lib.decode.plan import (
     Plan,
@@ -83,10 +84,10 @@ class Trial:
 
     def timed(self, run: Callable[[], Tensor]) -> tuple[Tensor, float]:
         """The result, and seconds on the clock to the end of the work on the device."""
-        wait_for(self.compute.device)
+        synchronize(self.compute.device)
         started = time.perf_counter()
         result = run()
-        wait_for(self.compute.device)
+        synchronize(self.compute.device)
         return result, max(time.perf_counter() - started, 1e-9)
 
 
@@ -374,14 +375,6 @@ def _plans(work: Work, rates: Rates | None) -> Iterator[Plan]:
             plans = [plan for plan in plans if plan.seconds <= 2 * fastest.seconds]
             fastest = min(plans, key=lambda plan: plan.peak_bytes)
         yield fastest
-
-
-def wait_for(device: torch.device) -> None:
-    """Until everything that the device was told to do is done."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
 
 
 def device_name(device: torch.device) -> str:

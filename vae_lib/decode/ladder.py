@@ -14,6 +14,7 @@ from vae_lib.decode.compute import Compute, Operation, Progress
 from vae_lib.decode.devices import free_bytes, is_out_of_memory, release_cached
 from vae_lib.decode.events import Attempt, NoScratch, OutOfMemory, Overflow
 from vae_lib.decode.outcome import Outcome
+from vae_lib.decode.padding import Padding
 from vae_lib.decode.plan import DEFAULT_ORDER, Plan, Rates, Work, dtype_name
 from vae_lib.decode.route import Route
 from vae_lib.decode.search import Preference, Search
@@ -32,7 +33,7 @@ class Ladder:
         order: routes allowed, the preferred first; or steps of them.
         budget: asked before each try how many bytes may be allocated on a device.
         repair: dtypes to compute in once more when numbers overflow, in order. Half precision overflows in some VAEs.
-        wrap: pad circularly (seamless textures).
+        wrap: what the convolutions find beyond the picture's edges; True for seamless textures.
         check_finite: look for NaN and infinity in the result.
         rates: measured speed of the device.
     """
@@ -44,7 +45,7 @@ class Ladder:
     order: Sequence[Route] | Preference = DEFAULT_ORDER
     budget: Callable[[torch.device], int] = free_bytes
     repair: Sequence[torch.dtype] = (torch.float32,)
-    wrap: bool = False
+    wrap: Padding | bool = False
     check_finite: bool = True
     rates: Rates | None = None
     output_device: torch.device | None = None
@@ -73,7 +74,7 @@ class Ladder:
         channels = self.vae.latent_channels if self.vae else self.taesd.latent_channels if self.taesd else 4
         return Work(
             None if self.vae is None else self.vae.config, operation, height, width, batch, self.device, self.dtype,
-            self.wrap, self._is_resident(self.dtype),
+            Padding.of(self.wrap), self._is_resident(self.dtype),
             (self.output_device or self.device) == self.device, taesd, channels,
         )  # fmt: skip
 
@@ -121,7 +122,7 @@ class Ladder:
         compute = Compute(
             plan.device,
             plan.dtype,
-            self.wrap,
+            Padding.of(self.wrap),
             self.output_device or self.device,
             self.progress,
             self.cancelled,

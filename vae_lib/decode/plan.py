@@ -11,9 +11,11 @@ import torch
 from vae_lib.decode import tiny, transfers
 from vae_lib.decode.compute import Compute, Operation
 from vae_lib.decode.cost import Cost, estimate, estimate_plain
+from vae_lib.decode.devices import FIRST_PROMISE, largest_block
+from vae_lib.decode.padding import ZEROS, Padding
 from vae_lib.decode.passes import MapSize
 from vae_lib.decode.program import Tiling
-from vae_lib.decode.route import Distrusted, DoesNotFit, Objection, Route, TooSlow, Unavailable
+from vae_lib.decode.route import Distrusted, DoesNotFit, FreeUnknown, Objection, Route, TooSlow, Unavailable
 from vae_lib.errors import PlanError
 from vae_lib.networks import TAESD, AutoencoderKL, AutoencoderKLConfig
 from vae_lib.units import size_text
@@ -22,6 +24,7 @@ MIB = 1 << 20
 LAST_FEW = (
     4  # smallest bands of a ladder, among which the least peak is: tiny ones can take more for their halos
 )
+UNLIMITED = 1 << 62  # bytes
 WHOLE = 1 << 50  # larger than any activation: the picture is one band
 PLAIN_ROOM = (
     1.15  # for what PyTorch's kernels take beside their results: cuDNN lays some of its inputs out anew
@@ -43,7 +46,7 @@ class Work:
         picture: height and width of the picture to encode, if they are no multiples of the downscale.
         batch: pictures; they are done one after the other.
         device, dtype: where and in which floating-point type to compute.
-        wrap: pad circularly (seamless textures).
+        padding: what the convolutions find beyond the picture's edges.
         resident: whether the VAE's weights lie on the device in that dtype already.
         output_on_device: whether the result stays on the device.
         taesd: whether a TAESD is at hand.
@@ -56,7 +59,7 @@ class Work:
     batch: int
     device: torch.device
     dtype: torch.dtype
-    wrap: bool = False
+    padding: Padding = ZEROS
     resident: bool = True
     output_on_device: bool = True
     taesd: bool = False
@@ -133,10 +136,12 @@ class Plan:
         tile: side of a TAESD tile in latents.
         peak_bytes: predicted peak on the device, weights that are already there not counted.
         host_bytes: main memory for activations that are offloaded from another device.
+        largest_bytes: predicted size of the largest array on the device.
         seconds: predicted time.
         band_rows: rows of the picture (decode) or of the largest layer (encode) in one band.
         bands: bands processed in all.
-        free_bytes: what was free on its device when it was chosen; 0 for a candidate that was not.
+        free_bytes: what was free on its device when it was chosen, None where nobody knows; 0 for a candidate that was
+            not.
         why: what spoke against the ways that are preferred to it.
     """
 
@@ -150,7 +155,8 @@ class Plan:
     band_rows: int
     bands: int
     host_bytes: int = 0
-    free_bytes: int = 0
+    largest_bytes: int = 0
+    free_bytes: int | None = 0
     why: tuple[Objection, ...] = ()
 
     def describe(self) -> str:
@@ -161,6 +167,11 @@ class Plan:
         if self.is_plain:
             return f"{name} (plain network)"
         return name if self.is_whole else f"{name} in {self.band_rows}-row bands"
+
+    def fits(self, free: int) -> bool:
+        """Into so many bytes, and its largest array into what the device allocates at once."""
+        most = largest_block(self.device)
+        return self.peak_bytes <= free and (most is None or self.largest_bytes <= most)
 
     @property
     def is_plain(self) -> bool:
@@ -214,7 +225,7 @@ def _input_shape(work: Work) -> tuple[int, int, int, int]:
 
 def _compute(work: Work) -> Compute:
     elsewhere = None if work.output_on_device else torch.device("meta")
-    return Compute(work.device, work.dtype, work.wrap, elsewhere)
+    return Compute(work.device, work.dtype, work.padding, elsewhere)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -306,7 +317,7 @@ def _ladders(work: Work, route: Route, rates: Rates | None) -> list[list[Callabl
         [functools.partial(_costed, work, route, tiling, rates) for tiling in ladder] for ladder in ladders
     ]
     is_timed = rates is not None and rates.plain > 0
-    if route is Route.FULL and rates is not None and is_timed and work.resident and not work.wrap:
+    if route is Route.FULL and rates is not None and is_timed and work.resident and work.padding.is_zeros:
         made.append([functools.partial(_costed_plain, work, rates)])
     return made
 
@@ -314,8 +325,18 @@ def _ladders(work: Work, route: Route, rates: Rates | None) -> list[list[Callabl
 def _costed_plain(work: Work, rates: Rates) -> Plan:
     cost = plain_cost_of(work)
     seconds = rates.plain * rates.seconds(cost, work.device.type != "cpu")
-    peak = round(PLAIN_ROOM * cost.peak_bytes)
-    return Plan(Route.FULL, work.device, work.dtype, None, 0, peak, seconds, work.pixels[0], work.batch)
+    return Plan(
+        Route.FULL,
+        work.device,
+        work.dtype,
+        None,
+        0,
+        round(PLAIN_ROOM * cost.peak_bytes),
+        seconds,
+        work.pixels[0],
+        work.batch,
+        largest_bytes=cost.largest_bytes,
+    )
 
 
 def _costed(work: Work, route: Route, tiling: Tiling, rates: Rates | None) -> Plan:
@@ -327,7 +348,19 @@ def _costed(work: Work, route: Route, tiling: Tiling, rates: Rates | None) -> Pl
     speed = rates or default_rates(work.device, work.dtype)
     seconds = speed.seconds(cost, work.device.type != "cpu", kind is not None and kind.overlapping)
     host = 0 if kind is None else cost.host_bytes
-    return Plan(route, work.device, work.dtype, tiling, 0, cost.peak_bytes, seconds, rows, cost.bands, host)
+    return Plan(
+        route,
+        work.device,
+        work.dtype,
+        tiling,
+        0,
+        cost.peak_bytes,
+        seconds,
+        rows,
+        cost.bands,
+        host,
+        cost.largest_bytes,
+    )
 
 
 def _tiny_candidates(work: Work, rates: Rates | None) -> Iterator[Plan]:
@@ -337,12 +370,12 @@ def _tiny_candidates(work: Work, rates: Rates | None) -> Iterator[Plan]:
     reach = decoder_reach if work.operation is Operation.DECODE else encoder_reach
     largest = max(height, width)
     for side in (largest, *(s for s in (256, 128, 64, 32, 16, 8) if s < largest)):
-        halo = 0 if side >= largest and not work.wrap else reach
-        peak = tiny.peak_bytes(height, width, side, halo, _compute(work), work.latent_channels)
+        grid = tiny.Grid(height, width, side, reach, work.padding)
+        peak = tiny.peak_bytes(grid, work.dtype, work.latent_channels)
         result = 3 * 64 if work.operation is Operation.DECODE else work.latent_channels
-        peak += work.batch * height * width * result * work.dtype.itemsize * work.output_on_device
+        out = work.batch * height * width * result * work.dtype.itemsize * work.output_on_device
         count = -(-height // side) * -(-width // side)
-        work_done = work.batch * tiny.multiplications(height, width, side, halo, work.wrap)
+        work_done = work.batch * tiny.multiplications(grid)
         seconds = work_done / rates.plain_multiplications + work.batch * count * 100 * rates.dispatch_seconds
         yield Plan(
             Route.TAESD,
@@ -350,16 +383,17 @@ def _tiny_candidates(work: Work, rates: Rates | None) -> Iterator[Plan]:
             work.dtype,
             None,
             side,
-            peak,
+            peak + out,
             seconds,
             min(side, height) * 8,
             work.batch * count,
+            largest_bytes=max(out, tiny.map_bytes(grid, work.dtype, margin=1)),
         )
 
 
 def choose(
     work: Work,
-    free_bytes: int,
+    free_bytes: int | None,
     *,
     order: Sequence[Route] = DEFAULT_ORDER,
     cpu_free_bytes: int | None = None,
@@ -369,7 +403,8 @@ def choose(
     """The first way in ``order`` that fits; of full, tiled and offload, which give the same picture, the fastest.
 
     Args:
-        free_bytes: what may be allocated on the device on top of what is there.
+        free_bytes: what may be allocated on the device on top of what is there. None: nobody knows, and the best way
+            that takes little is chosen, or the one that takes least.
         order: routes allowed, the preferred first.
         cpu_free_bytes: the same of main memory, for another device's CPU route and what it offloads; None: not
             checked.
@@ -379,6 +414,11 @@ def choose(
     Raises:
         NothingFits: when nothing does; it says the least that would do.
     """
+    if free_bytes is None:
+        known = functools.partial(
+            choose, work, order=order, cpu_free_bytes=cpu_free_bytes, rates=rates, patience=patience
+        )
+        return _promised(work, order, rates, known)
     allowed = tuple(order)
     fitting: list[Plan] = []
     short_of_ram = ""
@@ -394,16 +434,16 @@ def choose(
             fitting.append(best)
             if best.route is Route.FULL or not best.route.exact:
                 break  # nothing after it could be preferred
-    full = _first_fit(work, Route.FULL, 1 << 62, rates)
+    full = _first_fit(work, Route.FULL, UNLIMITED, rates)
     why = _against_full(full, free_bytes, allowed, rates)
     if not fitting:
         least = smallest(work, order, rates)
-        if least is not None and least.peak_bytes <= free_bytes:
+        if least is not None and least.fits(free_bytes):
             return replace(least, free_bytes=free_bytes, why=why)
         if least is None:
             problem = (
-                "None of the allowed ways can be used: there is no TAESD, and no other way was allowed."
-                + short_of_ram
+                "None of the allowed ways can be used: there is no TAESD, and no other way was allowed, or is possible "
+                "on this device." + short_of_ram
             )
             raise NothingFits(problem, Unavailable(allowed, problem))
         raise NothingFits(
@@ -436,10 +476,23 @@ def _against_full(
     return ()
 
 
+def _promised(work: Work, order: Sequence[Route], rates: Rates | None, known: Callable[[int], Plan]) -> Plan:
+    """Where nobody knows what is free: what fits into a small promise, or else what takes least."""
+    try:
+        plan = known(FIRST_PROMISE)
+    except PlanError:
+        least = smallest(work, order, rates)
+        if least is None:
+            raise
+        plan = least
+    why = tuple(FreeUnknown(e.route, e.need_bytes) if isinstance(e, DoesNotFit) else e for e in plan.why)
+    return replace(plan, free_bytes=None if plan.device == work.device else plan.free_bytes, why=why)
+
+
 def _limit(work: Work, route: Route, free_bytes: int, cpu_free_bytes: int | None) -> int:
     if route is not Route.CPU or work.device.type == "cpu":
         return free_bytes
-    return cpu_free_bytes if cpu_free_bytes is not None else 1 << 62
+    return cpu_free_bytes if cpu_free_bytes is not None else UNLIMITED
 
 
 def _first_fit(work: Work, route: Route, limit: int, rates: Rates | None) -> Plan | None:
@@ -450,7 +503,7 @@ def _first_fit(work: Work, route: Route, limit: int, rates: Rates | None) -> Pla
         while low < high:
             middle = (low + high) // 2 if low else 0  # the first is the likeliest: most pictures fit
             plan = ladder[middle]()
-            if plan.peak_bytes <= limit:
+            if plan.fits(limit):
                 found, high = plan, middle
             else:
                 low = middle + 1
@@ -460,10 +513,11 @@ def _first_fit(work: Work, route: Route, limit: int, rates: Rates | None) -> Pla
 
 
 def smallest(work: Work, order: Sequence[Route] = DEFAULT_ORDER, rates: Rates | None = None) -> Plan | None:
-    """The way that needs least memory on the device; None when none of the routes can be used."""
+    """The way that needs least memory on the device; None when none of the routes can be used there."""
     ladders = [ladder for route in order for ladder in _ladders(work, route, rates)]
     plans = [make() for ladder in ladders for make in ladder[-LAST_FEW:]]
-    return min((p for p in plans if p.device == work.device), key=lambda plan: plan.peak_bytes, default=None)
+    usable = (plan for plan in plans if plan.device == work.device and plan.fits(UNLIMITED))
+    return min(usable, key=lambda plan: plan.peak_bytes, default=None)
 
 
 def _size(work: Work) -> str:

@@ -49,6 +49,14 @@ class DoesNotFit:
 
 
 @dataclass(frozen=True)
+class FreeUnknown:
+    """The route needs so many bytes; nobody knows what is free on its device, and a way that takes less goes first."""
+
+    route: Route
+    need_bytes: int
+
+
+@dataclass(frozen=True)
 class Unavailable:
     """None of these routes could be taken, whatever the memory, and why, in a sentence."""
 
@@ -71,4 +79,4 @@ class TooSlow:
     seconds: float
 
 
-Objection = DoesNotFit | Unavailable | Distrusted | TooSlow
+Objection = DoesNotFit | FreeUnknown | Unavailable | Distrusted | TooSlow

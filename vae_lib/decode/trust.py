@@ -18,7 +18,8 @@ from vae_lib import __version__
 from vae_lib.decode import calibrate
 from vae_lib.decode.check import Trial, device_name
 from vae_lib.decode.compute import Compute, Operation
-from vae_lib.decode.devices import free_bytes, is_out_of_memory, release_cached
+from vae_lib.decode.devices import free_bytes, release_cached
+from vae_lib.decode.failures import is_out_of_memory
 from vae_lib.decode.plan import WHOLE, Rates, cost_of, default_rates, dtype_name, plain_cost_of
 from vae_lib.decode.program import Tiling
 from vae_lib.decode.route import Route

@@ -8,8 +8,10 @@ from vae_lib.decode.compute import Operation
 from vae_lib.decode.events import Asked, Attempt, BelowThreshold, Event, NoScratch, OutOfMemory, Overflow
 from vae_lib.decode.outcome import Outcome
 from vae_lib.decode.plan import Plan, dtype_name
-from vae_lib.decode.route import Distrusted, DoesNotFit, Route, TooSlow, Unavailable
+from vae_lib.decode.route import Distrusted, DoesNotFit, FreeUnknown, Route, TooSlow, Unavailable
 from vae_lib.units import size_text
+
+_UNKNOWN = "what is free is not known on this device"
 
 
 def time_text(seconds: float) -> str:
@@ -21,7 +23,8 @@ def time_text(seconds: float) -> str:
 
 def planned(plan: Plan) -> str:
     """The planner's line: "tiled in 48-row bands: needs 300 MB of 2.1 GB free; full needs 4.3 GB"."""
-    where = "of main memory" if plan.route is Route.CPU else f"of {size_text(plan.free_bytes)} free"
+    free = f"({_UNKNOWN})" if plan.free_bytes is None else f"of {size_text(plan.free_bytes)} free"
+    where = "of main memory" if plan.route is Route.CPU else free
     text = f"{plan.describe()}: needs {size_text(plan.peak_bytes)} {where}"
     if plan.host_bytes:
         text += f" and {size_text(plan.host_bytes)} of main memory"
@@ -83,6 +86,9 @@ def _against(event: Event, briefly: bool = False) -> str:
     if isinstance(event, DoesNotFit):
         needs = f"{event.route.label} needs {size_text(event.need_bytes, up=True)}"
         return needs if briefly else f"{needs} and {size_text(event.free_bytes)} was free"
+    if isinstance(event, FreeUnknown):
+        needs = f"{event.route.label} needs {size_text(event.need_bytes, up=True)}"
+        return needs if briefly else f"{needs} and {_UNKNOWN}"
     if isinstance(event, BelowThreshold):
         return f"{size_text(event.free_bytes)} was free, less than the threshold of {event.threshold_bytes / 1e9:g} GB"
     if isinstance(event, Distrusted):
@@ -106,6 +112,8 @@ def _clauses(events: Iterable[Event], operation: Operation) -> Iterable[str]:
         if isinstance(event, DoesNotFit):
             need, free = size_text(event.need_bytes, up=True), size_text(event.free_bytes)
             yield f"only {free} was free and {name(event.route)} needs {need}"
+        elif isinstance(event, FreeUnknown):
+            yield f"{name(event.route)} needs {size_text(event.need_bytes, up=True)} and {_UNKNOWN}"
         elif isinstance(event, BelowThreshold):
             free, least = size_text(event.free_bytes), event.threshold_bytes / 1e9
             yield f"only {free} was free and the threshold is {least:g} GB"
