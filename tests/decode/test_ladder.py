@@ -16,8 +16,8 @@ from torch.utils._pytree import tree_flatten
 
 from tests.decode.helpers import BF16, CPU, FP32, SMALL, distance, images, latents_for, network, taesd
 from vae_lib.decode import DEFAULT_ORDER, Ladder, Outcome, Route, wording
-from vae_lib.decode.events import OutOfMemory, Overflow
-from vae_lib.errors import Cancelled, InputError, NumericError, PlanError
+from vae_lib.decode.events import MaybeOutOfMemory, OutOfMemory, Overflow
+from vae_lib.errors import Cancelled, DeviceLost, InputError, NumericError, PlanError
 from vae_lib.networks import AutoencoderKL, AutoencoderKLConfig
 
 PLENTY = 1 << 40
@@ -345,3 +345,74 @@ def test_taesd_alone_takes_and_gives_scaled_latents() -> None:
     assert distance(outcome.result, tiny.encode(images(16, 24))) < 1e-5
     with pytest.raises(PlanError, match="there is no TAESD"):
         ladder(order=(Route.TAESD,)).decode(latents_for(SMALL, 3, 3))
+
+
+def failing(monkeypatch: pytest.MonkeyPatch, *errors: Exception | None) -> list[Any]:
+    """Let attempts fail in turn, None: not; returns the plans that were tried."""
+    plans: list[Any] = []
+    execute = Ladder._execute
+
+    def fail(self: Ladder, plan: Any, *args: Any) -> Outcome:
+        plans.append(plan)
+        error = errors[len(plans) - 1] if len(plans) <= len(errors) else None
+        if error is not None:
+            raise error
+        return execute(self, plan, *args)
+
+    monkeypatch.setattr(Ladder, "_execute", fail)
+    return plans
+
+
+NO_ENGINE = RuntimeError("GET was unable to find an engine to execute this computation")
+SHORT = torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+def test_memory_that_was_in_pieces_is_put_together_and_the_same_plan_tried(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("vae_lib.decode.ladder.keeps_freed_memory", lambda device: True)
+    plans = failing(monkeypatch, SHORT)
+    outcome = ladder().decode(latents_for(SMALL, 4, 4))
+    assert plans[0] == plans[1]
+    assert (outcome.plan.route, outcome.events) == (Route.FULL, ())
+    plans = failing(monkeypatch, SHORT, SHORT)
+    outcome = ladder().decode(latents_for(SMALL, 4, 4))
+    assert plans[0] == plans[1] != plans[2]
+    assert [type(event) for event in outcome.events] == [OutOfMemory]
+
+
+def test_what_may_be_too_little_memory_gets_one_smaller_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
+    plans = failing(monkeypatch, NO_ENGINE)
+    outcome = ladder().decode(latents_for(SMALL, 4, 4))
+    (event,) = outcome.events
+    assert isinstance(event, MaybeOutOfMemory)
+    assert "unable to find an engine" in event.said
+    plans = failing(monkeypatch, NO_ENGINE, NO_ENGINE)
+    with pytest.raises(PlanError, match="a smaller attempt before it, too: perhaps out of memory"):
+        ladder().decode(latents_for(SMALL, 4, 4))
+    assert len(plans) == 2
+
+
+def test_a_device_that_is_lost_is_not_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    plans = failing(monkeypatch, RuntimeError("CUDA error: an illegal memory access was encountered\nmore"))
+    with pytest.raises(DeviceLost, match=r"does not answer any more \(CUDA error: an illegal memory access"):
+        ladder().decode(latents_for(SMALL, 4, 4))
+    assert len(plans) == 1
+
+
+def test_an_error_that_was_being_handled_says_nothing_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forge calls for its tiles while it handles that the memory ran out."""
+    plans = failing(monkeypatch, RuntimeError("a bug"))
+    with pytest.raises(RuntimeError, match="a bug"):
+        try:
+            raise SHORT
+        except RuntimeError:
+            ladder().decode(latents_for(SMALL, 4, 4))
+    assert len(plans) == 1
+
+
+def test_where_nobody_knows_what_is_free_little_is_taken_first() -> None:
+    known = ladder(budget=lambda device: None).decode(latents_for(SMALL, 4, 4))
+    assert known.plan.route is Route.FULL  # it takes little
+    assert known.plan.free_bytes is None
+    assert "not known" in wording.line(known)

@@ -8,7 +8,15 @@ import pytest
 import torch
 
 from vae_lib.decode import Operation, Outcome, Plan, Route, Tiling, wording
-from vae_lib.decode.events import Asked, BelowThreshold, Event, NoScratch, OutOfMemory, Overflow
+from vae_lib.decode.events import (
+    Asked,
+    BelowThreshold,
+    Event,
+    MaybeOutOfMemory,
+    NoScratch,
+    OutOfMemory,
+    Overflow,
+)
 from vae_lib.decode.plan import WHOLE
 from vae_lib.decode.route import Distrusted, DoesNotFit, FreeUnknown, TooSlow, Unavailable
 
@@ -75,6 +83,12 @@ TABLE: list[tuple[Outcome, str, str]] = [
         "TAESD in 512-pixel tiles; full needs 4.3 GB and 2.1 GB was free; tiled + RAM would have taken about 5 min",
         "decoded 1024x768 with TAESD, because only 2.1 GB was free and the full decode needs 4.3 GB and Tiled + RAM "
         "would have taken about 5 min (3.4 s). TAESD is an approximation.",
+    ),
+    (
+        outcome(TILED, MaybeOutOfMemory(FULL, "unable to find an engine")),
+        "tiled in 48-row bands; full failed: perhaps out of memory: unable to find an engine",
+        "decoded 1024x768 in tiles, because the full decode failed (perhaps out of memory: unable to find an engine) "
+        "(3.4 s). The picture is the same.",
     ),
     (
         outcome(FULL, Asked(Route.TAESD), Unavailable((Route.TAESD,), "There is no TAESD.")),

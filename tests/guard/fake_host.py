@@ -30,6 +30,7 @@ class FakeVAE:
     latent_channels: int = 4
     scale_factor: float = SCALE
     factors: tuple[float, float] = (SCALE, 0.0)
+    packages: tuple[str, ...] = ("vae_lib",)
 
     def unscale(self, latents: Tensor) -> Tensor:
         return latents / SCALE

@@ -49,6 +49,7 @@ __all__ = [
     "encode_moments",
     "free_bytes",
     "free_memory",
+    "free_memory",
     "rates_for",
     "smallest",
     "trusted_rates",

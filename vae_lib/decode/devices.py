@@ -118,6 +118,11 @@ def largest_block(device: torch.device) -> int | None:
     return LARGEST_BLOCK.get(device.type)
 
 
+def keeps_freed_memory(device: torch.device) -> bool:
+    """Whether PyTorch keeps what was freed there for itself, so that it may be in pieces."""
+    return device.type != "cpu"
+
+
 def release_cached(device: torch.device) -> None:
     """Give unused memory back to the driver, after a failed attempt; never raises, whatever state the device is in."""
     gc.collect()

@@ -31,6 +31,14 @@ class OutOfMemory:
 
 
 @dataclass(frozen=True)
+class MaybeOutOfMemory:
+    """The plan was tried, and failed of what may have been too little memory; what the device said, in a line."""
+
+    plan: Plan
+    said: str
+
+
+@dataclass(frozen=True)
 class Overflow:
     """The plan was tried, and gave NaN or infinite numbers in its dtype."""
 
@@ -45,5 +53,5 @@ class NoScratch:
     problem: str
 
 
-Attempt = OutOfMemory | Overflow | NoScratch  # those that were tried
+Attempt = OutOfMemory | MaybeOutOfMemory | Overflow | NoScratch  # those that were tried
 Event = Asked | BelowThreshold | Attempt | Objection

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -9,16 +10,17 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from vae_lib.decode import engine, plain, tiny
+from vae_lib.decode import engine, plain, tiny, wording
 from vae_lib.decode.compute import Compute, Operation, Progress
-from vae_lib.decode.devices import free_bytes, is_out_of_memory, release_cached
-from vae_lib.decode.events import Attempt, NoScratch, OutOfMemory, Overflow
+from vae_lib.decode.devices import free_memory, keeps_freed_memory, release_cached
+from vae_lib.decode.events import Attempt, MaybeOutOfMemory, NoScratch, OutOfMemory, Overflow
+from vae_lib.decode.failures import Failure, judge
 from vae_lib.decode.outcome import Outcome
 from vae_lib.decode.padding import Padding
 from vae_lib.decode.plan import DEFAULT_ORDER, Plan, Rates, Work, dtype_name
 from vae_lib.decode.route import Route
 from vae_lib.decode.search import Preference, Search
-from vae_lib.errors import InputError, NumericError, PlanError
+from vae_lib.errors import DeviceLost, InputError, NumericError, PlanError, printable
 from vae_lib.networks import TAESD, AutoencoderKL
 
 
@@ -31,7 +33,7 @@ class Ladder:
         taesd: the tiny one, if there is one.
         device, dtype: where and in which floating-point type to compute.
         order: routes allowed, the preferred first; or steps of them.
-        budget: asked before each try how many bytes may be allocated on a device.
+        budget: asked before each try how many bytes may be allocated on a device; None: nobody knows.
         repair: dtypes to compute in once more when numbers overflow, in order. Half precision overflows in some VAEs.
         wrap: what the convolutions find beyond the picture's edges; True for seamless textures.
         check_finite: look for NaN and infinity in the result.
@@ -43,7 +45,7 @@ class Ladder:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     dtype: torch.dtype = torch.float32
     order: Sequence[Route] | Preference = DEFAULT_ORDER
-    budget: Callable[[torch.device], int] = free_bytes
+    budget: Callable[[torch.device], int | None] = free_memory
     repair: Sequence[torch.dtype] = (torch.float32,)
     wrap: Padding | bool = False
     check_finite: bool = True
@@ -57,6 +59,7 @@ class Ladder:
 
         Raises:
             PlanError: when nothing fits, or all that did failed.
+            DeviceLost: when the device does not answer any more.
             NumericError: when no allowed dtype holds the numbers.
             InputError: when the latents have the wrong number of channels, or are not finite.
             Cancelled: when the caller's ``cancelled`` says so.
@@ -87,10 +90,14 @@ class Ladder:
         work = self.work(operation, height, width, batch)
         if operation is Operation.ENCODE:
             work = replace(work, picture=(tensor.shape[2], tensor.shape[3]))
+        handled = sys.exc_info()[1]  # Forge calls for its tiles while it handles an error of the first try
         search = Search(work, Preference.of(self.order), self.budget, self.rates, self.repair)
         while True:
             plan = search.next_plan()
-            result = self._try(plan, operation, tensor, for_taesd)
+            result = self._try(plan, operation, tensor, for_taesd, handled)
+            if isinstance(result, OutOfMemory) and keeps_freed_memory(plan.device):
+                release_cached(plan.device)  # it may have been there, but in pieces
+                result = self._try(plan, operation, tensor, for_taesd, handled)
             if isinstance(result, Outcome):
                 return replace(result, events=search.events_for(plan))
             release_cached(plan.device)
@@ -98,12 +105,23 @@ class Ladder:
                 search.can_repair(plan) and torch.isfinite(tensor).all()
             ):
                 self._blame(operation, tensor, plan)
+            if isinstance(result, MaybeOutOfMemory) and search.has_failed(MaybeOutOfMemory):
+                raise PlanError(
+                    f"{plan.describe()} failed, and a smaller attempt before it, too: {wording.problem(result)}."
+                )
             search.failed(result, self._is_resident)
 
     def _is_resident(self, dtype: torch.dtype) -> bool:
         return self.vae is None or _is_resident(self.vae, self.device, dtype)
 
-    def _try(self, plan: Plan, operation: Operation, tensor: Tensor, for_taesd: Tensor) -> Outcome | Attempt:
+    def _try(
+        self,
+        plan: Plan,
+        operation: Operation,
+        tensor: Tensor,
+        for_taesd: Tensor,
+        handled: BaseException | None,
+    ) -> Outcome | Attempt:
         """Only expected failures come back as such; nothing of a failed try stays alive."""
         started = time.perf_counter()
         try:
@@ -114,9 +132,17 @@ class Ladder:
         except PlanError as error:  # no space for the scratch file
             return NoScratch(plan, str(error))
         except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-            return OutOfMemory(plan)
+            failure = judge(error, handled)
+            if failure is Failure.OUT_OF_MEMORY:
+                return OutOfMemory(plan)
+            if failure is Failure.MAYBE_OUT_OF_MEMORY:
+                return MaybeOutOfMemory(plan, printable(str(error).splitlines()[0])[:200])
+            if failure is Failure.DEVICE_LOST:
+                raise DeviceLost(
+                    f"The device {plan.device} does not answer any more ({str(error).splitlines()[0]}). Nothing can be "
+                    "computed on it until the program is started again."
+                ) from error
+            raise
 
     def _execute(self, plan: Plan, operation: Operation, tensor: Tensor, for_taesd: Tensor) -> Outcome:
         compute = Compute(

@@ -60,13 +60,13 @@ class Search:
         self,
         work: Work,
         preference: Preference,
-        budget: Callable[[torch.device], int],
+        budget: Callable[[torch.device], int | None],
         rates: Rates | None,
         repairs: Sequence[torch.dtype],
     ) -> None:
         """
         Args:
-            budget: asked before each try how many bytes may be allocated on a device.
+            budget: asked before each try how many bytes may be allocated on a device; None: nobody knows.
             repairs: dtypes to compute in once more when numbers overflow, in order.
         """
         self.events: list[Event] = []
@@ -76,7 +76,7 @@ class Search:
         self._step = Step(())
         self._routes: list[Route] = []  # of the step, those that are left
         self._limit = UNLIMITED  # our own, below the budget, after memory ran out
-        self._given = UNLIMITED  # what the last plan was chosen for
+        self._given: int | None = UNLIMITED  # what the last plan was chosen for
         self._tries = 0  # in the step
 
     def next_plan(self) -> Plan:
@@ -106,7 +106,12 @@ class Search:
         device = self._work.device
         free = self._budget(device)
         hopes = not self._step.trusts_prediction and not self._tries
-        self._given = UNLIMITED if hopes else min(free, self._limit)
+        if hopes:
+            self._given = UNLIMITED
+        elif free is None:
+            self._given = None if self._limit == UNLIMITED else self._limit
+        else:
+            self._given = min(free, self._limit)
         plan = choose(
             self._work,
             self._given,
@@ -120,7 +125,7 @@ class Search:
         while self._steps:
             step = self._steps.popleft()
             free = self._budget(self._work.device) if step.least_free_bytes else 0
-            if free < step.least_free_bytes:
+            if free is not None and free < step.least_free_bytes:
                 self.events.append(BelowThreshold(free, step.least_free_bytes))
                 continue
             if step.asked:
@@ -142,6 +147,10 @@ class Search:
         why = (event for event in plan.why if isinstance(event, TooSlow) or not self.events)
         return (*self.events, *why)
 
+    def has_failed(self, kind: type) -> bool:
+        """Whether an attempt failed in this way before."""
+        return any(isinstance(event, kind) for event in self.events)
+
     def can_repair(self, plan: Plan) -> bool:
         """Whether there is another dtype to try after numbers overflowed."""
         return plan.route is not Route.TAESD and any(dtype != plan.dtype for dtype in self._repairs)
@@ -157,7 +166,8 @@ class Search:
             self._limit = UNLIMITED
             return
         if not isinstance(event, NoScratch):
-            self._limit = int(min(self._given, plan.peak_bytes) * SHRINK)
+            given = plan.peak_bytes if self._given is None else min(self._given, plan.peak_bytes)
+            self._limit = int(given * SHRINK)
         elsewhere = plan.device != self._work.device or plan.route is Route.TAESD
         if elsewhere:
             self._limit = UNLIMITED

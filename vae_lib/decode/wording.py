@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from vae_lib.decode.compute import Operation
-from vae_lib.decode.events import Asked, Attempt, BelowThreshold, Event, NoScratch, OutOfMemory, Overflow
+from vae_lib.decode.events import (
+    Asked,
+    Attempt,
+    BelowThreshold,
+    Event,
+    MaybeOutOfMemory,
+    NoScratch,
+    OutOfMemory,
+    Overflow,
+)
 from vae_lib.decode.outcome import Outcome
 from vae_lib.decode.plan import Plan, dtype_name
 from vae_lib.decode.route import Distrusted, DoesNotFit, FreeUnknown, Route, TooSlow, Unavailable
@@ -71,6 +80,8 @@ def problem(event: Attempt) -> str:
     """Why an attempt failed, in a few words."""
     if isinstance(event, OutOfMemory):
         return f"out of memory, although it was predicted to need {size_text(event.plan.peak_bytes)}"
+    if isinstance(event, MaybeOutOfMemory):
+        return f"perhaps out of memory: {event.said}"
     if isinstance(event, Overflow):
         return f"NaN or infinite numbers in {dtype_name(event.plan.dtype)}"
     return event.problem.rstrip(".")
@@ -125,5 +136,5 @@ def _clauses(events: Iterable[Event], operation: Operation) -> Iterable[str]:
             yield f"{' and '.join(map(name, event.routes))} could not be used ({event.problem.rstrip('.')})"
         elif isinstance(event, OutOfMemory):
             yield f"{name(event.plan.route)} ran out of memory"
-        elif isinstance(event, (Overflow, NoScratch)):
+        elif isinstance(event, (MaybeOutOfMemory, Overflow, NoScratch)):
             yield f"{name(event.plan.route)} failed ({problem(event)})"

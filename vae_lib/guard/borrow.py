@@ -54,12 +54,6 @@ def _with(network: AutoencoderKL, parameters: dict[str, nn.Parameter]) -> Autoen
     return network
 
 
-def is_seamless(first_stage: Any, operation: Operation) -> bool:
-    """Whether the host decodes seamless textures now: it switches its convolutions to circular padding."""
-    half = getattr(first_stage, operation.half)
-    return getattr(half.conv_in, "padding_mode", "zeros") == "circular"
-
-
 def compute_dtype(half: nn.Module) -> torch.dtype:
     """The dtype in which the host computes: that of the weights, which follows --no-half-vae and its options."""
     return next(half.parameters()).dtype

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from vae_lib.decode import Ladder, Operation, Outcome, Preference, wording
-from vae_lib.errors import InputError, NumericError, VAEGuardError
-from vae_lib.guard import borrow, policy, report
+from vae_lib.errors import DeviceLost, InputError, NumericError, VAEGuardError
+from vae_lib.guard import borrow, layers, policy, report
 from vae_lib.guard.generation import Generations, Record
 from vae_lib.guard.host import Host, HostVAE
 from vae_lib.guard.notices import Notices
@@ -50,16 +50,22 @@ class Forward:
         self._module: Any = vae.module
         self._thread = threading.get_ident()
         self._has_failed = False
+        self._replaced: dict[Operation, Wrapped] = {}  # by others, before us
         self._moments: Tensor | None = None  # the last encode's: ``quant_conv`` is in them already
 
     def replacing(self, operation: Operation, hosts: Wrapped) -> Wrapped:
         """The replacement of the decoder's or encoder's ``forward``, which is ``hosts``."""
+        half = getattr(self._module, operation.half)
+        if "forward" in vars(half):
+            self._replaced[operation] = hosts
 
         def forward(x: Tensor, *args: Any, **kwargs: Any) -> Any:
             if threading.get_ident() != self._thread or self._has_failed:
                 return hosts(x, *args, **kwargs)
             try:
                 return self._run(operation, x)
+            except DeviceLost:  # nor can the host compute anything there
+                raise
             except VAEGuardError as error:
                 failure: BaseException = error
                 self._raise_if_the_numbers_are_to_blame(error, operation, x)
@@ -97,11 +103,26 @@ class Forward:
         preference = policy.preference(request, self._owner.settings(), operation)
         ladder = self._owner.ladder(self._vae, operation, x.device, preference)
         decodes = operation is Operation.DECODE
+        self._check_replaced(operation)
         scaled = self._scaled if decodes and self._is_of_one_picture(x) else None
         if decodes and scaled is None:
             ladder.taesd = None
         with _without_autocast(x.device), _progress(self._owner.host, operation, ladder):
             return ladder.decode(x, scaled) if decodes else ladder.encode(x)
+
+    def _check_replaced(self, operation: Operation) -> None:
+        """Who put a ``forward`` of theirs in place of the half's own before us?"""
+        hosts = self._replaced.get(operation)
+        if hosts is None:
+            return
+        if not layers.is_tiling(hosts):
+            raise layers.Altered(operation.half, f"was given another forward by {layers.origin(hosts)}")
+        self._owner.notices.tell_once(
+            f"tiling of {layers.origin(hosts)}",
+            f"{layers.origin(hosts)} is switched on and would cut the picture into tiles that overlap; VAE Guard "
+            "decodes in its place, exactly. Switch it off, or VAE Guard, if you want one of them alone.",
+            warning=False,
+        )
 
     def _is_of_one_picture(self, x: Tensor) -> bool:
         """Whether the sampler's latents are known of what the decoder is given."""

@@ -26,12 +26,12 @@ from vae_lib.decode import (
     Preference,
     Route,
     choose,
-    free_bytes,
+    free_memory,
     smallest,
     trusted_rates,
 )
 from vae_lib.errors import PlanError
-from vae_lib.guard import borrow, infotext, policy
+from vae_lib.guard import borrow, infotext, layers, policy
 from vae_lib.guard import settings as settings_of
 from vae_lib.guard.forward import Forward
 from vae_lib.guard.generation import Generation, Generations
@@ -68,13 +68,14 @@ class Guard:
         """As they are now, overrides of the running generation included."""
         return settings_of.read(self.host.settings(), self.notices.tell_once)
 
-    def available_bytes(self, device: torch.device) -> int:
-        """What may be allocated now, less the user's reserve.
+    def available_bytes(self, device: torch.device) -> int | None:
+        """What may be allocated now, less the user's reserve; None where nobody knows.
 
         With ``--lowvram`` and ``--medvram`` the host has moved the UNet out by the time a decode asks, so what it
         freed is counted: free for the driver, or unused in PyTorch's cache.
         """
-        return max(0, free_bytes(device) - self.settings().reserve_mb * MB)
+        free = free_memory(device)
+        return None if free is None else max(0, free - self.settings().reserve_mb * MB)
 
     def generation(self, p: Any) -> AbstractContextManager[Generation]:
         return self.generations.running(p, getattr(p, "vae_guard", None) or Request())
@@ -151,8 +152,10 @@ class Guard:
         self, vae: HostVAE, operation: Operation, device: torch.device, preference: Preference
     ) -> Ladder:
         """The ladder on a VAE as it is loaded now, with the host's options."""
+        half = getattr(vae.module, operation.half)
+        padding = layers.padding_of(half, operation.half, vae.packages)
         repair, checks = self.host.repair_dtypes(), self.host.checks_numbers()
-        dtype = borrow.compute_dtype(getattr(vae.module, operation.half))
+        dtype = borrow.compute_dtype(half)
         if checks and not self.precision.is_empty():
             needed = self.precision.known(vae.identity())
             dtype = needed if needed in repair else dtype
@@ -170,7 +173,7 @@ class Guard:
             order=preference,
             budget=self.available_bytes,
             repair=repair,
-            wrap=borrow.is_seamless(vae.module, operation),
+            wrap=padding,
             check_finite=checks,
             rates=trusted_rates(ours, Compute(device, dtype), tell),
         )

@@ -36,6 +36,10 @@ class HostVAE(Protocol):
         """With ``encoder``, ``decoder`` and perhaps ``quant_conv``, named as in ldm."""
 
     @property
+    def packages(self) -> Sequence[str]:
+        """Where the host's own layers are defined: the first parts of the names of their modules."""
+
+    @property
     def model_name(self) -> str:
         """The checkpoint's."""
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -17,6 +18,8 @@ class FirstStage:
     """Implements ``HostVAE``: ``model.first_stage_model`` of the LatentDiffusion of ldm and sgm, and of SD3's model."""
 
     model: Any
+
+    packages: ClassVar[Sequence[str]] = ("ldm", "sgm", "modules")
 
     @property
     def module(self) -> nn.Module:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from backend import memory_management
@@ -36,6 +36,8 @@ class ForgeVAE:
 
     owner: Any
     model: Any
+
+    packages: ClassVar[Sequence[str]] = ("backend",)
 
     @property
     def module(self) -> nn.Module:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from ldm_patched.modules import model_management
@@ -24,6 +25,8 @@ class OwnedFirstStage(FirstStage):
     """Implements ``HostVAE``: the VAE object's network, and the scaling of the diffusion model's latent format."""
 
     owner: Any
+
+    packages: ClassVar[Sequence[str]] = ("ldm_patched", "modules_forge", "ldm", "sgm", "modules")
 
     @property
     def module(self) -> Any:

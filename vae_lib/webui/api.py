@@ -152,10 +152,10 @@ class Routes:
             raise unprocessable(error) from error
 
 
-def _way(work: Work, route: Route, usable: int) -> dict[str, Any]:
+def _way(work: Work, route: Route, usable: int | None) -> dict[str, Any]:
     """The least memory that a way can do with, and what it would take now, if it fits."""
     least = min(plan.peak_bytes for plan in candidates(work, route))
-    if least > usable:
+    if usable is not None and least > usable:
         return {"least_peak_bytes": least, "peak_bytes": None, "seconds": None}
     best = choose(work, usable, order=(route,))
     return {"least_peak_bytes": least, "peak_bytes": best.peak_bytes, "seconds": round(best.seconds, 3)}
