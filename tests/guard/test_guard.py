@@ -103,6 +103,27 @@ def test_a_bug_of_ours_ends_in_the_hosts_decode(
     assert guard.notices.last_report() in capsys.readouterr().err
 
 
+def test_when_ours_has_a_bug_and_the_host_no_memory_our_smaller_ways_are_left(
+    host: FakeHost, guard: Guard, latents: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert host.loaded is not None
+    module = host.loaded.module
+    wanted, outcome = decoded(module, latents), Forward._outcome
+
+    def fail_once(self: Forward, *args: Any) -> Any:
+        monkeypatch.setattr(Forward, "_outcome", outcome)
+        raise ZeroDivisionError("oh")
+
+    monkeypatch.setattr(Forward, "_outcome", fail_once)
+
+    def no_memory(given: Tensor) -> Tensor:
+        raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(type(module.decoder), "forward", lambda self, given: no_memory(given))
+    assert distance(host.generate(latents), wanted) < 1e-5
+    assert host.noted["VAE Guard"].startswith("tiled")
+
+
 @pytest.mark.parametrize("strange", [None, FakeVAE(torch.nn.Identity())], ids=["no VAE", "another kind"])
 def test_a_host_that_has_its_vae_elsewhere(
     host: FakeHost, guard: Guard, latents: Tensor, strange: FakeVAE | None, capsys: pytest.CaptureFixture[str]

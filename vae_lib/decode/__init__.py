@@ -4,6 +4,7 @@ from vae_lib.decode.calibrate import rates_for
 from vae_lib.decode.compute import Compute, Operation
 from vae_lib.decode.devices import choose_device, free_bytes, free_memory, usual_dtype
 from vae_lib.decode.engine import decode, encode_moments
+from vae_lib.decode.failures import is_out_of_memory
 from vae_lib.decode.ladder import Ladder
 from vae_lib.decode.measure import PeakMemory
 from vae_lib.decode.outcome import Outcome
@@ -50,6 +51,8 @@ __all__ = [
     "free_bytes",
     "free_memory",
     "free_memory",
+    "is_out_of_memory",
+    "is_out_of_memory",
     "rates_for",
     "smallest",
     "trusted_rates",

@@ -10,12 +10,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from vae_lib.decode import Ladder, Operation, Outcome, Preference, wording
+from vae_lib.decode import Ladder, Operation, Outcome, Preference, is_out_of_memory, wording
 from vae_lib.errors import DeviceLost, InputError, NumericError, VAEGuardError
 from vae_lib.guard import borrow, layers, policy, report
 from vae_lib.guard.generation import Generations, Record
 from vae_lib.guard.host import Host, HostVAE
-from vae_lib.guard.notices import Notices
+from vae_lib.guard.notices import Notices, log
 from vae_lib.guard.precision import Precision
 from vae_lib.guard.request import Request
 from vae_lib.guard.settings import Settings
@@ -73,10 +73,19 @@ class Forward:
                 failure = error
             details = report.text(failure, operation.value, tuple(x.shape), self._module)
             self._owner.notices.own_failure(f"{operation.value} the picture", failure, details)
+            surprised = not isinstance(failure, VAEGuardError)
             del failure  # its traceback holds our tensors
             self._has_failed = True  # tiles that the host may cut the picture into are its own as well
             self._owner.host.make_room_for_own(self._vae, operation, tuple(x.shape))
-            return hosts(x, *args, **kwargs)
+            try:
+                return hosts(x, *args, **kwargs)
+            except Exception as error:
+                if not surprised or not is_out_of_memory(error):
+                    raise
+                result = self._in_less_memory(operation, x)
+                if result is None:
+                    raise
+                return result
 
         return forward
 
@@ -86,9 +95,21 @@ class Forward:
 
         return forward
 
-    def _run(self, operation: Operation, x: Tensor) -> Tensor:
+    def _in_less_memory(self, operation: Operation, x: Tensor) -> Tensor | None:
+        """After an error of ours that nobody expected, and a decode of the host's that ran out of memory: our smaller
+        ways, which that error may not concern; None if it does."""
+        try:
+            return self._run(operation, x, policy.SMALLER)
+        except Exception as error:
+            log.warning("the smaller ways failed as well: %s", error)
+            return None
+
+    def _run(self, operation: Operation, x: Tensor, preference: Preference | None = None) -> Tensor:
         current = self._owner.generations.current
-        outcome = self._outcome(operation, x, Request() if current is None else current.request)
+        if preference is None:
+            request = Request() if current is None else current.request
+            preference = policy.preference(request, self._owner.settings(), operation)
+        outcome = self._outcome(operation, x, preference)
         if outcome.repaired and outcome.plan.route.exact:
             self._owner.precision.remember(self._vae.identity(), outcome)
         record = Record(operation, outcome)
@@ -99,8 +120,7 @@ class Forward:
             self._tell(operation, outcome, x)
         return outcome.result if operation is Operation.DECODE else self._as_moments(outcome)
 
-    def _outcome(self, operation: Operation, x: Tensor, request: Request) -> Outcome:
-        preference = policy.preference(request, self._owner.settings(), operation)
+    def _outcome(self, operation: Operation, x: Tensor, preference: Preference) -> Outcome:
         ladder = self._owner.ladder(self._vae, operation, x.device, preference)
         decodes = operation is Operation.DECODE
         self._check_replaced(operation)
@@ -159,7 +179,10 @@ class Forward:
 
 def _without_autocast(device: torch.device) -> Any:
     """Our engine sets its dtypes itself; SDXL and SD3 are called within autocast."""
-    return torch.autocast(device.type, enabled=False) if device.type in ("cuda", "cpu") else nullcontext()
+    try:
+        return torch.autocast(device.type, enabled=False)
+    except (RuntimeError, ValueError):  # this device has no autocast in this version of PyTorch
+        return nullcontext()
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from typing import TextIO
 
 from vae_lib.errors import VAEGuardError
 from vae_lib.guard.generation import Generations
@@ -24,7 +25,7 @@ class Notices:
         """One line in the console; below the picture and in the page too if a generation is running for the page."""
         if not message.startswith("VAE Guard "):
             message = f"VAE Guard: {message}"
-        print(message, file=sys.stderr if warning else sys.stdout)
+        _print(message, sys.stderr if warning else sys.stdout)
         current = self._generations.current
         if current is not None and current.p is not None:
             self._host.comment(current.p, message)
@@ -51,8 +52,17 @@ class Notices:
             "Please report this with the text in the console, or in the tab VAE > Unfinished.",
         )
         self._report = report
-        print(report, file=sys.stderr)
+        _print(report, sys.stderr)
 
     def last_report(self) -> str:
         """The report of the latest failure of our own in this session, ready to copy; "" when there was none."""
         return self._report
+
+
+def _print(text: str, stream: TextIO) -> None:
+    """A console that cannot show a letter (Windows' code pages) shows its number."""
+    try:
+        print(text, file=stream)
+    except UnicodeEncodeError:
+        encoding = stream.encoding or "ascii"
+        print(text.encode(encoding, "backslashreplace").decode(encoding), file=stream)

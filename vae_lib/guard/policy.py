@@ -8,6 +8,7 @@ from vae_lib.guard.settings import Settings
 
 GB = 10**9
 _ONLY_FULL = Step((Route.FULL,), trusts_prediction=False)
+SMALLER = Preference((Step((Route.TILED, Route.OFFLOAD, Route.CPU)),))
 
 
 def preference(request: Request, settings: Settings, operation: Operation = Operation.DECODE) -> Preference:

@@ -15,7 +15,7 @@ CSS = """
 .vg.vg.vg .vg-dim { color: var(--body-text-color-subdued); }
 .vg.vg.vg .vg-scroll { overflow-x: auto; border: 1px solid var(--border-color-primary); border-radius: var(--radius-lg);
   background: var(--background-fill-primary); }
-.vg.vg.vg table { width: 100%; border-collapse: collapse; margin: 0; }
+.vg.vg.vg table { width: 100%; border-collapse: collapse; margin: 0; border: 0; }
 .vg.vg.vg th, .vg.vg.vg td { padding: 5px 10px; text-align: left; vertical-align: top; border: 0; color: inherit;
   border-bottom: 1px solid var(--border-color-primary); }
 .vg.vg.vg th:first-child { min-width: 12em; }
