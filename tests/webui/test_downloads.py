@@ -9,10 +9,11 @@ import functools
 import hashlib
 import shutil
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
 
 import pytest
 from safetensors.torch import save
@@ -76,8 +77,8 @@ def without_taesd(host: Host) -> Iterator[Path]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def post(host: Host, **query: Any) -> Any:
-    return host.post(f"/vae-guard/downloads?{urlencode(query)}")
+def post(host: Host, **arguments: Any) -> Any:
+    return host.post("/vae-guard/downloads", arguments)
 
 
 def until(true: Callable[[], Any], seconds: float = 240) -> Any:
@@ -122,12 +123,37 @@ def test_the_same_again_fetches_nothing(host: Host, hub: HubServer) -> None:
     assert len(hub.gets()) == before
 
 
-@pytest.mark.parametrize("query", [{}, {"reference": "  "}, {"reference": "x/y", "allow_pickle": "maybe"}])
+@pytest.mark.parametrize(
+    "query",
+    [
+        {},
+        {"reference": "  "},
+        {"reference": "x/y", "allow_pickle": "maybe"},
+        {"reference": "x/y", "path": "/etc"},
+    ],
+)
 def test_bad_arguments_are_refused(host: Host, query: dict[str, str]) -> None:
     before = host.get("/vae-guard/downloads")
     with pytest.raises(ApiError) as refused:
         post(host, **query)
     assert refused.value.status == 422
+    assert host.get("/vae-guard/downloads") == before
+
+
+@pytest.mark.parametrize(
+    "kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", None]
+)
+@pytest.mark.parametrize("route", ["downloads", "latents/0/decode"])
+def test_a_page_of_another_site_can_start_nothing(host: Host, route: str, kind: str | None) -> None:
+    """What a browser sends without asking the WebUI first."""
+    body = b'{"reference": "acme/good", "allow_pickle": true}'
+    address = f"{host.url}/vae-guard/{route}?reference=acme/good"
+    request = urllib.request.Request(address, body, {"Content-Type": kind} if kind else {}, method="POST")
+    before = host.get("/vae-guard/downloads")
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        host.opener.open(request, timeout=60)
+    assert refused.value.code == 415
+    assert "Ask in JSON" in refused.value.read().decode()
     assert host.get("/vae-guard/downloads") == before
 
 

@@ -18,7 +18,7 @@ from vae_lib.errors import InputError, PlanError
 from vae_lib.guard import NOTHING_LOADED, UNKNOWN, Guard, Pictures, decode_again
 from vae_lib.webui.downloads import Downloads
 from vae_lib.webui.host import WebUI
-from vae_lib.webui.request_api import unprocessable
+from vae_lib.webui.request_api import asked_in_json, unprocessable
 
 LARGEST_SIDE = 32768
 
@@ -49,10 +49,11 @@ class Routes:
             app.add_api_route(f"/vae-guard/{path}", route, methods=[method], dependencies=guarded)
 
     def _dependencies(self) -> list[Any]:
-        """What asks for the user and password of ``--api-auth``; nothing where there are none."""
+        """What asks for JSON, and for the user and password of ``--api-auth`` where there are some."""
+        in_json = Depends(asked_in_json)
         known = self._host.api_accounts()
         if not known:
-            return []
+            return [in_json]
 
         def check(credentials: Any = Depends(HTTPBasic())) -> None:  # noqa: B008
             password = known.get(credentials.username)
@@ -61,7 +62,7 @@ class Routes:
                     401, "Incorrect username or password", headers={"WWW-Authenticate": "Basic"}
                 )
 
-        return [Depends(check)]
+        return [Depends(check), in_json]
 
     def status(self) -> dict[str, Any]:
         """The device, its memory in bytes, the settings, how many generations' latents are kept."""

@@ -8,6 +8,7 @@ from html import escape
 from typing import Any
 
 import gradio as gr
+from fastapi import Body
 from fastapi.exceptions import HTTPException
 
 from vae_lib.errors import InputError
@@ -130,12 +131,19 @@ class Downloads:
 
     # ``/vae-guard/downloads``
 
-    def start(self, reference: str, allow_pickle: bool = False, rename: bool = False) -> dict[str, Any]:
-        """Start a download: a name of the catalog, owner/name, owner/name/file or an address."""
-        if not reference.strip():
-            raise unprocessable(InputError("'reference' must name something to download."))
+    def start(self, body: Any = Body(None)) -> dict[str, Any]:  # noqa: B008
+        """Start a download: ``{"reference": "owner/name"}``, and ``allow_pickle`` or ``rename``, both false by default.
+
+        ``reference`` is a name of the catalog, owner/name, owner/name/file or an address.
+        """
+        try:
+            wanted = _arguments(body)
+        except InputError as error:
+            raise unprocessable(error) from error
         job_id = self.manager().start(
-            reference.strip(), allow_pickle=allow_pickle, on_conflict="rename" if rename else "ask"
+            wanted["reference"],
+            allow_pickle=wanted["allow_pickle"],
+            on_conflict="rename" if wanted["rename"] else "ask",
         )
         return self.job(job_id)
 
@@ -157,6 +165,23 @@ class Downloads:
         if found is None:
             raise HTTPException(status_code=404, detail=f"There is no download {job_id!r}.")
         return found
+
+
+def _arguments(body: Any) -> dict[str, Any]:
+    defaults: dict[str, Any] = {"reference": "", "allow_pickle": False, "rename": False}
+    if not isinstance(body, dict):
+        raise InputError('The body must be a JSON object such as {"reference": "owner/name"}.')
+    for name, value in body.items():
+        if name not in defaults:
+            raise InputError(f"There is no argument {name!r}; there are {', '.join(defaults)}.")
+        if type(value) is not type(defaults[name]):
+            kind = "a text" if name == "reference" else "true or false"
+            raise InputError(f"'{name}' must be {kind}, not {value!r}.")
+    wanted = defaults | body
+    wanted["reference"] = wanted["reference"].strip()
+    if not wanted["reference"]:
+        raise InputError("'reference' must name something to download.")
+    return wanted
 
 
 def _described(item: Job) -> dict[str, Any]:

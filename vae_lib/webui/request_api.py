@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from fastapi import Request as HTTPRequest
 from fastapi.exceptions import HTTPException
 
 from vae_lib.errors import InputError
@@ -25,6 +26,17 @@ def positional(args: Any) -> list[Any]:
     except InputError as error:
         raise unprocessable(error) from error
     return [getattr(checked, name) for name in request.NAMES]
+
+
+def asked_in_json(http: HTTPRequest) -> None:
+    """Refuse what changes something and is not asked for in JSON.
+
+    A page of another site may send forms and plain texts to a WebUI on this machine without the user's knowledge, but
+    no JSON: the browser asks the WebUI first.
+    """
+    kind = http.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if http.method == "POST" and kind != "application/json":
+        raise HTTPException(415, "Ask in JSON: the header 'Content-Type: application/json' is missing.")
 
 
 def unprocessable(error: Exception) -> HTTPException:
