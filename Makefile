@@ -43,7 +43,7 @@ quick: setup-test
 	$(VENV_PYTHON) -m ruff check .
 	$(VENV_PYTHON) -m ruff format --check .
 	$(VENV_PYTHON) -m mypy
-	$(VENV_PYTHON) -m pytest -q -m "not slow" --ignore=tests/webui -n 2 --durations=0
+	$(VENV_PYTHON) -m pytest -q -m "not slow" --ignore=tests/webui --numprocesses=2
 
 fix: setup-test
 	$(VENV_PYTHON) -m ruff check --fix .

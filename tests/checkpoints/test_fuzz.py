@@ -5,9 +5,12 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 
+import pytest
+
 from tests.fuzz import files
 
 
+@pytest.mark.slow
 def test_two_hundred_mutations_of_the_corpus(tmp_path: Path) -> None:
     fuzzer = files.Fuzzer(tmp_path, tmp_path / "it ran")
     with warnings.catch_warnings():

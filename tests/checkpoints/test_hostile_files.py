@@ -76,6 +76,7 @@ def assert_sentences(records: list[Record]) -> None:
     assert not odd
 
 
+@pytest.mark.slow
 def test_each_ends_in_a_sentence_that_can_be_shown(run: Run) -> None:
     by_hand = [record for record in run.records if record.how != "table"]
     assert len(by_hand) > 3 * 120
@@ -106,6 +107,7 @@ def test_none_takes_much_memory(run: Run) -> None:
     assert not [record for record in run.records if record.megabytes > MEGABYTES]
 
 
+@pytest.mark.slow
 def test_files_that_may_not_be_read(tmp_path: Path) -> None:
     paths = corpus.no_permission(tmp_path)
     (tmp_path / "readable.safetensors").write_bytes(b"")

@@ -27,6 +27,7 @@ def plain(latents: torch.Tensor, scale: float | None = None) -> torch.Tensor:
         return loaded.model.decode(latents / (scale or loaded.identity.scaling_factor or 1.0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("route", ["auto", "full", "tiled", "offload", "cpu"])
 def test_every_exact_route_gives_the_plain_picture(
     run: Runner, latents: Path, tmp_path: Path, route: str
@@ -64,6 +65,7 @@ def test_every_exact_route_gives_the_plain_picture(
     torch.testing.assert_close(pixels / 127.5 - 1, expected[0].clamp(-1, 1), atol=0.5 / 127.5 + 1e-4, rtol=0)
 
 
+@pytest.mark.slow
 def test_a_budget_is_kept(run: Runner, tmp_path: Path) -> None:
     latents = tmp_path / "latents.safetensors"
     save_file({"latents": torch.randn(1, 4, 24, 24)}, latents)

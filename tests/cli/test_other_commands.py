@@ -93,6 +93,7 @@ def test_sizes_are_multiples_of_eight(run: Runner, size: str) -> None:
     assert run("plan", "--vae", VAE, f"--width={size}", "--height", 64).code == 2
 
 
+@pytest.mark.slow
 def test_demo_writes_every_picture_and_the_sheet(run: Runner, tmp_path: Path) -> None:
     photo = tmp_path / "photo.png"
     with Image.open(DATA / "coffee.jpg") as picture:

@@ -17,6 +17,8 @@ import pytest
 from tests.hub.conftest import vae_bytes
 from tests.hub.hub_server import HubServer, running_hub
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 
 

@@ -13,6 +13,8 @@ from PIL import Image
 from vae_lib.checkpoints import LoadedVAE, load_vae, read_header
 from vae_lib.networks import TAESD
 
+pytestmark = pytest.mark.slow
+
 DATA = Path(str(files("vae_lib") / "data"))
 WEIGHTS = DATA / "vae_guard_taesd.safetensors"
 # Measured: 24.03 dB from the photograph and 28.32 dB from the full decode (vae_lib/data/README.md). One dB of

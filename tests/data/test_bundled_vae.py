@@ -13,6 +13,8 @@ from PIL import Image
 from vae_lib.checkpoints import LoadedVAE, load_vae, read_header
 from vae_lib.networks import AutoencoderKL
 
+pytestmark = pytest.mark.slow
+
 DATA = Path(str(files("vae_lib") / "data"))
 WEIGHTS = DATA / "vae_guard_tiny.safetensors"
 PHOTO = DATA / "coffee.jpg"

@@ -25,6 +25,7 @@ def run(operation: Operation = Operation.DECODE, limits: Limits = LIMITS, **comp
     return check(network(SMALL), operation, Compute(CPU, FP32, **compute), limits)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("operation", Operation)
 def test_a_device_that_is_right(operation: Operation) -> None:
     report = run(operation)
@@ -42,11 +43,13 @@ def test_a_device_that_is_right(operation: Operation) -> None:
     assert report.verdict.startswith("Every route gives the plain network's picture. Full takes ")
 
 
+@pytest.mark.slow
 def test_the_way_a_gpu_goes_is_checked_too() -> None:
     with as_on_a_gpu("cpu"):
         assert not run().is_wrong
 
 
+@pytest.mark.slow
 def test_a_route_that_gives_another_picture(monkeypatch: pytest.MonkeyPatch) -> None:
     ours: Ours = Trial.ours
     monkeypatch.setattr(
@@ -69,6 +72,7 @@ def test_pictures_of_no_numbers_are_not_the_same() -> None:
     assert not trial.same(wanted * float("nan"), wanted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("error", "said"),
     [
@@ -170,6 +174,7 @@ def test_a_plain_network_that_does_not_run_is_told(error: Exception, monkeypatch
         run()
 
 
+@pytest.mark.slow
 def test_the_report_is_a_table_without_names_of_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("platform.node", lambda: "annas-laptop")
     report = run(limits=Limits(sizes=(32,)))

@@ -128,6 +128,7 @@ def test_the_whole_picture_is_its_own_window(scale: str, algorithm: str, apart: 
     assert distance(result if layer.offset is None else result + layer.offset, wanted) < 2e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("resident", [True, False])
 @pytest.mark.parametrize("dtype", [FP32, BF16], ids=str)
 @pytest.mark.parametrize("scale", ["same", "up", "down"])

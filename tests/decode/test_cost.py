@@ -55,6 +55,7 @@ TILINGS = {
 SIZES = [(8, 8), (5, 7), (16, 12), (2, 64), (64, 2), (24, 24)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tiling", TILINGS.values(), ids=TILINGS.keys())
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
 def test_sizes(size: tuple[int, int], tiling: Tiling) -> None:
@@ -62,6 +63,7 @@ def test_sizes(size: tuple[int, int], tiling: Tiling) -> None:
         check(Work(SMALL, operation, *size, 1, CPU, FP32), tiling)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tiling", TILINGS.values(), ids=TILINGS.keys())
 @pytest.mark.parametrize("dtype", [FP32, FP16, BF16], ids=str)
 def test_dtypes_batches_and_weights_of_another_dtype(dtype: torch.dtype, tiling: Tiling) -> None:
@@ -73,6 +75,7 @@ def test_dtypes_batches_and_weights_of_another_dtype(dtype: torch.dtype, tiling:
                 check(Work(SMALL, operation, 6, 5, batch, CPU, dtype, resident=resident), tiling)
 
 
+@pytest.mark.slow
 @settings(max_examples=30)
 @given(
     config=st.sampled_from([SMALL, sd3_like(ch=64, ch_mult=(1, 2), num_res_blocks=1)]),
@@ -104,6 +107,7 @@ def test_any_work(
     check(Work(config, operation, *size, batch, CPU, FP32, padding=padding, picture=picture), tiling)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(
     device=st.sampled_from([CPU, torch.device("cuda")]),
@@ -131,6 +135,7 @@ def test_four_levels_and_winograd() -> None:
         check(Work(wide, "decode", 33, 35, 1, CPU, FP32), Tiling(1 << 18, recompute))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("operation", ["decode", "encode"])
 @pytest.mark.parametrize("route", [Route.FULL, Route.TILED, Route.OFFLOAD, Route.CPU, Route.TAESD])
 def test_every_route_through_the_ladder(route: Route, operation: str) -> None:

@@ -168,6 +168,7 @@ def test_what_is_too_narrow_to_be_reflected_is_told() -> None:
         run_encode(network(), images(4, 3), Tiling(1 << 14), padding=narrow)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recompute", range(3))
 @pytest.mark.parametrize("padding", [ZEROS, SEAMLESS, Padding(Edge.REFLECT, Edge.CIRCULAR)], ids=str)
 def test_winograd_within_the_network(recompute: int, padding: Padding) -> None:
@@ -181,6 +182,7 @@ def test_winograd_within_the_network(recompute: int, padding: Padding) -> None:
     assert_exact(moments, plain_encode, networks(config, padding), pictures)
 
 
+@pytest.mark.slow
 @ways
 @pytest.mark.parametrize("scale", [0.0, 1e-6, 1e3])
 @pytest.mark.parametrize("offset", [0.0, 30.0])
@@ -269,6 +271,7 @@ def _error(result: Tensor, wanted: Tensor) -> float:
     return float((result.double() - wanted.double()).square().mean().sqrt())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [FP16, BF16], ids=str)
 @ways
 @pytest.mark.parametrize("tiling", [Tiling(1 << 24), Tiling(1 << 12, 2)], ids=["full", "small bands"])
@@ -361,6 +364,7 @@ class _Recorder:
         return self.stop_after is not None and len(self.calls) >= self.stop_after
 
 
+@pytest.mark.slow
 @settings(max_examples=15)
 @given(
     config=st.sampled_from(CONFIGS[:3]),
@@ -389,6 +393,7 @@ def _live_tensors() -> int:
     return sum(issubclass(type(thing), Tensor) for thing in gc.get_objects())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("offload", [False, True])
 def test_cancelling_at_any_band(offload: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))

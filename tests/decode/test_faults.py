@@ -33,6 +33,7 @@ def test_the_way_a_gpu_goes_too(route: Route, operation: str) -> None:
         test_every_allocation_fails_once(route, operation)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("operation", ["decode", "encode"])
 @pytest.mark.parametrize("route", DEFAULT_ORDER)
 def test_every_allocation_fails_once(route: Route, operation: str) -> None:

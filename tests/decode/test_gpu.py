@@ -84,6 +84,7 @@ def picture(side: int, operation: str = "decode", **options: Any) -> Work:
     return Work(SD15, Operation(operation), side // 8, side // 8, 1, META, FP16, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("operation", ["decode", "encode"])
 @pytest.mark.parametrize("padding", [ZEROS, SEAMLESS, Padding(Edge.REFLECT, Edge.ZEROS)], ids=str)
 @pytest.mark.parametrize("offload", [False, True])
@@ -96,6 +97,7 @@ def test_nothing_waits_for_the_device(offload: bool, padding: Padding, operation
                 assert run(work, source(work), tiling).shape == shape
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("operation", ["decode", "encode"])
 @pytest.mark.parametrize("route", [Route.FULL, Route.TILED, Route.OFFLOAD])
 @pytest.mark.parametrize("side", [512, 1024])
@@ -121,6 +123,7 @@ TILINGS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("operation", ["decode", "encode"])
 @pytest.mark.parametrize("padding", [ZEROS, SEAMLESS, Padding(Edge.CIRCULAR, Edge.REFLECT)], ids=str)
 @pytest.mark.parametrize("tiling", TILINGS.values(), ids=TILINGS.keys())
@@ -152,6 +155,7 @@ def test_bands_take_few_dispatches(side: int, peak: int, most: int) -> None:
     assert min(cost_of(picture(side), p.tiling).dispatches for p in plans if p.tiling is not None) <= most
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(64, 64), (128, 128), (121, 87), (256, 192)], ids=str)
 @pytest.mark.parametrize("route", [Route.FULL, Route.TILED, Route.OFFLOAD])
 def test_there_are_few_shapes_of_convolutions(

@@ -78,6 +78,7 @@ ERRORS: dict[str, Callable[[], Exception]] = {
 TINY = AutoencoderKLConfig(ch=32, ch_mult=(1,), num_res_blocks=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("route", [Route.FULL, Route.OFFLOAD, Route.CPU])
 def test_memory_runs_out_once_at_any_allocation(route: Route) -> None:
     """Wherever it happens, the next rung gives the picture and the attempt is told."""

@@ -22,6 +22,7 @@ def scaled_latents(channels: int, height: int, width: int, batch: int = 1) -> to
     return torch.randn(batch, channels, height, width, generator=torch.Generator().manual_seed(3))
 
 
+@pytest.mark.slow
 @settings(max_examples=8)
 @given(
     size=st.tuples(st.integers(1, 10), st.integers(1, 10)) | st.just((1, 60)),
@@ -41,6 +42,7 @@ def test_tiles_are_exact(size: tuple[int, int], side: int, padding: Padding, cha
     assert distance(encoded, plain.encode(pictures)) < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("padding", [ZEROS, SEAMLESS, Padding(Edge.CIRCULAR, Edge.REFLECT)], ids=str)
 def test_tiles_further_from_each_other_than_the_reach(padding: Padding) -> None:
     """Tiles that do not see the whole picture, so a halo that is too small would show."""

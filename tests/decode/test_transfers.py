@@ -113,6 +113,7 @@ TILINGS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chance", [0.0, 0.3, 0.7, 1.0])
 @pytest.mark.parametrize("padding", [ZEROS, SEAMLESS, Padding(Edge.REFLECT, Edge.CIRCULAR)], ids=str)
 @pytest.mark.parametrize("tiling", TILINGS, ids=str)
@@ -168,6 +169,7 @@ def test_a_decode_that_is_cancelled_leaves_no_copy_behind(apart: type[Streams]) 
     assert seen[-1]._leaving == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("operation", ["decode", "encode"])
 def test_memory_that_runs_out_amid_copies(operation: str, apart: type[Streams]) -> None:
     """Copies still under way when a try fails do not reach into the next one's memory."""
@@ -186,6 +188,7 @@ def test_memory_that_runs_out_amid_copies(operation: str, apart: type[Streams]) 
         assert distance(outcome.result, wanted) < 1e-5
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(
     operation=st.sampled_from(["decode", "encode"]),

@@ -64,6 +64,7 @@ def test_where_the_host_does_not_hash_size_and_time_tell_files_apart(tmp_path: P
     assert before != identity(str(path), lambda path, key: None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", ["", "[1]", "{", '{"x": 5}', "\u00e9" * 10])
 def test_a_damaged_file_is_written_anew(precision: Precision, content: str) -> None:
     precision.file.write_text(content, encoding="latin-1")

@@ -54,6 +54,7 @@ def chosen(tmp_path: Path, before: str = "", *paths: Path) -> tuple[list[object]
     return json.loads(answer), "\n".join(console)
 
 
+@pytest.mark.slow
 def test_a1111_is_known(tmp_path: Path) -> None:
     answer, console = chosen(tmp_path)
     module, panel, tabs, patched, left = answer
@@ -63,6 +64,7 @@ def test_a1111_is_known(tmp_path: Path) -> None:
     assert "does not know" not in console
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("before", "told"),
     [
@@ -78,6 +80,7 @@ def test_a_host_that_lacks_something_is_left_alone(tmp_path: Path, before: str, 
     assert told in console
 
 
+@pytest.mark.slow
 def test_a_fork_that_keeps_its_vae_elsewhere_is_left_alone(tmp_path: Path) -> None:
     for name in ("modules_forge", "backend"):
         (tmp_path / name).mkdir()

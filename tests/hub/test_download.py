@@ -344,6 +344,7 @@ class TestInterrupted:
             fetch(hub, models, cancelled=lambda: time.monotonic() - start > 0.5)
         assert time.monotonic() - start < 30
 
+    @pytest.mark.slow
     def test_a_slow_link_can_be_cancelled_soon(self, hub: HubServer, models: Path) -> None:
         hub.fault("CDN GET", rate=10_000)  # a minute and a half for all of it
         start, done = time.monotonic(), [0]
@@ -422,6 +423,7 @@ def child(hub: HubServer, folder: Path) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_and_resumed(hub: HubServer, models: Path) -> None:
     folder = models / "VAE"
     hub.fault("CDN GET", rate=200_000)
@@ -690,6 +692,7 @@ class TestTogether:
         assert len(hub.gets()) == 1
         assert "waiting" in stages
 
+    @pytest.mark.slow
     def test_waiting_for_another_can_be_cancelled(self, hub: HubServer, models: Path) -> None:
         hub.fault("CDN GET", rate=20_000)  # three quarters of a minute for all of it
         stop, stages = threading.Event(), []

@@ -73,6 +73,7 @@ def test_taesd_goes_to_its_folder(hub: HubServer, manager: DownloadManager, mode
     assert (models / "VAE-taesd" / "taesd_decoder.pth").is_file()
 
 
+@pytest.mark.slow
 def test_start_returns_at_once_and_two_run_at_a_time(hub: HubServer, manager: DownloadManager) -> None:
     hub.fault("CDN GET", rate=600_000, times=4)
     jobs = [manager.start(f"acme/{letter}") for letter in "abcd"]

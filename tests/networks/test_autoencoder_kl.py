@@ -45,6 +45,7 @@ def pair(request: pytest.FixtureRequest) -> tuple[AutoencoderKL, ReferenceVAE]:
     return ours.requires_grad_(False), theirs
 
 
+@pytest.mark.slow
 def test_decode_agrees_with_diffusers(pair: tuple[AutoencoderKL, ReferenceVAE]) -> None:
     ours, theirs = pair
     latents = torch.randn(2, ours.latent_channels, 5, 7, dtype=torch.float64)
@@ -53,6 +54,7 @@ def test_decode_agrees_with_diffusers(pair: tuple[AutoencoderKL, ReferenceVAE]) 
     torch.testing.assert_close(image, theirs.decode(latents).sample, atol=1e-9, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(32, 48), (40, 24)])
 def test_encode_agrees_with_diffusers(
     pair: tuple[AutoencoderKL, ReferenceVAE], size: tuple[int, int]

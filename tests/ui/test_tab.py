@@ -20,6 +20,8 @@ from tests.hub.conftest import vae_bytes
 from tests.hub.hub_server import HubServer, running_hub
 from vae_lib.networks import TAESD, AutoencoderKL, AutoencoderKLConfig
 
+pytestmark = pytest.mark.slow
+
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 ARGUMENTS = (
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
@@ -277,7 +279,7 @@ def test_memory_of_a_size(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
     page.locator("#vg_width input").fill("2048")
     page.locator("#vg_height input").fill("2048")
     expect(routes.first).to_contain_text("does not fit")
-    expect(page.locator(".prose#vg_plan")).to_contain_text("full needs 4.4 GB")
+    expect(page.locator(".prose#vg_plan")).to_contain_text("full needs 4.5 GB")
     page.locator("#vg_width input").fill("3")
     expect(page.locator(".prose#vg_plan")).to_contain_text("The width must be")
 
