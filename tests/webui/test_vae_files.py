@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from tests.checkpoints import corpus
 from tests.webui import host as hosts
 from tests.webui import weights
 from tests.webui.host import Host, Picture
@@ -127,3 +130,26 @@ def test_a_link_that_leads_in_a_circle_lists_nothing_twice(host: Host) -> None:
         circle.unlink()
         host.post("/sdapi/v1/refresh-vae")
     assert after == {name: os.path.realpath(path) for name, path in before.items()}
+
+
+def test_a_pickle_that_acts_is_not_handed_to_a_host_that_checks_nothing(tmp_path: Path) -> None:
+    """With --disable-safe-unpickle the host's own loader would run it, and then be told that nothing was run."""
+    hosts.prepare_data(tmp_path)
+    canary, folder = tmp_path / "it ran", tmp_path / "models/VAE"
+    acts = corpus.Runs(os.system, f"touch '{canary}'")
+    torch.save({"state_dict": {"decoder.conv_in.weight": acts}}, folder / "acts.pt")
+    (folder / "acts too.ckpt").write_bytes(corpus.legacy(pickle.dumps(acts, 2), []))
+    (folder / "perhaps.pt").write_bytes(pickle.dumps(corpus.Runs(Path, "x"), 4))  # no weights, but no accusation
+    running = hosts.start(tmp_path, "--disable-safe-unpickle")
+    try:
+        for name in ("acts.pt", "acts too.ckpt"):
+            choose(running, name)
+            assert in_use(running) is None
+            assert f"{name} wants to run code when it is opened" in running.log()
+        choose(running, "perhaps.pt")
+        assert in_use(running) is None
+        assert "perhaps.pt contains a Python object that is not weights" in running.log()
+        assert "VAE Guard: full" in running.generate().infotext
+    finally:
+        running.stop()
+    assert not canary.exists()
