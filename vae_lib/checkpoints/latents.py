@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+
 import torch
 
-from vae_lib.checkpoints.header import quote_some
+from vae_lib.catalog import FAMILIES
+from vae_lib.checkpoints.evidence import join
+from vae_lib.checkpoints.header import quote, quote_some
+from vae_lib.checkpoints.identify import Identity
 from vae_lib.checkpoints.source import open_weights
 from vae_lib.errors import CheckpointError, InputError
 from vae_lib.files import PathLike
@@ -59,3 +65,60 @@ def check_finite(latents: torch.Tensor, name: str = "the input") -> None:
             f"The latents in {name} hold {bad} NaN or infinite numbers of {latents.numel()}; the diffusion "
             "model (UNet) failed, not the VAE. Sample again, in full precision (--no-half) if it recurs."
         )
+
+
+def factors_in(metadata: Mapping[str, str], what: str = "The file") -> tuple[float, float] | None:
+    """Scaling and shift factor that a file's metadata gives; None when it gives none.
+
+    Args:
+        what: what the sentence calls the file.
+
+    Raises:
+        InputError: when they are no numbers that latents can be divided by and added to.
+    """
+    if "scaling_factor" not in metadata:
+        return None
+    told = (metadata["scaling_factor"], metadata.get("shift_factor", "0"))
+    scale, shift = (_number(text) for text in told)
+    if not scale or shift is None:
+        name, text = ("scaling", told[0]) if not scale else ("shift", told[1])
+        raise InputError(
+            f"{what} say in their metadata that their {name} factor is {quote(text)}, which cannot be; remove it "
+            "there, or write them again with the tool that made them."
+        )
+    return scale, shift
+
+
+def _number(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def check_channels(identity: Identity, channels: int) -> None:
+    """Refuse latents that are not a VAE's.
+
+    Raises:
+        InputError: it names the families that the latents may be of.
+    """
+    wanted = {identity.latent_channels}
+    if identity.family is not None and not identity.is_taesd:
+        wanted.add(identity.family.sampler_channels)
+    if channels in wanted:
+        return
+    others = [
+        family.name
+        for family in FAMILIES.values()
+        if channels in (family.latent_channels, family.sampler_channels)
+    ]
+    belong = (
+        f"those of {join(others, 'or')} have so many. Choose that family's VAE."
+        if others
+        else ("no known family has so many. Choose the VAE of the model that made them.")
+    )
+    raise InputError(
+        f"These latents have {channels} channels and {identity.path.name} takes "
+        f"{join(list(map(str, sorted(wanted))), 'or')}; {belong}"
+    )

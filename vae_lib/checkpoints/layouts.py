@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, cast
 
 import torch
@@ -25,6 +25,7 @@ Layout = Literal["ldm", "ldm in a checkpoint", "diffusers", "taesd", "taesd (dif
 
 _PREFIXES = ("", "first_stage_model.", "vae.", "model.first_stage_model.", "module.", "autoencoder.")
 _VAE_KEY = re.compile(r"(encoder|decoder|quant_conv|post_quant_conv|quantize)\.")
+_NESTED = re.compile(r"^(?:encoder|decoder)\.((?:post_)?quant_conv\.)")  # where FLUX.2's own file has them
 _LDM_KEY = re.compile(
     r"(encoder\.down|decoder\.up)\.\d+\.block\.|(encoder|decoder)\.mid\.(block_[12]|attn_1)\."
 )
@@ -34,6 +35,13 @@ _DIFFUSERS_KEY = re.compile(
 _TAESD_BARE = re.compile(r"\d{1,3}\..+")
 _TAESD_KEY = re.compile(r"(?:taesd_)?(encoder|decoder)\.(\d{1,3})\.(.+)")
 _TINY_KEY = re.compile(r"(encoder|decoder)\.layers\.(\d{1,3})\.(.+)")
+# Beside the VAE: what training leaves in its file, and the other models of a checkpoint. Anything else may say
+# something of its latents.
+_UNRELATED = re.compile(
+    r"(loss|model|model_ema|ema|discriminator|logvar|cond_stage_model|conditioner|text_encoders?|text_model|unet"
+    r"|transformer|denoiser|first_stage_model|vae|autoencoder|module|epoch|global_step|scale_factor"
+    r"|betas|alphas_\w+|sqrt_\w+|log_one_minus_\w+|posterior_\w+)(\.|$)"
+)
 _TAESD_BLOCK = "3.conv.0.weight"  # there in both halves, with and without diffusers' shift by one
 
 _UP_BLOCK = re.compile(r"decoder\.up_blocks\.(\d{1,3})\.")
@@ -61,10 +69,14 @@ _ATTENTION_WEIGHT = re.compile(r"(encoder|decoder)\.mid\.attn_1\.(q|k|v|proj_out
 
 @dataclass(frozen=True)
 class KeyMap:
-    """Where each of our parameters is in a file: ``sources`` maps our name to the file's."""
+    """Where each of our parameters is in a file: ``sources`` maps our name to the file's.
+
+    ``beside`` maps the names of tensors that stand beside the VAE and may say something of its latents.
+    """
 
     layout: Layout
     sources: Mapping[str, str]
+    beside: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def is_taesd(self) -> bool:
@@ -84,12 +96,14 @@ def map_keys(keys: Iterable[str]) -> KeyMap | None:
     """
     keys = [key for key in keys if isinstance(key, str)]  # pickles may have others
     for prefix in _PREFIXES:
-        bare = {key[len(prefix) :]: key for key in keys if key.startswith(prefix)}
+        bare = {_NESTED.sub(r"\1", key[len(prefix) :]): key for key in keys if key.startswith(prefix)}
+        own = {key: source for key, source in bare.items() if _VAE_KEY.match(key)}
+        beside = {key: bare[key] for key in bare if key not in own and not _UNRELATED.match(key)}
         if any(_LDM_KEY.match(key) for key in bare):
-            sources = {key: source for key, source in bare.items() if _VAE_KEY.match(key)}
-            return KeyMap("ldm" if prefix in ("", "module.") else "ldm in a checkpoint", sources)
+            layout: Layout = "ldm" if prefix in ("", "module.") else "ldm in a checkpoint"
+            return KeyMap(layout, own, beside)
         if any(_DIFFUSERS_KEY.match(key) for key in bare):
-            return KeyMap("diffusers", _from_diffusers({k: s for k, s in bare.items() if _VAE_KEY.match(k)}))
+            return KeyMap("diffusers", _from_diffusers(own), beside)
         if found := _map_taesd(bare):
             return found
     return None

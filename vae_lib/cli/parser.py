@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from vae_lib import __version__
-from vae_lib.cli import commands, hub
+from vae_lib.cli import commands, hub, work
 from vae_lib.cli.check import run_check
 from vae_lib.cli.demo import run_demo
 from vae_lib.cli.values import ROUTES, byte_size, factor, number, pixels, positive
@@ -42,7 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=__version__)
     sub = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    decode = _command(sub, "decode", "latents to a picture", commands.run_decode)
+    decode = _command(sub, "decode", "latents to a picture", work.run_decode)
     decode.add_argument(
         "latents", type=Path, metavar="LATENTS.safetensors",
         help="one tensor 'latents' (B, C, h, w), as the sampler leaves it",
@@ -56,7 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     _work_options(decode)
 
-    encode = _command(sub, "encode", "a picture to latents", commands.run_encode)
+    encode = _command(sub, "encode", "a picture to latents", work.run_encode)
     encode.add_argument(
         "image", type=Path, metavar="IMAGE", help="any picture that Pillow reads; cropped to multiples of 8"
     )

@@ -8,20 +8,18 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
+from vae_lib.catalog.files import Catalog, CatalogEntry, load_catalog
+from vae_lib.catalog.names import target_name
+from vae_lib.checkpoints import FAMILIES, Identity, identify, load_vae, sha256_of
 from vae_lib.errors import CheckpointError, DownloadError
-from vae_lib.hub.catalog import Catalog, CatalogEntry, load_catalog
 from vae_lib.hub.errors import TargetExists, VerificationError
 from vae_lib.hub.fetch import Fetched, fetch
-from vae_lib.hub.names import target_name
 from vae_lib.hub.progress import Callback, Meter
 from vae_lib.hub.remote import RemoteFile, resolve
 from vae_lib.hub.staging import Staging, as_sentence, flush, free_name, place, quarantine, staging_for
 from vae_lib.hub.taesd import stem_of_family, taesd_stem, write_host_files
-
-if TYPE_CHECKING:
-    from vae_lib.checkpoints import Identity
 
 OnConflict = Literal["ask", "rename"]
 
@@ -175,8 +173,6 @@ def _present(
     entry: CatalogEntry, folder: Path, taesd_folder: Path | None, catalog: Catalog
 ) -> DownloadedFile | None:
     """A catalog entry's file, when it is in its place already, by its hash alone."""
-    from vae_lib.checkpoints import sha256_of
-
     in_folder = taesd_folder if entry.kind == "TAESD" and taesd_folder is not None else folder
     path = in_folder / (entry.save_as or target_name(entry.repository, entry.file))
     with as_sentence(in_folder):
@@ -189,8 +185,6 @@ def _present(
 
 
 def _known_good(path: Path, stem: str | None, taesd_folder: Path | None, catalog: Catalog) -> DownloadedFile:
-    from vae_lib.checkpoints import identify, sha256_of
-
     try:
         identity = identify(path, known=catalog.by_sha256)
     except CheckpointError as error:
@@ -230,8 +224,6 @@ def _put(remote: RemoteFile, staging: Staging, folder: Path, on_conflict: OnConf
 
 def _wrong_bytes(remote: RemoteFile, path: Path, folder: Path) -> str | None:
     """Why a file's size or hash is not what the hub says, or None."""
-    from vae_lib.checkpoints import sha256_of
-
     with as_sentence(folder):
         size = path.stat().st_size
         if remote.size is not None and size != remote.size:
@@ -256,8 +248,6 @@ def _git_sha1(path: Path) -> str:
 
 def _checked(remote: RemoteFile, staging: Staging, folder: Path, catalog: Catalog) -> tuple[Identity, str]:
     """What the finished file is and its SHA-256; a file that is not what it should be goes to quarantine."""
-    from vae_lib.checkpoints import identify, load_vae, sha256_of
-
     reason = _wrong_bytes(remote, staging.part, folder)
     with as_sentence(folder):
         staging.part.replace(staging.whole)
@@ -285,8 +275,6 @@ def _checked(remote: RemoteFile, staging: Staging, folder: Path, catalog: Catalo
 
 def _unwanted(remote: RemoteFile, identity: Identity) -> str | None:
     """Why a VAE is not the one that was asked for, or None."""
-    from vae_lib.checkpoints import FAMILIES
-
     if identity.layout == "ldm in a checkpoint":
         return "it is a whole checkpoint, which belongs into models/Stable-diffusion."
     entry = remote.entry

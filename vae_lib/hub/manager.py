@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from vae_lib.catalog.files import Catalog
 from vae_lib.errors import Cancelled, VAEGuardError
-from vae_lib.hub.catalog import Catalog
 from vae_lib.hub.download import DownloadedFile, OnConflict, pull
 from vae_lib.hub.progress import Progress
 

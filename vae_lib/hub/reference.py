@@ -7,9 +7,9 @@ import re
 from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
 
+from vae_lib.catalog.files import Catalog, CatalogEntry
+from vae_lib.catalog.names import is_plain_path
 from vae_lib.errors import DownloadError
-from vae_lib.hub.catalog import Catalog, CatalogEntry
-from vae_lib.hub.names import is_plain_path
 
 # Hosts whose addresses name repositories of the hub; that of HF_ENDPOINT is added. Wherever an address comes
 # from, the file is fetched from the endpoint in use.

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+from vae_lib.catalog.files import Catalog, CatalogEntry, load_catalog
+from vae_lib.catalog.names import is_pickle, is_plain_path, is_weights, target_name, variant
 from vae_lib.errors import DownloadError
 from vae_lib.hub import client
-from vae_lib.hub.catalog import Catalog, CatalogEntry, load_catalog
 from vae_lib.hub.errors import AmbiguousReference, PickleRefused
-from vae_lib.hub.names import is_pickle, is_plain_path, is_weights, target_name, variant
 from vae_lib.hub.reference import Reference, parse_reference
 
 # No VAE of an image model comes near this; whole checkpoints are beyond it.
