@@ -126,6 +126,7 @@ class Job:
         self.device = choose_device("cpu" if options.route == "cpu" else options.device)
         self.dtype = DTYPES[options.dtype] if options.dtype else usual_dtype(self.device)
         self.loaded: LoadedVAE | None = None
+        self.tiny: LoadedVAE | None = None
         self.vae: AutoencoderKL | None = None
         self.taesd: TAESD | None = None
         if options.route == "taesd" and options.taesd is None:
@@ -138,11 +139,11 @@ class Job:
             self.vae = self.loaded.model
             self._check_half(self.vae, options.vae)
         if options.taesd is not None and options.route in ("auto", "taesd"):
-            tiny = load_vae(options.taesd, dtype=self.dtype, device=self.device, kind="TAESD").model
-            assert isinstance(tiny, TAESD)
-            self.taesd = tiny
-            self._check_half(tiny, options.taesd)
-            self._check_taesd(tiny)
+            self.tiny = load_vae(options.taesd, dtype=self.dtype, device=self.device, kind="TAESD")
+            assert isinstance(self.tiny.model, TAESD)
+            self.taesd = self.tiny.model
+            self._check_half(self.taesd, options.taesd)
+            self._check_taesd(self.taesd)
 
     def _check_half(self, network: AutoencoderKL | TAESD, path: Path) -> None:
         if getattr(network, self.operation.half) is None:
@@ -188,6 +189,8 @@ class Job:
             InputError: when the latents are not of this VAE, or nothing tells their factors.
         """
         if self.loaded is None:
+            assert self.tiny is not None
+            check_channels(self.tiny.identity, channels)
             return LatentSpace(1.0)  # TAESD takes the sampler's latents as they are
         check_channels(self.loaded.identity, channels)
         options, identity = self.options, self.loaded.identity
