@@ -846,3 +846,22 @@ def test_every_catalog_entry_can_be_asked_for(hub: HubServer, models: Path) -> N
         with pytest.raises(DownloadError, match="no longer the file that the catalog knows"):
             fetch(hub, models, entry.id, allow_pickle=True)
     assert not hub.gets()
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "said"),
+    [
+        ("decoder.norm_out.bias", None, "is an incomplete VAE: 'decoder.norm_out.bias' missing"),
+        ("decoder.norm_out.bias", torch.full((32,), float("nan")), "holds NaN or infinite numbers"),
+    ],
+)
+def test_what_no_decode_would_take_is_not_verified(
+    name: str, tensor: torch.Tensor | None, said: str, hub: HubServer, models: Path
+) -> None:
+    state = {key: value for key, value in vae_state().items() if key != name}
+    if tensor is not None:
+        state[name] = tensor
+    hub.add("acme/broken", {"broken.safetensors": bytes(save(state))})
+    with pytest.raises(VerificationError, match=said):
+        fetch(hub, models, "acme/broken")
+    assert listed(models / "VAE") == []

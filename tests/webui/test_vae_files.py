@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from tests.checkpoints import corpus
+from tests.checkpoints import corpus, odd
 from tests.webui import host as hosts
 from tests.webui import weights
 from tests.webui.host import Host, Picture
 from tests.webui.test_pictures import assert_same
+from vae_lib.checkpoints import identify
+from vae_lib.errors import CheckpointError
 
 
 @pytest.fixture(autouse=True)
@@ -76,6 +78,26 @@ def test_a_wrong_file_leaves_the_vae_that_was_in_use(host: Host, before: str) ->
     assert_same(host.generate(), earlier)
     assert "wrong.safetensors" in host.log()
     assert "stays in use" in host.log()
+
+
+def test_the_dropdown_says_what_inspect_says(host: Host, without: dict[str, Picture]) -> None:
+    folder = host.data / "models/VAE/odd"
+    folder.mkdir()
+    files = odd.write(folder)
+    host.post("/sdapi/v1/refresh-vae")
+    try:
+        for path in files:
+            choose(host, path.name)
+            assert in_use(host) is None
+            if "TAESD" not in path.name:  # of those it says first that a full VAE is wanted
+                with pytest.raises(CheckpointError) as raised:
+                    identify(path)
+                assert str(raised.value).rstrip(".") in host.log()
+    finally:
+        for path in files:
+            path.unlink()
+        host.post("/sdapi/v1/refresh-vae")
+    assert_same(host.generate(), without["txt2img"])
 
 
 def test_a_file_that_vanished_leaves_the_vae_that_was_in_use(host: Host, without: dict[str, Picture]) -> None:

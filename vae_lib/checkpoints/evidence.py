@@ -65,6 +65,14 @@ class _Sign:
     explanation: str
 
 
+@dataclass(frozen=True)
+class _Unbelieved:
+    """A sign that decides nothing; ``is_foreign`` where it says that the latents are of no known family."""
+
+    explanation: str
+    is_foreign: bool
+
+
 def judge(described: Described, sha256: str | None, known: Lookup | None) -> Verdict:
     """Weigh what there is; the surest sign decides, and evidence for a family of other channels is not believed.
 
@@ -79,36 +87,31 @@ def judge(described: Described, sha256: str | None, known: Lookup | None) -> Ver
     signs = [
         sign for sign in _signs(described, channels, sha256, known) if _is_usable(sign.family, described)
     ]
-    config = _family_in_config(described, channels, by_name)
-    if config is not None and config.certainty == "metadata":
+    config = _sign_in_config(described, channels, by_name)
+    if isinstance(config, _Sign):
         signs.append(config)
-    if not signs:
-        candidates, explanation = _open_question(described, channels)
-        doubt = config.explanation if config is not None and candidates else None
-        guess = by_name if by_name in candidates else None
-        return Verdict(None, "ambiguous", doubt or explanation, candidates, guess, doubt)
+    if signs:
+        return _decided(signs, by_name)
+    candidates, explanation = _open_question(described, channels)
+    doubt = None
+    if isinstance(config, _Unbelieved) and candidates:
+        explanation = doubt = config.explanation
+        candidates = () if config.is_foreign else candidates
+    guess = by_name if by_name in candidates else None
+    return Verdict(None, "ambiguous", explanation, candidates, guess, doubt)
+
+
+def _decided(signs: list[_Sign], by_name: Family | None) -> Verdict:
+    """What the first sign says, and whether another one, or the file's name, says otherwise."""
     first, *others = signs
-    against = next(
-        (sign.explanation for sign in others if not sign.family.shares_latents(first.family)), None
-    )
-    if (
-        against is None
-        and first.certainty == "metadata"
-        and by_name
-        and not by_name.shares_latents(first.family)
-    ):
+    family, explanation = first.family, first.explanation
+    against = next((sign.explanation for sign in others if not sign.family.shares_latents(family)), None)
+    if against is None and first.certainty == "metadata" and by_name and not by_name.shares_latents(family):
         against = f"Its name says {by_name.name}."
-    explanation = first.explanation
     if against is not None:
         explanation = f"{explanation} But that is not certain: {against[0].lower()}{against[1:]}"
-    return Verdict(
-        first.family,
-        first.certainty,
-        explanation,
-        (first.family,),
-        first.family,
-        explanation if against else None,
-    )
+    doubt = None if against is None else explanation
+    return Verdict(family, first.certainty, explanation, (family,), family, doubt)
 
 
 def _signs(described: Described, channels: int, sha256: str | None, known: Lookup | None) -> Iterator[_Sign]:
@@ -202,11 +205,12 @@ def _family_in_metadata(metadata: Mapping[str, str], channels: int) -> tuple[Fam
     return None
 
 
-def _family_in_config(described: Described, channels: int, by_name: Family | None) -> _Sign | None:
+def _sign_in_config(
+    described: Described, channels: int, by_name: Family | None
+) -> _Sign | _Unbelieved | None:
     """What the ``config.json`` of diffusers beside a file says, if it is this file's and fits.
 
-    It is that of the file that diffusers names, or of the only weights in its folder. Where the name of such a
-    file says otherwise, neither is believed: the sign is then "ambiguous", with the sentence to tell.
+    It is that of the file that diffusers names, or of the only weights in its folder.
     """
     path = described.header.path
     config = _read_config(path.parent / "config.json")
@@ -216,18 +220,21 @@ def _family_in_config(described: Described, channels: int, by_name: Family | Non
     if not own and (described.keys.layout != "diffusers" or not _is_alone(path)):
         return None
     if config.get("latents_mean") is not None or config.get("latents_std") is not None:
-        return None  # normalised by channel, which a factor does not say
+        return _Unbelieved(
+            "The config.json beside the file gives its latents a mean and deviation for each channel, as no known "
+            f"family has; {_BY_HAND}.",
+            is_foreign=True,
+        )
     # diffusers leaves out a scaling_factor that is its default, that of SD1 and SD2
     scaling = config.get("scaling_factor", 0.18215 if channels == 4 else None)
     family = _family_from_factors(None, channels, scaling, config.get("shift_factor"))
     if family is None:
         return None
     if not own and by_name is not None and not by_name.shares_latents(family):
-        return _Sign(
-            family,
-            "ambiguous",
+        return _Unbelieved(
             f"The config.json beside the file says {family.name} and the file's own name {by_name.name}, so the "
             "config.json may be another file's and was not believed.",
+            is_foreign=False,
         )
     return _Sign(family, "metadata", f"The config.json beside the file says {family.name}.")
 

@@ -120,6 +120,10 @@ def identify_described(described: Described, *, hash_file: bool, known: Lookup |
     if keys.is_taesd:
         factors = (1.0, 0.0)
     names = join([family.name for family in families_of(channels)], "or") or "unknown"
+    explanation = found.explanation
+    if not keys.is_taesd and (network.encoder is None or network.decoder is None):
+        half, verb = ("an encoder", "decode") if network.decoder is None else ("a decoder", "encode")
+        explanation = f"{explanation} It holds only {half}, so it cannot {verb}."
     return Identity(
         path=header.path,
         layout=keys.layout,
@@ -132,7 +136,7 @@ def identify_described(described: Described, *, hash_file: bool, known: Lookup |
         family=family,
         family_name=names if family is None else family.name,
         certainty=found.certainty,
-        explanation=found.explanation,
+        explanation=explanation,
         scaling_factor=factors[0],
         shift_factor=factors[1],
         candidates=found.candidates,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -10,8 +11,8 @@ from typing import Any
 
 import torch
 
-from vae_lib.checkpoints import convert_to_ldm, load_vae
-from vae_lib.errors import CheckpointError
+from vae_lib.checkpoints import load_vae
+from vae_lib.errors import CheckpointError, UnknownVAE
 from vae_lib.webui import notices, patching
 
 Wrapper = Callable[..., Any]
@@ -32,7 +33,7 @@ def install() -> None:
 
 
 def _load_vae_dict(original: Wrapper) -> Wrapper:
-    def load_vae_dict(filename: str, map_location: Any) -> dict[str, torch.Tensor]:
+    def load_vae_dict(filename: str, map_location: Any) -> Mapping[str, torch.Tensor]:
         state_dict = _read(original, filename, map_location)
         if _wanted:
             _check_fit(os.path.basename(filename), state_dict, _wanted[-1])
@@ -41,21 +42,22 @@ def _load_vae_dict(original: Wrapper) -> Wrapper:
     return load_vae_dict
 
 
-def _read(original: Wrapper, filename: str, map_location: Any) -> dict[str, torch.Tensor]:
-    """The file in the ldm layout.
+def _read(original: Wrapper, filename: str, map_location: Any) -> Mapping[str, torch.Tensor]:
+    """The file in the ldm layout, read by us alone.
 
-    Pickles are read by us alone. The host's loader never sees one that we refuse: with --disable-safe-unpickle it
-    runs whatever a file asks for, and without it, it checks an archive with another reader than it loads it with.
+    The host's loader never sees a pickle that we refuse: with --disable-safe-unpickle it runs whatever a file asks for,
+    and without it, it checks an archive with another reader than it loads it with.
     """
-    name = os.path.basename(filename)
-    if not filename.lower().endswith(".safetensors"):
-        return dict(load_vae(filename, kind="AutoencoderKL", hash_file=False).model.state_dict())
     try:
-        return convert_to_ldm(original(filename, map_location))
-    except CheckpointError as error:
-        raise CheckpointError(f"{name}: {error}") from error
-    except Exception as error:
-        raise CheckpointError(f"{name} cannot be read: {error}") from error
+        return dict(load_vae(filename, kind="AutoencoderKL", hash_file=False).model.state_dict())
+    except UnknownVAE:
+        # safetensors files cannot act: where the loaded checkpoint has such a VAE, it is the host's own affair
+        if filename.lower().endswith(".safetensors") and _wanted:
+            with contextlib.suppress(Exception):
+                found = original(filename, map_location)
+                _check_fit(os.path.basename(filename), found, _wanted[-1])
+                return found
+        raise
 
 
 def _check_fit(name: str, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
