@@ -28,6 +28,7 @@ from vae_lib.checkpoints.pickle_scan import Scan
 from vae_lib.errors import CheckpointError
 
 MAX_PICKLE_BYTES = 8_000_000  # those of whole checkpoints have one; each byte may cost a list, and time
+MAX_EXPANDED_BYTES = 64 << 20  # of a tensor that repeats its numbers
 _ZIP_MAGIC = b"PK\x03\x04"
 _LEGACY_PICKLES = 5  # magic number, protocol, system, the object, the storages' keys; raw bytes follow
 _globals_lock = threading.RLock()
@@ -80,7 +81,7 @@ class PickleFile:
 
     def __init__(self, path: Path) -> None:
         size = path.stat().st_size
-        self._tensors = _tensors(_load(path), path.name)
+        self._tensors = _tensors(load_pickle(path), path.name)
         plain = [tensor.untyped_storage() for tensor in self._tensors.values() if _is_plain(tensor)]
         # a tensor that is larger than its storage makes the storage grow
         if sum({storage.data_ptr(): storage.nbytes() for storage in plain}.values()) > size:
@@ -105,21 +106,33 @@ class PickleFile:
         Raises:
             CheckpointError: when it is not a plain tensor of its own data.
         """
-        tensor = self._tensors[name]
-        # a stride of 0 makes a tensor of any size out of one number: a copy must not follow it
-        if (
-            not _is_plain(tensor)
-            or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes()
-        ):
-            raise CheckpointError(f"{self.header.path.name} is damaged: {quote(name)} is not a plain tensor.")
-        return tensor.clone(memory_format=torch.contiguous_format)
+        return plain_copy(self._tensors[name], self.header.path.name, quote(name))
+
+
+def plain_copy(tensor: torch.Tensor, file: str, name: str) -> torch.Tensor:
+    """A tensor in memory of its own. An expanded one is written out, up to 64 MiB.
+
+    Raises:
+        CheckpointError: when it is not a plain tensor of its own data, or would be larger.
+    """
+    size = tensor.numel() * tensor.element_size()
+    # a stride of 0 makes a tensor of any size out of one number: a copy must not follow it everywhere
+    if not _is_plain(tensor) or size > max(tensor.untyped_storage().nbytes(), MAX_EXPANDED_BYTES):
+        raise CheckpointError(f"{file} is damaged: {name} is not a plain tensor.")
+    return torch.Tensor.detach(tensor).clone(memory_format=torch.contiguous_format)
 
 
 def _is_plain(tensor: torch.Tensor) -> bool:
     return tensor.layout == torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
 
 
-def _load(path: Path) -> Any:
+def load_pickle(path: Path) -> Any:
+    """What a pickle of tensors and containers holds; nothing else of it is built, and nothing is run.
+
+    Raises:
+        CheckpointError: when it is damaged, or names other objects.
+        OSError: when it cannot be read.
+    """
     with path.open("rb") as file:
         is_zip = file.read(4) == _ZIP_MAGIC
     scan = Scan()
@@ -288,4 +301,8 @@ def _tensors(loaded: Any, name: str) -> dict[str, torch.Tensor]:
         }
         if found:
             return found
+    if isinstance(loaded, torch.Tensor) or (isinstance(loaded, (list, tuple)) and loaded):
+        shape = f", of shape {tuple(loaded.shape)}" if isinstance(loaded, torch.Tensor) else ""
+        what = "one tensor" if shape else "a list"
+        raise CheckpointError(f"{name} holds {what} without names{shape}: latents, perhaps, but not a VAE.")
     raise CheckpointError(f"{name} holds no tensors, so it is not a VAE.")

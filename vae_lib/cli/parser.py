@@ -44,8 +44,9 @@ def build_parser() -> argparse.ArgumentParser:
 
     decode = _command(sub, "decode", "latents to a picture", work.run_decode)
     decode.add_argument(
-        "latents", type=Path, metavar="LATENTS.safetensors",
-        help="one tensor 'latents' (B, C, h, w), as the sampler leaves it",
+        "latents", type=Path, metavar="LATENTS",
+        help="latents (B, C, h, w) as the sampler leaves them, in a .safetensors with one tensor 'latents', or what "
+        "torch.save, NumPy (.npy), ComfyUI (.latent) and kohya (.npz) write",
     )  # fmt: skip
     decode.add_argument(
         "-o", "--output", type=Path, metavar="OUT.png", help="picture; OUT-1.png, OUT-2.png, ... for a batch"
