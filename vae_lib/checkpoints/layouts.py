@@ -23,7 +23,12 @@ from vae_lib.errors import CheckpointError
 
 Layout = Literal["ldm", "ldm in a checkpoint", "diffusers", "taesd", "taesd (diffusers)"]
 
-_PREFIXES = ("", "first_stage_model.", "vae.", "model.first_stage_model.", "module.", "autoencoder.")
+# what wrappers put before a VAE's keys, and what checkpoints do
+_PREFIX = re.compile(
+    r"((?:(?:module|_orig_mod|ema_model|ema|model|net|network|generator|first_stage_model|vae|autoencoder)\.)*)"
+    r"(?:taesd_)?(?:encoder|decoder)\."
+)
+_IN_A_CHECKPOINT = re.compile(r"(?:^|\.)(first_stage_model|vae|autoencoder)\.")
 _VAE_KEY = re.compile(r"(encoder|decoder|quant_conv|post_quant_conv|quantize)\.")
 _NESTED = re.compile(r"^(?:encoder|decoder)\.((?:post_)?quant_conv\.)")  # where FLUX.2's own file has them
 _LDM_KEY = re.compile(
@@ -95,12 +100,13 @@ def map_keys(keys: Iterable[str]) -> KeyMap | None:
     Everything else (UNet, text encoders, ``loss.``, ``model_ema.``) is left out.
     """
     keys = [key for key in keys if isinstance(key, str)]  # pickles may have others
-    for prefix in _PREFIXES:
+    prefixes = {match[1] for key in keys if (match := _PREFIX.match(key))} | {""}
+    for prefix in sorted(prefixes, key=lambda prefix: (len(prefix), prefix)):
         bare = {_NESTED.sub(r"\1", key[len(prefix) :]): key for key in keys if key.startswith(prefix)}
         own = {key: source for key, source in bare.items() if _VAE_KEY.match(key)}
         beside = {key: bare[key] for key in bare if key not in own and not _UNRELATED.match(key)}
         if any(_LDM_KEY.match(key) for key in bare):
-            layout: Layout = "ldm" if prefix in ("", "module.") else "ldm in a checkpoint"
+            layout: Layout = "ldm in a checkpoint" if _IN_A_CHECKPOINT.search(prefix) else "ldm"
             return KeyMap(layout, own, beside)
         if any(_DIFFUSERS_KEY.match(key) for key in bare):
             return KeyMap("diffusers", _from_diffusers(own), beside)
