@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 from torch import Tensor
 
@@ -42,25 +43,55 @@ def read_picture(path: Path, multiple: int, channels: int = 3) -> Tensor:
         raise InputError(f"This VAE takes pictures of {channels} channels, which no picture file has.")
     try:
         with Image.open(path) as file:
-            picture = ImageOps.exif_transpose(file).convert(_MODES[channels])
+            upright = ImageOps.exif_transpose(file)
+            numbers = _deep_grey(upright, file.format, path.name)
+            if numbers is None:
+                numbers = np.array(upright.convert(_MODES[channels]), dtype=np.float32) / 255
     except FileNotFoundError:
         raise InputError(f"There is no file {path}.") from None
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:
         raise InputError(f"{path} cannot be read as a picture ({error}).") from error
-    width, height = (size - size % multiple for size in picture.size)
+    has_height, has_width = numbers.shape[:2]
+    height, width = has_height - has_height % multiple, has_width - has_width % multiple
     if not width or not height:
-        raise InputError(
-            f"{path} is {picture.width}x{picture.height}; at least {multiple}x{multiple} is needed."
-        )
-    if (width, height) != picture.size:
+        raise InputError(f"{path} is {has_width}x{has_height}; at least {multiple}x{multiple} is needed.")
+    if (width, height) != (has_width, has_height):
         print(
-            f"vae_lib: cropped {path.name} from {picture.width}x{picture.height} to {width}x{height}.",
+            f"vae_lib: cropped {path.name} from {has_width}x{has_height} to {width}x{height}.",
             file=sys.stderr,
         )
-    left, top = (picture.width - width) // 2, (picture.height - height) // 2
-    picture = picture.crop((left, top, left + width, top + height))
-    pixels = torch.from_numpy(np.array(picture, dtype=np.float32)).reshape(height, width, channels)
-    return pixels.div_(127.5).sub_(1).permute(2, 0, 1).unsqueeze(0)
+    left, top = (has_width - width) // 2, (has_height - height) // 2
+    pixels = torch.from_numpy(numbers[top : top + height, left : left + width].reshape(height, width, -1))
+    pixels = pixels.mul(2).sub_(1).permute(2, 0, 1)
+    if len(pixels) != channels:  # grey with more than 8 bits: each colour is that, and nothing is transparent
+        pixels = torch.cat(
+            [pixels.expand(min(channels, 3), -1, -1), torch.ones(max(channels - 3, 0), height, width)]
+        )
+    return pixels.unsqueeze(0).contiguous()
+
+
+def _deep_grey(picture: Image.Image, form: str | None, name: str) -> NDArray[np.float32] | None:
+    """(H, W) float32 in [0, 1] of grey with more than 8 bits, which ``convert`` cuts off at white; None of any other.
+
+    Raises:
+        InputError: when nothing tells which numbers are black and white.
+    """
+    if picture.mode.startswith("I;16") or (picture.mode == "I" and form in ("PNG", "PPM")):
+        return np.array(picture).astype(np.float32) / 65535
+    if picture.mode not in ("I", "F"):
+        return None
+    numbers = np.array(picture)
+    low, high = numbers.min(), numbers.max()
+    if picture.mode == "F" and low >= 0 and high <= 1:
+        return numbers.astype(np.float32)
+    kind = "whole" if picture.mode == "I" else "floating-point"
+    found = (
+        f"from {low:g} to {high:g}" if np.isfinite(low) and np.isfinite(high) else "with NaN or infinite ones"
+    )
+    raise InputError(
+        f"{name} holds {kind} numbers {found}, and nothing tells which of them are black and white; save it with 8 or "
+        "16 bits per channel."
+    )
 
 
 def to_image(picture: Tensor) -> Image.Image:
