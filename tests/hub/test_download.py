@@ -865,3 +865,28 @@ def test_what_no_decode_would_take_is_not_verified(
     with pytest.raises(VerificationError, match=said):
         fetch(hub, models, "acme/broken")
     assert listed(models / "VAE") == []
+
+
+class TestWithoutAHash:
+    """Mirrors may tell neither size nor hash, and servers may answer 0 to every HEAD."""
+
+    @pytest.fixture(autouse=True)
+    def _mirror(self, hub: HubServer) -> None:
+        hub.plain = True
+
+    def test_it_is_not_called_verified(self, hub: HubServer, models: Path) -> None:
+        result = fetch(hub, models)
+        assert result.path.read_bytes() == VAE
+        assert (result.verified_by, result.sha256) == (None, SHA256)
+
+    def test_an_empty_answer_is_not_the_folders_fault(self, hub: HubServer, models: Path) -> None:
+        hub.repos["acme/my-vae"].files["my_vae.safetensors"] = b""
+        with pytest.raises(
+            DownloadError, match=r"The hub sent an empty file for acme/my-vae/my_vae\.safetensors"
+        ):
+            fetch(hub, models)
+
+
+def test_what_it_was_verified_by(hub: HubServer, models: Path) -> None:
+    assert fetch(hub, models).verified_by == "SHA-256"
+    assert fetch(hub, models).verified_by == "SHA-256"  # found in its place

@@ -22,12 +22,14 @@ from vae_lib.hub.staging import Staging, as_sentence, flush, free_name, place, q
 from vae_lib.hub.taesd import stem_of_family, taesd_stem, write_host_files
 
 OnConflict = Literal["ask", "rename"]
+VerifiedBy = Literal["SHA-256", "git SHA-1"]
 
 
 @dataclass(frozen=True)
 class DownloadedFile:
-    """A verified file in its place.
+    """A file in its place, checked in all that could be.
 
+    ``verified_by`` names the hash of the hub or the catalog that it was compared with, None where there was none.
     ``bytes_fetched`` came over the network in this call, 0 when the file was here already; ``resumed_from``
     is how many an earlier call had left. ``identity`` is what the file is. ``also`` are further files that
     were written (the ``.pth`` halves of a TAESD).
@@ -39,6 +41,7 @@ class DownloadedFile:
     bytes_fetched: int
     resumed_from: int
     also: tuple[Path, ...] = ()
+    verified_by: VerifiedBy | None = "SHA-256"
 
 
 def pull(
@@ -151,7 +154,7 @@ def download(
         target = _put(remote, staging, destination, on_conflict)
     identity = dataclasses.replace(identity, path=target)
     also = _host_taesd(identity, target, taesd_stem(remote), tiny_folder)
-    return DownloadedFile(target, identity, sha256, got.fetched, got.resumed_from, also)
+    return DownloadedFile(target, identity, sha256, got.fetched, got.resumed_from, also, _verified_by(remote))
 
 
 def _find_same(
@@ -165,7 +168,8 @@ def _find_same(
                 continue
         verifiable = remote.sha256 is not None or remote.git_sha1 is not None
         if verifiable and not _wrong_bytes(remote, path, folder):
-            return _known_good(path, taesd_stem(remote), taesd_folder, catalog)
+            known = _known_good(path, taesd_stem(remote), taesd_folder, catalog)
+            return dataclasses.replace(known, verified_by=_verified_by(remote))
     return None
 
 
@@ -235,6 +239,12 @@ def _wrong_bytes(remote: RemoteFile, path: Path, folder: Path) -> str | None:
                 f"its git hash is {sha1} instead of {remote.git_sha1}: damaged on the way, or another file."
             )
     return None
+
+
+def _verified_by(remote: RemoteFile) -> VerifiedBy | None:
+    if remote.sha256 is not None:
+        return "SHA-256"
+    return None if remote.git_sha1 is None else "git SHA-1"
 
 
 def _git_sha1(path: Path) -> str:
