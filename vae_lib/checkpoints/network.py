@@ -103,13 +103,15 @@ def _check_shapes(
             f"{name} is a VAE without attention in its middle, for which VAE Guard has no network; {_KNOWN}."
         )
     if missing:
-        raise CheckpointError(f"{name} is an incomplete VAE: {quote_some(missing)} missing.")
+        raise CheckpointError(
+            f"{name} is an incomplete VAE: {quote_some(missing)} missing; use another copy of it."
+        )
     if extra:
-        raise UnknownVAE(f"{name} is a VAE of an unknown kind: it has {quote_some(extra)}.")
+        raise UnknownVAE(f"{name} is a VAE of an unknown kind: it has {quote_some(extra)}; {_KNOWN}.")
     if wrong := [key for key in wanted if shapes[key] != wanted[key]]:
         raise CheckpointError(
             f"{name} is damaged or of an unknown kind: {quote(wrong[0])} has shape {shapes[wrong[0]]} where "
-            f"{wanted[wrong[0]]} is expected ({len(wrong)} such tensors)."
+            f"{wanted[wrong[0]]} is expected ({len(wrong)} such tensors); use another copy of it."
         )
 
 

@@ -42,7 +42,8 @@ def run_pull(options: argparse.Namespace) -> None:
     if options.json:
         described = {
             "path": str(file.path), "sha256": file.sha256, "verified_by": file.verified_by,
-            "bytes_fetched": file.bytes_fetched, "resumed_from": file.resumed_from, "also": [str(path) for path in file.also],
+            "bytes_fetched": file.bytes_fetched, "resumed_from": file.resumed_from,
+            "also": [str(path) for path in file.also],
             "family": None if file.identity is None else file.identity.family_name,
         }  # fmt: skip
         print(json.dumps(described))
