@@ -53,7 +53,7 @@ _DANGEROUS = frozenset(
 # What builtins make: values, which cannot act. (``type`` and ``getattr`` could.)
 _BUILTIN_VALUES = (
     r"(builtins|__builtin__)\."
-    r"(list|dict|tuple|frozenset|int|long|float|bool|str|unicode|bytes|object|slice|x?range)"
+    r"(list|dict|tuple|set|frozenset|complex|int|long|float|bool|str|unicode|bytes|object|slice|x?range)"
 )
 # Training bookkeeping: never needed to read the weights, so placeholders do.
 _BOOKKEEPING = re.compile(
@@ -69,12 +69,12 @@ _WEIGHTS = re.compile(
 )
 # What weights call. The classes of tensors, which torch.load would call too, make any size out of a number.
 _CALLS = re.compile(
-    _BOOKKEEPING.pattern + r"|collections\.OrderedDict|(builtins|__builtin__)\.(set|complex)"
+    _BOOKKEEPING.pattern + r"|collections\.OrderedDict"
     r"|torch\.(Size|device|serialization\._get_layout|nn\.parameter\.Parameter)"
     r"|torch\.(_utils\._rebuild_\w+|_tensor\._rebuild_from_type_v2)"
 )
-# torch has sets, complex numbers and byte arrays itself.
-_BUILTIN_DATA = re.compile(_BUILTIN_VALUES + r"|(builtins|__builtin__)\.(set|complex|bytearray)")
+# Byte arrays are values too, but torch makes them itself, of any size: they are not called.
+_BUILTIN_DATA = re.compile(_BUILTIN_VALUES + r"|(builtins|__builtin__)\.bytearray")
 
 
 def looks_like_pickle(start: bytes) -> bool:
@@ -171,19 +171,20 @@ def load_pickle(path: Path) -> Any:
 def _loaded(path: Path, scan: Scan, is_zip: bool) -> Any:
     """What is in a file that was found harmless. Newer protocols are rewritten to the one that the gate knows."""
     if pickle_protocol.protocol_of(path, is_zip=is_zip) > 2:
-        return _through_the_gate(pickle_protocol.rewritten(path, is_zip=is_zip), scan, mapped=False)
+        named = scan.named | {pickle_protocol.BYTES_BY}
+        return _through_the_gate(pickle_protocol.rewritten(path, is_zip=is_zip), named, mapped=False)
     # Mapped where the format allows it: then only the tensors that are used are read. Where mapping fails
     # (some network drives, some versions of torch), read whole.
     if is_zip:
         with contextlib.suppress(Exception):
-            return _through_the_gate(str(path), scan, mapped=True)
+            return _through_the_gate(str(path), scan.named, mapped=True)
     # A file object where it can be: newer versions of torch go by the ending of a name.
     with path.open("rb") as file:
-        return _through_the_gate(file, scan, mapped=False)
+        return _through_the_gate(file, scan.named, mapped=False)
 
 
-def _through_the_gate(source: Any, scan: Scan, *, mapped: bool) -> Any:
-    with _placeholders(scan.named):
+def _through_the_gate(source: Any, named: set[str], *, mapped: bool) -> Any:
+    with _placeholders(named):
         # Not torch.load, which the WebUI replaces by one that refuses the files of newer versions of torch.
         return torch.serialization.load(source, map_location="cpu", weights_only=True, mmap=mapped)
 

@@ -24,6 +24,7 @@ _DROPPED = ("FRAME", "PROTO")
 _NEWER = ("EMPTY_SET", "ADDITEMS", "FROZENSET", "NEWOBJ_EX", "BYTEARRAY8", "NEXT_BUFFER", "READONLY_BUFFER")
 _LEGACY_PICKLES = 5
 
+BYTES_BY = "_codecs.encode"  # what protocol 2 makes bytes with
 MAX_BYTES = 4 << 30  # a file is rewritten in memory
 
 
@@ -104,7 +105,12 @@ def to_protocol_2(stream: BinaryIO) -> bytes:
         if name in _PUSHES_TEXT:
             write(_text(argument), argument)
         elif name in _PUSHES_BYTES:
-            write(b"c_codecs\nencode\n" + _text(argument.decode("latin1")) + _text("latin1") + b"\x86R")
+            write(
+                f"c{BYTES_BY}\n".replace(".", "\n", 1).encode()
+                + _text(argument.decode("latin1"))
+                + _text("latin1")
+                + b"\x86R"
+            )
         elif name in _MEMO:
             key = len(memo) if name == "MEMOIZE" else argument
             memo[key] = texts[-1]
