@@ -263,6 +263,7 @@ def test_a_huge_dimension_is_refused_before_anything_is_allocated(weights: Weigh
         (["text_model.embeddings.token_embedding.weight"], "a text encoder"),
         (["model.diffusion_model.out.0.weight"], "a diffusion model without its VAE"),
         (["emb_params"], "a textual inversion embedding"),
+        (["latents"], "a file of latents"),
         (["control_model.input_hint_block.0.weight"], "a ControlNet"),
         (["what.is.this"], r"something unknown \(tensors 'what\.is\.this'\)"),
     ],

@@ -18,6 +18,7 @@ _SIGNS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
             "a LoRA",
             r"lora_(up|down|A|B|unet|te\d?)\b|lora_|\.lora\.|hada_w|lokr_w|oft_(blocks|diag)|\.dora_scale$",
         ),
+        ("a file of latents", r"^(latents|latent_tensor)$"),
         ("a textual inversion embedding", r"^(emb_params|string_to_param|clip_[lg]|<[^>]+>|\*)$"),
         ("a diffusion model without its VAE", r"^model\.diffusion_model\."),
         ("a diffusion model without its VAE", r"^(input_blocks\.\d|joint_blocks\.\d|double_blocks\.\d)"),
