@@ -1,5 +1,7 @@
 # make demo   encode a photo with the bundled VAE and decode it by every route, under a small memory budget
 # make test   everything that CI checks: ruff, mypy, pytest
+# make quick  ruff, mypy and the tests that need no WebUI and take no long time: a minute
+# make fix    format the code, and mend what ruff can mend
 # make test-avx2
 #             the tests of pictures and decodes, computed as on an x86 CPU that has AVX2 and no AVX-512
 # make test-host WEBUI_DIR=/path/to/stable-diffusion-webui WEBUI_PYTHON=/path/to/its/venv/bin/python
@@ -12,7 +14,7 @@
 #   PIP_TORCH_ARGS="--index-url https://download.pytorch.org/whl/cpu"
 #                                    on Linux without an NVIDIA card: PyTorch's CPU build, 10x smaller than PyPI's
 
-.PHONY: demo test test-avx2 test-host check setup-demo setup-test clean
+.PHONY: demo test quick fix test-avx2 test-host check setup-demo setup-test clean
 export TORCH_SPEC PIP_TORCH_ARGS
 
 # The WebUI runs on 3.10 and 3.11, so those come first; pyenv's shims may hide the system's, hence the full paths.
@@ -36,6 +38,16 @@ test-host: setup-test
 	@test -d "$(WEBUI_DIR)" -a -x "$(WEBUI_PYTHON)" || { echo "Set WEBUI_DIR to a checkout of the WebUI and WEBUI_PYTHON \
 	to the python of its environment: make test-host WEBUI_DIR=... WEBUI_PYTHON=..." >&2; exit 1; }
 	WEBUI_DIR="$(WEBUI_DIR)" WEBUI_PYTHON="$(WEBUI_PYTHON)" $(VENV_PYTHON) -m pytest tests/webui
+
+quick: setup-test
+	$(VENV_PYTHON) -m ruff check .
+	$(VENV_PYTHON) -m ruff format --check .
+	$(VENV_PYTHON) -m mypy
+	$(VENV_PYTHON) -m pytest -q -m "not slow" --ignore=tests/webui -n 2 --durations=0
+
+fix: setup-test
+	$(VENV_PYTHON) -m ruff check --fix .
+	$(VENV_PYTHON) -m ruff format .
 
 check:
 	$(VENV_PYTHON) -m ruff check .

@@ -107,6 +107,7 @@ def as_on_cuda() -> Iterator[None]:
     with ExitStack() as stack:
         for owner, name, stands_in in (
             (kernels, "of", lambda device, dtype: cuda if device == META else real(device, dtype)),
+            (kernels, "attention_is_fused", lambda device, dtype, channels: True),
             (torch, "batch_norm_stats", lambda x, eps: _ops.stats(x)),
             (torch, "batch_norm_gather_stats_with_counts", lambda x, means, *rest: _ops.gather(means)),
             (torch, "batch_norm_elemt", lambda x, *factors, out: _ops.normalise(out, x)),

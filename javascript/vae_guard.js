@@ -1,17 +1,20 @@
-// Shows "Decode again in full" only below a picture that TAESD decoded.
+// Says what each control of the panel does when the pointer rests on it, as the WebUI does for its own.
 (function() {
-    const APPROXIMATE = /VAE Guard: "?TAESD|VAE Decoder: TAESD/;
+    const HINTS = {
+        fallback: "Off: only the way in \"Decode by\" is tried, even if memory runs out",
+        decode_by: "How this picture is decoded. Auto: in full if that fits in the free memory, else as Settings > VAE "
+            + "Guard says. Every way but TAESD gives the same picture",
+        threshold: "Below so much free memory (VRAM on a GPU) the full decode is not even tried",
+    };
 
-    function update() {
+    onUiLoaded(function() {
         for (const tab of ["txt2img", "img2img"]) {
+            for (const [name, hint] of Object.entries(HINTS)) {
+                const control = gradioApp().querySelector(`#script_${tab}_vae_guard_${name}`);
+                if (control) control.title = hint;
+            }
             const button = gradioApp().querySelector(`#${tab}_vae_guard_again`);
-            const info = gradioApp().querySelector(`#html_info_${tab}`);
-            if (!button) continue;
-            const display = info && APPROXIMATE.test(info.textContent) ? "" : "none";
-            if (button.style.display !== display) button.style.display = display;
+            if (button) button.title = "Replaces TAESD's approximation by the exact picture, from the kept latents";
         }
-    }
-
-    onUiLoaded(update);
-    onAfterUiUpdate(update);
+    });
 })();

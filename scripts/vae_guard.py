@@ -7,8 +7,8 @@ from pathlib import Path
 ROOT = str(Path(__file__).resolve().parent.parent)
 
 
-def _load_webui():
-    """Import vae_lib.webui from this folder, whatever its name, in place of one loaded before (Reload UI)."""
+def _load():
+    """Import vae_lib from this folder, whatever its name, in place of one loaded before (Reload UI)."""
     previous = sys.modules.get("vae_lib.webui")
     if previous is not None and hasattr(previous, "stop"):
         previous.stop()
@@ -16,11 +16,10 @@ def _load_webui():
         del sys.modules[name]
     sys.path.insert(0, ROOT)
     try:
-        return importlib.import_module("vae_lib.webui")
+        return importlib.import_module("vae_lib.hosts"), importlib.import_module("vae_lib.webui")
     finally:
         sys.path.remove(ROOT)
 
 
-webui = _load_webui()
-webui.start(ROOT)
-VAEGuardScript = webui.VAEGuardScript
+hosts, webui = _load()
+VAEGuardScript = webui.start(hosts.choose())

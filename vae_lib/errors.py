@@ -37,6 +37,10 @@ class NumericError(PlanError):
     """No floating-point type that is allowed holds the VAE's numbers; memory has no part in it."""
 
 
+class DeviceLost(VAEGuardError):
+    """The device does not answer any more; whatever is asked of it in this process fails."""
+
+
 class DownloadError(VAEGuardError):
     """A download that did not end in a verified file."""
 

@@ -31,7 +31,11 @@ def test_a_table_and_a_verdict(run: Runner) -> None:
     assert (done.code, done.err) == (0, "")
     lines = done.out.splitlines()
     assert lines[0].startswith("VAE Guard ")
-    assert [line.split()[1].rstrip(",") for line in lines[2:5]] == ["full", "tiled", "offload"]
+    assert [" ".join(line.split()[1:4]) for line in lines[2:5]] == [
+        "full in 32-row",
+        "tiled in 16-row",
+        "tiled + RAM",
+    ]
     assert lines[-1].startswith("Every route gives the plain network's picture.")
     assert str(VAE.parent) not in done.out
 

@@ -98,10 +98,15 @@ def _convolve_nowhere(
 @contextmanager
 def as_on_a_gpu(*devices: str) -> Iterator[None]:
     """On devices of these types, PyTorch has the kernels of a GPU."""
-    real = kernels.of
+    real, is_fused = kernels.of, kernels.attention_is_fused
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
             kernels, "of", lambda device, dtype: GPU if device.type in devices else real(device, dtype)
+        )
+        patch.setattr(
+            kernels,
+            "attention_is_fused",
+            lambda device, dtype, channels: device.type in devices or is_fused(device, dtype, channels),
         )
         if "meta" in devices:
             patch.setattr(module, "attend_fused", _attend_nowhere)

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import copy
 import functools
+import itertools
+import types
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vae_lib.decode import Compute, PeakMemory, Tiling, Work, decode, encode_moments
+from vae_lib.decode import Compute, Edge, Padding, PeakMemory, Tiling, Work, decode, encode_moments
+from vae_lib.decode.padding import ZEROS
 from vae_lib.networks import TAESD, AutoencoderKL, AutoencoderKLConfig
 
 CPU = torch.device("cpu")
 FP32, FP16, BF16, FP64 = torch.float32, torch.float16, torch.bfloat16, torch.float64
+
+PADDINGS = [Padding(*edges) for edges in itertools.product(Edge, Edge)]
 
 SMALL = AutoencoderKLConfig(ch=32, ch_mult=(1, 2), num_res_blocks=1)
 SD = AutoencoderKLConfig(ch=32, ch_mult=(1, 2, 4, 4), num_res_blocks=2)
@@ -43,13 +49,27 @@ def taesd(latent_channels: int = 4) -> TAESD:
     return TAESD(latent_channels).eval().requires_grad_(False)
 
 
-def circular(net: nn.Module) -> nn.Module:
-    """The seamless variant, as the WebUI makes it: every padded convolution wraps around."""
+def _padded_by_axis(self: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """As extensions for one-axis seamless textures replace ``_conv_forward``."""
+    for edge, sides in (
+        (self.padding_by_axis.width, (1, 1, 0, 0)),
+        (self.padding_by_axis.height, (0, 0, 1, 1)),
+    ):
+        x = F.pad(x, sides, mode="constant" if edge is Edge.ZEROS else edge.value)
+    return F.conv2d(x, weight, bias, self.stride)
+
+
+def padded(net: nn.Module, padding: Padding) -> nn.Module:
+    """The network with every padded convolution changed, as the WebUI's Tiling changes them."""
     net = copy.deepcopy(net)
     for module in net.modules():
         if isinstance(module, nn.Conv2d) and module.padding == (1, 1):
-            module.padding_mode = "circular"
-            module._reversed_padding_repeated_twice = [1, 1, 1, 1]
+            if padding.height is padding.width:
+                module.padding_mode = padding.height.value
+                module._reversed_padding_repeated_twice = [1, 1, 1, 1]
+            else:
+                module.padding_by_axis = padding
+                module._conv_forward = types.MethodType(_padded_by_axis, module)
     return net
 
 
@@ -66,15 +86,15 @@ def images(height: int, width: int, batch: int = 1, seed: int = 0) -> Tensor:
 
 
 def run_decode(
-    vae: AutoencoderKL, latents: Tensor, tiling: Tiling, dtype: torch.dtype = FP32, wrap: bool = False
+    vae: AutoencoderKL, latents: Tensor, tiling: Tiling, dtype: torch.dtype = FP32, padding: Padding = ZEROS
 ) -> Tensor:
-    return decode(vae, latents, tiling, Compute(CPU, dtype, wrap))
+    return decode(vae, latents, tiling, Compute(CPU, dtype, padding))
 
 
 def run_encode(
-    vae: AutoencoderKL, pictures: Tensor, tiling: Tiling, dtype: torch.dtype = FP32, wrap: bool = False
+    vae: AutoencoderKL, pictures: Tensor, tiling: Tiling, dtype: torch.dtype = FP32, padding: Padding = ZEROS
 ) -> tuple[Tensor, Tensor]:
-    return encode_moments(vae, pictures, tiling, Compute(CPU, dtype, wrap))
+    return encode_moments(vae, pictures, tiling, Compute(CPU, dtype, padding))
 
 
 def distance(result: Tensor, wanted: Tensor) -> float:
@@ -94,7 +114,7 @@ def measured_peak(
         source = images(*(picture or work.pixels), work.batch).to(work.dtype)
     run = decode if work.operation == "decode" else encode_moments
     with PeakMemory(CPU) as peak:
-        run(vae, source, tiling, Compute(CPU, work.dtype, work.wrap))
+        run(vae, source, tiling, Compute(CPU, work.dtype, work.padding))
     return peak.bytes
 
 

@@ -29,7 +29,7 @@ def run(operation: Operation = Operation.DECODE, limits: Limits = LIMITS, **comp
 def test_a_device_that_is_right(operation: Operation) -> None:
     report = run(operation)
     assert [f.side for f in report.findings] == [32, 32, 32, 48, 48, 48]
-    assert {f.what.split(",")[0] for f in report.findings} == {"full", "tiled", "offload"}
+    assert {f.what.split(" in ")[0] for f in report.findings} == {"full", "tiled", "tiled + RAM"}
     for finding in report.findings:
         assert finding.same
         assert finding.error is not None
@@ -54,11 +54,11 @@ def test_a_route_that_gives_another_picture(monkeypatch: pytest.MonkeyPatch) -> 
     )
     report = run()
     assert report.is_wrong
-    assert report.verdict.startswith("offload, ")
+    assert report.verdict.startswith("tiled + RAM in ")
     assert "decode by another route until it is mended" in report.verdict
     marked = [line for line in report.text().splitlines() if "WRONG" in line]
     assert len(marked) == 2
-    assert all("offload" in line for line in marked)
+    assert all("tiled + RAM" in line for line in marked)
 
 
 def test_pictures_of_no_numbers_are_not_the_same() -> None:
@@ -138,7 +138,7 @@ def test_the_time_is_kept_in_the_middle_of_a_size(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(Trial, "ours", slow)
     monkeypatch.setattr(module.time, "perf_counter", lambda: clock[0])
     report = run(limits=Limits(sizes=(32, 48), seconds=12.0))
-    assert [f.what.split(",")[0] for f in report.findings] == ["full"]
+    assert [f.what.split(" in ")[0] for f in report.findings] == ["full"]
     assert report.left_out == (32, 48)
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from tests.decode.helpers import BF16, CPU, FP32, distance
-from vae_lib.decode import Compute, PeakMemory
+from vae_lib.decode import Compute, Edge, Padding, PeakMemory
 from vae_lib.decode.buffers import Memory, Workspace
 from vae_lib.decode.convolution import WINOGRAD_TILES, Convolution, ConvShape, Linear, best_shape, tokens
 from vae_lib.decode.cost import CountedMemory
@@ -185,7 +185,8 @@ def test_best_shape() -> None:
 def test_the_kernel_pads_the_columns_where_it_can() -> None:
     cuda = torch.device("cuda")
     assert best_shape(64, 64, "same", 4096, Compute(cuda, FP32)).pads
-    assert not best_shape(64, 64, "same", 4096, Compute(cuda, FP32, wrap=True)).pads
+    assert not best_shape(64, 64, "same", 4096, Compute(cuda, FP32, Padding.of(True))).pads
+    assert best_shape(64, 64, "same", 4096, Compute(cuda, FP32, Padding(height=Edge.REFLECT))).pads
     assert not best_shape(64, 64, "down", 4096, Compute(cuda, FP32)).pads
     assert not best_shape(64, 64, "same", 4096, Compute(CPU, FP32)).pads
 

@@ -12,6 +12,7 @@ from tests.decode.helpers import (
     CPU,
     FP16,
     FP32,
+    PADDINGS,
     SD,
     SMALL,
     images,
@@ -21,7 +22,8 @@ from tests.decode.helpers import (
     sd3_like,
     taesd,
 )
-from vae_lib.decode import Ladder, PeakMemory, Route, Tiling, Work, candidates, choose, cost
+from vae_lib.decode import Edge, Ladder, Padding, PeakMemory, Route, Tiling, Work, candidates, choose, cost
+from vae_lib.decode.padding import ZEROS
 from vae_lib.decode.plan import cost_of
 
 ROOM = 1.10
@@ -78,7 +80,7 @@ def test_dtypes_batches_and_weights_of_another_dtype(dtype: torch.dtype, tiling:
     size=st.tuples(st.integers(2, 20), st.integers(2, 20)),
     extra=st.tuples(st.integers(0, 1), st.integers(0, 1)),
     batch=st.integers(1, 2),
-    wrap=st.booleans(),
+    padding=st.sampled_from(PADDINGS),
     tiling=st.builds(
         Tiling,
         st.integers(11, 22).map(lambda power: 1 << power),
@@ -93,13 +95,13 @@ def test_any_work(
     size: tuple[int, int],
     extra: tuple[int, int],
     batch: int,
-    wrap: bool,
+    padding: Padding,
     tiling: Tiling,
 ) -> None:
     picture = None
     if operation == "encode":  # odd pictures
         picture = (2 * size[0] + extra[0], 2 * size[1] + extra[1])
-    check(Work(config, operation, *size, batch, CPU, FP32, wrap=wrap, picture=picture), tiling)  # type: ignore[arg-type]
+    check(Work(config, operation, *size, batch, CPU, FP32, padding=padding, picture=picture), tiling)  # type: ignore[arg-type]
 
 
 @settings(max_examples=60)
@@ -107,15 +109,15 @@ def test_any_work(
     device=st.sampled_from([CPU, torch.device("cuda")]),
     operation=st.sampled_from(["decode", "encode"]),
     size=st.tuples(st.integers(20, 200), st.integers(4, 20)),
-    wrap=st.booleans(),
+    padding=st.sampled_from(PADDINGS),
     tiling=st.builds(
         Tiling, st.integers(11, 18).map(lambda power: 1 << power), st.integers(0, 2), st.booleans()
     ),
 )
 def test_counting_many_bands_by_one_changes_nothing(
-    device: torch.device, operation: str, size: tuple[int, int], wrap: bool, tiling: Tiling
+    device: torch.device, operation: str, size: tuple[int, int], padding: Padding, tiling: Tiling
 ) -> None:
-    work = Work(SMALL, operation, *size, 1, device, FP32, wrap=wrap)
+    work = Work(SMALL, operation, *size, 1, device, FP32, padding=padding)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cost, "_sampled", lambda todo, *_: ((index, 1) for index in range(len(todo))))
         one_by_one = cost_of.__wrapped__(work, tiling)
@@ -134,8 +136,8 @@ def test_four_levels_and_winograd() -> None:
 def test_every_route_through_the_ladder(route: Route, operation: str) -> None:
     """At its largest plan and its smallest, input checks and all."""
     net, tiny = network(), taesd()
-    for wrap in (False,) if route is Route.TAESD else (False, True):
-        ladder = Ladder(net, tiny, order=(route,), wrap=wrap)
+    for padding in (ZEROS, Padding(Edge.CIRCULAR, Edge.REFLECT)):
+        ladder = Ladder(net, tiny, order=(route,), wrap=padding)
         height, width = (10, 9) if route is Route.TAESD else (24, 20)
         work = ladder.work(operation, height, width, 2)
         peaks = [plan.peak_bytes for plan in candidates(work, route)]
@@ -145,7 +147,7 @@ def test_every_route_through_the_ladder(route: Route, operation: str) -> None:
                 latents_for(SMALL, height, width, 2) if operation == "decode" else images(*work.pixels, 2)
             )
             if route is Route.TAESD and operation == "encode":
-                ladder.vae, work = None, Ladder(None, tiny, wrap=wrap).work(operation, height, width, 1)
+                ladder.vae, work = None, Ladder(None, tiny, wrap=padding).work(operation, height, width, 1)
                 source = images(height * 8, width * 8)
                 ladder.budget = lambda device: 1 << 40
             with PeakMemory(CPU) as measured:

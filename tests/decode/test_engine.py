@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -22,21 +22,23 @@ from tests.decode.helpers import (
     FP16,
     FP32,
     FP64,
+    PADDINGS,
     SD,
     SMALL,
-    circular,
     distance,
     images,
     latents_for,
     network,
+    padded,
     run_decode,
     run_encode,
     sd3_like,
 )
 from vae_lib.checkpoints import load_vae
-from vae_lib.decode import Compute, Tiling, decode, encode_moments
+from vae_lib.decode import Compute, Edge, Padding, Tiling, decode, encode_moments
+from vae_lib.decode.padding import SEAMLESS, ZEROS
 from vae_lib.decode.plan import WHOLE
-from vae_lib.errors import Cancelled, CheckpointError, PlanError
+from vae_lib.errors import Cancelled, CheckpointError, InputError, PlanError
 from vae_lib.networks import AutoencoderKL, AutoencoderKLConfig
 
 BUNDLED = Path(__file__).parents[2] / "vae_lib" / "data" / "vae_guard_tiny.safetensors"
@@ -77,10 +79,17 @@ def assert_exact(
     assert distance(result, exact) <= allowed
 
 
-def networks(config: AutoencoderKLConfig, wrap: bool) -> tuple[AutoencoderKL, AutoencoderKL]:
+def networks(config: AutoencoderKLConfig, padding: Padding) -> tuple[AutoencoderKL, AutoencoderKL]:
     """The plain network in float32 and in float64."""
-    pair = network(config), network(config, FP64)
-    return tuple(map(circular, pair)) if wrap else pair  # type: ignore[return-value]
+    return tuple(padded(network(config, dtype), padding) for dtype in (FP32, FP64))  # type: ignore[return-value]
+
+
+def has_something_to_reflect(padding: Padding, height: int, width: int) -> bool:
+    """At the smallest of the layers."""
+    return all(
+        edge is not Edge.REFLECT or size > 1
+        for edge, size in ((padding.height, height), (padding.width, width))
+    )
 
 
 def plain_decode(vae: AutoencoderKL, latents: Tensor) -> Tensor:
@@ -101,15 +110,25 @@ def way(as_gpu: bool) -> AbstractContextManager[None]:
 @ways
 @settings(max_examples=30)
 @given(
-    config=st.sampled_from(CONFIGS), size=sides, tiling=tilings, wrap=st.booleans(), batch=st.integers(1, 2)
+    config=st.sampled_from(CONFIGS),
+    size=sides,
+    tiling=tilings,
+    padding=st.sampled_from(PADDINGS),
+    batch=st.integers(1, 2),
 )
 def test_decode_is_the_plain_networks(
-    as_gpu: bool, config: AutoencoderKLConfig, size: tuple[int, int], tiling: Tiling, wrap: bool, batch: int
+    as_gpu: bool,
+    config: AutoencoderKLConfig,
+    size: tuple[int, int],
+    tiling: Tiling,
+    padding: Padding,
+    batch: int,
 ) -> None:
+    assume(has_something_to_reflect(padding, *size))
     latents = latents_for(config, *size, batch)
     with way(as_gpu):
-        picture = run_decode(network(config), latents, tiling, wrap=wrap)
-    assert_exact(picture, plain_decode, networks(config, wrap), latents)
+        picture = run_decode(network(config), latents, tiling, padding=padding)
+    assert_exact(picture, plain_decode, networks(config, padding), latents)
 
 
 @ways
@@ -119,7 +138,7 @@ def test_decode_is_the_plain_networks(
     size=sides,
     extra=st.tuples(st.integers(0, 7), st.integers(0, 7)),
     tiling=tilings,
-    wrap=st.booleans(),
+    padding=st.sampled_from(PADDINGS),
     batch=st.integers(1, 2),
 )
 def test_encode_is_the_plain_networks(
@@ -128,28 +147,38 @@ def test_encode_is_the_plain_networks(
     size: tuple[int, int],
     extra: tuple[int, int],
     tiling: Tiling,
-    wrap: bool,
+    padding: Padding,
     batch: int,
 ) -> None:
     """Mean and log-variance, also of pictures whose sides are no multiples of the downscale."""
+    assume(has_something_to_reflect(padding, *size))
     scale = config.downscale
     pictures = images(*(n * scale + more % scale for n, more in zip(size, extra, strict=True)), batch)
     with way(as_gpu):
-        moments = torch.cat(run_encode(network(config), pictures, tiling, wrap=wrap), 1)
-    assert_exact(moments, plain_encode, networks(config, wrap), pictures)
+        moments = torch.cat(run_encode(network(config), pictures, tiling, padding=padding), 1)
+    assert_exact(moments, plain_encode, networks(config, padding), pictures)
+
+
+def test_what_is_too_narrow_to_be_reflected_is_told() -> None:
+    narrow = Padding(Edge.ZEROS, Edge.REFLECT)
+    assert run_decode(network(), latents_for(SMALL, 1, 2), Tiling(1 << 14), padding=narrow).shape[2] == 2
+    with pytest.raises(InputError, match="one pixel wide or high"):
+        run_decode(network(), latents_for(SMALL, 2, 1), Tiling(1 << 14), padding=narrow)
+    with pytest.raises(InputError, match="one pixel wide or high"):
+        run_encode(network(), images(4, 3), Tiling(1 << 14), padding=narrow)
 
 
 @pytest.mark.parametrize("recompute", range(3))
-@pytest.mark.parametrize("wrap", [False, True])
-def test_winograd_within_the_network(recompute: int, wrap: bool) -> None:
+@pytest.mark.parametrize("padding", [ZEROS, SEAMLESS, Padding(Edge.REFLECT, Edge.CIRCULAR)], ids=str)
+def test_winograd_within_the_network(recompute: int, padding: Padding) -> None:
     """Wide and large enough that the fast algorithm is chosen, with bands that do not divide the picture."""
     config = AutoencoderKLConfig(ch=64, ch_mult=(1, 1), num_res_blocks=1)
     latents = latents_for(config, 49, 43)
-    picture = run_decode(network(config), latents, Tiling(1 << 18, recompute), wrap=wrap)
-    assert_exact(picture, plain_decode, networks(config, wrap), latents)
+    picture = run_decode(network(config), latents, Tiling(1 << 18, recompute), padding=padding)
+    assert_exact(picture, plain_decode, networks(config, padding), latents)
     pictures = images(97, 85)
-    moments = torch.cat(run_encode(network(config), pictures, Tiling(1 << 18, recompute), wrap=wrap), 1)
-    assert_exact(moments, plain_encode, networks(config, wrap), pictures)
+    moments = torch.cat(run_encode(network(config), pictures, Tiling(1 << 18, recompute), padding=padding), 1)
+    assert_exact(moments, plain_encode, networks(config, padding), pictures)
 
 
 @ways

@@ -19,7 +19,9 @@ from tests.decode.gpu import META, Dispatches, as_on_a_gpu
 from tests.decode.helpers import FP16, FP32, SMALL, sd3_like
 from vae_lib.decode import (
     Compute,
+    Edge,
     Operation,
+    Padding,
     PeakMemory,
     Route,
     Tiling,
@@ -30,6 +32,7 @@ from vae_lib.decode import (
     transfers,
 )
 from vae_lib.decode.buffers import HostStore
+from vae_lib.decode.padding import SEAMLESS, ZEROS
 from vae_lib.decode.plan import WHOLE, cost_of
 from vae_lib.decode.transfers import Transfers
 from vae_lib.networks import AutoencoderKL, AutoencoderKLConfig
@@ -71,7 +74,7 @@ def source(work: Work) -> Tensor:
 
 def run(work: Work, given: Tensor, tiling: Tiling) -> Tensor:
     assert work.config is not None
-    vae, compute = network(work.config, work.dtype), Compute(META, work.dtype, work.wrap)
+    vae, compute = network(work.config, work.dtype), Compute(META, work.dtype, work.padding)
     if work.operation is Operation.DECODE:
         return decode(vae, given, tiling, compute)
     return encode_moments(vae, given, tiling, compute)[0]
@@ -82,12 +85,12 @@ def picture(side: int, operation: str = "decode", **options: Any) -> Work:
 
 
 @pytest.mark.parametrize("operation", ["decode", "encode"])
-@pytest.mark.parametrize("wrap", [False, True])
+@pytest.mark.parametrize("padding", [ZEROS, SEAMLESS, Padding(Edge.REFLECT, Edge.ZEROS)], ids=str)
 @pytest.mark.parametrize("offload", [False, True])
-def test_nothing_waits_for_the_device(offload: bool, wrap: bool, operation: str) -> None:
+def test_nothing_waits_for_the_device(offload: bool, padding: Padding, operation: str) -> None:
     for dtype in (FP32, FP16):
         for config in (SMALL, sd3_like(ch=32, ch_mult=(1,), num_res_blocks=1)):
-            work = Work(config, Operation(operation), 7, 5, 2, META, dtype, wrap=wrap)
+            work = Work(config, Operation(operation), 7, 5, 2, META, dtype, padding=padding)
             for tiling in (Tiling(1 << 24, 0, offload), Tiling(1 << 13, 2, offload, 1 << 12)):
                 shape = (2, 3, *work.pixels) if operation == "decode" else (2, config.latent_channels, 7, 5)
                 assert run(work, source(work), tiling).shape == shape
@@ -119,13 +122,13 @@ TILINGS = {
 
 
 @pytest.mark.parametrize("operation", ["decode", "encode"])
-@pytest.mark.parametrize("wrap", [False, True])
+@pytest.mark.parametrize("padding", [ZEROS, SEAMLESS, Padding(Edge.CIRCULAR, Edge.REFLECT)], ids=str)
 @pytest.mark.parametrize("tiling", TILINGS.values(), ids=TILINGS.keys())
 @pytest.mark.parametrize("size", [(64, 64), (97, 63)], ids=str)
 def test_dispatches_are_counted_exactly(
-    size: tuple[int, int], tiling: Tiling, wrap: bool, operation: str
+    size: tuple[int, int], tiling: Tiling, padding: Padding, operation: str
 ) -> None:
-    work = Work(SD15, Operation(operation), *size, 1, META, FP16, wrap=wrap)
+    work = Work(SD15, Operation(operation), *size, 1, META, FP16, padding=padding)
     given = source(work)
     with Dispatches() as dispatched:
         run(work, given, tiling)

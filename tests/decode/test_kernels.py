@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from tests.decode import gpu  # noqa: F401 (imitates CUDA's kernels on the CPU)
 from tests.decode.helpers import BF16, CPU, FP16, FP32
-from vae_lib.decode import kernels
+from vae_lib.decode import Operation, Tiling, Work, kernels
+from vae_lib.decode.plan import WHOLE, cost_of, plain_cost_of
+from vae_lib.networks import AutoencoderKLConfig
 
 
 def test_of_the_cpu() -> None:
@@ -22,7 +28,7 @@ def test_of_a_device_that_is_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "_is_here", lambda device: False)
     found = kernels._found.__wrapped__(torch.device("cuda"), FP16)
     assert found == kernels.Kernels(norms=True, mixes=True, attention=True, bias_apart=True)
-    assert kernels._found.__wrapped__(torch.device("mps"), FP16) == kernels.Kernels()
+    assert kernels._found.__wrapped__(torch.device("mps"), FP16) == kernels.Kernels(attention=True)
 
 
 @pytest.mark.parametrize("dtype", [FP32, FP16, BF16], ids=str)
@@ -54,7 +60,7 @@ def test_norms_that_are_not(broken: str, how: str, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     fake: Any = SimpleNamespace(type="cuda")
     monkeypatch.setattr(kernels, "_is_here", lambda device: True)
-    for name in ("_norms_are_right", "_mixing_is_right", "_attention_is_fused"):
+    for name in ("_norms_are_right", "_mixing_is_right"):
         check = getattr(kernels, name)
         monkeypatch.setattr(kernels, name, lambda device, dtype, check=check: check(CPU, dtype))
     found = kernels._found.__wrapped__(fake, FP16)
@@ -62,9 +68,92 @@ def test_norms_that_are_not(broken: str, how: str, monkeypatch: pytest.MonkeyPat
     assert not found.bias_apart
 
 
-def test_attention_on_a_cpu_that_keeps_no_scores() -> None:
-    """PyTorch's flash kernel for CPUs passes the check, so that the check itself is known to run."""
-    assert isinstance(kernels._attention_is_fused(CPU, FP32), bool)
+def attention(device: torch.device = CPU, dtype: torch.dtype = FP32, channels: int = 64) -> bool:
+    """Looked at anew."""
+    kernels._fused.cache_clear()
+    try:
+        return kernels.attention_is_fused(device, dtype, channels)
+    finally:
+        kernels._fused.cache_clear()
+
+
+@contextmanager
+def in_the_general_way() -> Iterator[None]:
+    """PyTorch's lean kernels switched off."""
+    try:
+        from torch.nn.attention import SDPBackend, sdpa_kernel
+
+        with sdpa_kernel([SDPBackend.MATH]):
+            yield
+    except ImportError:  # PyTorch before 2.3
+        with torch.backends.cuda.sdp_kernel(enable_flash=False, enable_mem_efficient=False):
+            yield
+
+
+def test_attention_that_makes_the_scores_is_seen() -> None:
+    for mode in (torch.no_grad, torch.inference_mode, torch.enable_grad):
+        with mode():
+            assert attention()  # PyTorch's flash kernel for CPUs
+            with in_the_general_way():
+                assert not attention()
+
+
+def test_scores_within_one_operation_are_counted_by_the_allocator(monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = iter([0, 100, 100 + 256 * 256 * 4 - 1, 0, 100, 100 + 256 * 256 * 4])
+    stats = {"memory_stats": lambda device: {"allocated_bytes.all.allocated": next(counts)}}
+    monkeypatch.setattr(torch, "cpu", SimpleNamespace(**stats))
+    assert [attention(), attention()] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("error", "wanted"),
+    [
+        (torch.cuda.OutOfMemoryError("CUDA out of memory"), 2),
+        (RuntimeError("No available kernel. Aborting execution."), 1),
+        (ModuleNotFoundError("No module named 'torch.privateuseone'"), 1),
+    ],
+)
+def test_looking_at_the_attention_raises_nothing(
+    error: Exception, wanted: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And is repeated only if there was no memory for it."""
+    tries: list[int] = []
+
+    def fail(*_: object) -> NoReturn:
+        tries.append(1)
+        raise error
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", fail)
+    assert not attention()
+    for _ in range(2):
+        assert not kernels.attention_is_fused(CPU, FP32, 64)
+    kernels._fused.cache_clear()
+    assert len(tries) == 1 + wanted
+
+
+def test_attention_of_devices_that_are_elsewhere() -> None:
+    assert attention(torch.device("cuda"))
+    for kind in ("xpu", "mps", "privateuseone"):
+        assert not attention(torch.device(kind))
+
+
+def test_our_own_attention_is_preferred_on_cpus() -> None:
+    assert not kernels.prefers_fused_attention(CPU, FP32, 64)
+    assert kernels.prefers_fused_attention(torch.device("cuda"), FP32, 64)
+
+
+@pytest.mark.parametrize("kind", ["xpu", "mps", "privateuseone"])
+def test_the_scores_that_would_be_made_are_counted_and_split(kind: str) -> None:
+    """16,384 tokens: a matrix of 1 GiB in float32."""
+    work = Work(AutoencoderKLConfig(), Operation.DECODE, 128, 128, 1, torch.device(kind), FP16)
+    scores = 4 * (128 * 128) ** 2
+    plain = plain_cost_of(work)
+    assert plain.largest_bytes == scores
+    assert plain.peak_bytes >= 2 * scores
+    whole = cost_of(work, Tiling(WHOLE, attention_bytes=64 << 20))
+    assert whole.largest_bytes < scores
+    assert whole.peak_bytes < 2 * scores
+    assert plain_cost_of(replace(work, device=torch.device("cuda"))).largest_bytes < scores
 
 
 def test_memory_that_is_short_says_nothing_of_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,11 +168,11 @@ def test_memory_that_is_short_says_nothing_of_the_kernels(monkeypatch: pytest.Mo
 
     kernels._found.cache_clear()
     monkeypatch.setattr(kernels, "_is_here", lambda device: True)
-    for name in ("_norms_are_right", "_mixing_is_right", "_attention_is_fused"):
+    for name in ("_norms_are_right", "_mixing_is_right"):
         monkeypatch.setattr(kernels, name, check)
     try:
         cuda = torch.device("cuda")
         assert [kernels.of(cuda, FP16).norms for _ in range(4)] == [True, True, False, False]
-        assert len(checks) == 5
+        assert len(checks) == 4
     finally:
         kernels._found.cache_clear()

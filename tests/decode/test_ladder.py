@@ -15,8 +15,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 from tests.decode.helpers import BF16, CPU, FP32, SMALL, distance, images, latents_for, network, taesd
-from vae_lib.decode import DEFAULT_ORDER, Ladder, Outcome, Route
-from vae_lib.errors import Cancelled, InputError, NumericError, PlanError
+from vae_lib.decode import DEFAULT_ORDER, Ladder, Outcome, Route, wording
+from vae_lib.decode.events import MaybeOutOfMemory, OutOfMemory, Overflow
+from vae_lib.errors import Cancelled, DeviceLost, InputError, NumericError, PlanError
 from vae_lib.networks import AutoencoderKL, AutoencoderKLConfig
 
 PLENTY = 1 << 40
@@ -96,8 +97,8 @@ def test_memory_runs_out_once_at_any_allocation(route: Route) -> None:
         assert distance(outcome.result, wanted) < 1e-5
         (attempt,) = outcome.attempts
         assert attempt.plan.route is first
-        assert "out of memory" in attempt.problem
-        assert "failed (out of memory" in outcome.reason
+        assert attempt == OutOfMemory(attempt.plan)
+        assert "failed (out of memory" in wording.line(outcome)
         del outcome
     assert live_tensors() == before
 
@@ -157,7 +158,8 @@ def test_every_route_gives_the_picture() -> None:
         assert outcome.plan.route is route
         assert outcome.attempts == ()
         assert outcome.seconds > 0
-        assert outcome.reason == outcome.plan.reason
+        assert outcome.events == ()
+        assert wording.line(outcome) == wording.planned(outcome.plan)
         assert distance(outcome.result, wanted) < 1e-5
     pictures = images(19, 15, 2)
     mean, log_variance = network().encode_moments(pictures)
@@ -189,10 +191,10 @@ def test_overflow_is_repaired_in_fp32() -> None:
     latents = latents_for(SMALL, 4, 3)
     outcome = ladder(vae=vae, dtype=torch.float16).decode(latents)
     (attempt,) = outcome.attempts
-    assert "NaN or infinite numbers in fp16" in attempt.problem
+    assert attempt == Overflow(attempt.plan)
     assert attempt.plan.dtype == torch.float16
     assert outcome.plan.dtype == outcome.result.dtype == FP32
-    assert "full failed (NaN or infinite numbers in fp16)" in outcome.reason
+    assert "full failed (NaN or infinite numbers in fp16)" in wording.line(outcome)
     assert distance(outcome.result, vae.decode(latents)) < 1e-4
 
     pictures = images(8, 6)
@@ -282,7 +284,7 @@ def test_budget_is_asked_before_every_try_and_kept() -> None:
     assert outcome.plan.route is not Route.FULL
     assert outcome.plan.peak_bytes <= full * 2 // 3
     assert CPU in asked
-    with pytest.raises(PlanError, match="the least that would do is"):
+    with pytest.raises(PlanError, match="which takes at least"):
         ladder(budget=lambda device: 1000).decode(latents)
 
 
@@ -295,9 +297,9 @@ def test_a_full_disk_makes_way_for_the_next_route(tmp_path: Path, monkeypatch: p
     latents = latents_for(SMALL, 4, 3)
     outcome = ladder(order=(Route.OFFLOAD, Route.CPU)).decode(latents)
     assert outcome.plan.route is Route.CPU
-    assert "No space left on device" in outcome.reason
+    assert "No space left on device" in wording.line(outcome)
     assert distance(outcome.result, network().decode(latents)) < 1e-5
-    with pytest.raises(PlanError, match=r"Every allowed way failed \(offload.*No space left.*TMPDIR"):
+    with pytest.raises(PlanError, match=r"Every allowed way failed \(tiled \+ RAM.*No space left.*TMPDIR"):
         ladder(order=(Route.OFFLOAD,)).decode(latents)
     assert list(tmp_path.iterdir()) == []
 
@@ -343,3 +345,78 @@ def test_taesd_alone_takes_and_gives_scaled_latents() -> None:
     assert distance(outcome.result, tiny.encode(images(16, 24))) < 1e-5
     with pytest.raises(PlanError, match="there is no TAESD"):
         ladder(order=(Route.TAESD,)).decode(latents_for(SMALL, 3, 3))
+
+
+def failing(monkeypatch: pytest.MonkeyPatch, *errors: Exception | None) -> list[Any]:
+    """Let attempts fail in turn, None: not; returns the plans that were tried."""
+    plans: list[Any] = []
+    execute = Ladder._execute
+
+    def fail(self: Ladder, plan: Any, *args: Any) -> Outcome:
+        plans.append(plan)
+        error = errors[len(plans) - 1] if len(plans) <= len(errors) else None
+        if error is not None:
+            raise error
+        return execute(self, plan, *args)
+
+    monkeypatch.setattr(Ladder, "_execute", fail)
+    return plans
+
+
+NO_ENGINE = RuntimeError("GET was unable to find an engine to execute this computation")
+SHORT = torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+def test_memory_that_was_in_pieces_is_put_together_and_the_same_plan_tried(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("vae_lib.decode.ladder.keeps_freed_memory", lambda device: True)
+    plans = failing(monkeypatch, SHORT)
+    outcome = ladder().decode(latents_for(SMALL, 4, 4))
+    assert plans[0] == plans[1]
+    assert (outcome.plan.route, outcome.events) == (Route.FULL, ())
+    plans = failing(monkeypatch, SHORT, SHORT)
+    outcome = ladder().decode(latents_for(SMALL, 4, 4))
+    assert plans[0] == plans[1] != plans[2]
+    assert [type(event) for event in outcome.events] == [OutOfMemory]
+
+
+def test_what_may_be_too_little_memory_gets_one_smaller_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
+    plans = failing(monkeypatch, NO_ENGINE)
+    outcome = ladder().decode(latents_for(SMALL, 4, 4))
+    (event,) = outcome.events
+    assert isinstance(event, MaybeOutOfMemory)
+    assert "unable to find an engine" in event.said
+    plans = failing(monkeypatch, NO_ENGINE, NO_ENGINE)
+    with pytest.raises(PlanError, match="a smaller attempt before it, too: perhaps out of memory"):
+        ladder().decode(latents_for(SMALL, 4, 4))
+    assert len(plans) == 2
+
+
+def test_a_device_that_is_lost_is_not_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    plans = failing(monkeypatch, RuntimeError("CUDA error: an illegal memory access was encountered\nmore"))
+    with pytest.raises(DeviceLost, match=r"does not answer any more \(CUDA error: an illegal memory access"):
+        ladder().decode(latents_for(SMALL, 4, 4))
+    assert len(plans) == 1
+
+
+def test_an_error_that_was_being_handled_says_nothing_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forge calls for its tiles while it handles that the memory ran out."""
+    plans = failing(monkeypatch, RuntimeError("a bug"))
+
+    def decode_while_handling() -> None:
+        try:
+            raise SHORT
+        except RuntimeError:
+            ladder().decode(latents_for(SMALL, 4, 4))
+
+    with pytest.raises(RuntimeError, match="a bug"):
+        decode_while_handling()
+    assert len(plans) == 1
+
+
+def test_where_nobody_knows_what_is_free_little_is_taken_first() -> None:
+    known = ladder(budget=lambda device: None).decode(latents_for(SMALL, 4, 4))
+    assert known.plan.route is Route.FULL  # it takes little
+    assert known.plan.free_bytes is None
+    assert "not known" in wording.line(known)

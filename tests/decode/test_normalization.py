@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import nullcontext
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten
 
 from tests.decode.gpu import as_on_a_gpu
-from tests.decode.helpers import CPU
-from vae_lib.decode import kernels
+from tests.decode.helpers import CPU, distance
+from vae_lib.decode import kernels, normalization
 from vae_lib.decode.buffers import Memory, Workspace
 from vae_lib.decode.kernels import Kernels
 from vae_lib.decode.normalization import STRETCH, Statistics, stretch_rows
@@ -152,3 +155,20 @@ def test_a_norm_without_weights() -> None:
     x, norm = torch.randn(6, 5, 8), nn.GroupNorm(4, 8, affine=False)
     wanted = torch.nn.functional.group_norm(band_of(x), 4)[0].permute(1, 2, 0)
     assert torch.allclose(normalised(x, norm, []).float(), wanted, atol=1e-4)
+
+
+def test_without_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on MPS and Arc: nothing is asked for in that type, and it is nearly as exact."""
+
+    class NoDoubles(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            result = func(*args, **(kwargs or {}))
+            arrays = (item for item in tree_flatten(result)[0] if isinstance(item, Tensor))
+            assert all(array.dtype != torch.float64 for array in arrays)
+            return result
+
+    monkeypatch.setattr(normalization, "WITHOUT_FLOAT64", {"cpu"})
+    x, norm = torch.randn(40, 9, 8) * 3 + 2, nn.GroupNorm(4, 8).requires_grad_(False)
+    with NoDoubles():
+        normaliser = statistics_of(x, list(range(7, 40, 7))).normaliser(norm, Memory(CPU, x.dtype))
+    assert distance(x * normaliser.scale + normaliser.shift, reference(x, norm)) < 1e-5

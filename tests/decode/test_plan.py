@@ -5,28 +5,37 @@ from __future__ import annotations
 import itertools
 import re
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten
 
 from tests.decode.helpers import BF16, CPU, FP32, SMALL, images, latents_for, network
 from tests.test_units import in_bytes
 from vae_lib.decode import (
     Compute,
     Operation,
+    Padding,
     PeakMemory,
     Route,
+    Tiling,
     Work,
     candidates,
     choose,
+    decode,
     dtype_name,
     smallest,
+    wording,
 )
 from vae_lib.decode.cost import Cost
+from vae_lib.decode.devices import FIRST_PROMISE, largest_block
 from vae_lib.decode.plain import run as run_plain
-from vae_lib.decode.plan import PLAIN_ROOM, Rates, cost_of, default_rates, plain_cost_of
+from vae_lib.decode.plan import PLAIN_ROOM, WHOLE, Rates, cost_of, default_rates, plain_cost_of
+from vae_lib.decode.route import FreeUnknown
 from vae_lib.errors import PlanError
 from vae_lib.networks import AutoencoderKLConfig
 from vae_lib.units import size_text
@@ -95,7 +104,7 @@ def test_taesd_only_if_allowed_and_there() -> None:
     slow = Rates(1.0, 1.0, 1.0, 1.0, 1.0)
     everything = tuple(Route)
     assert all(plan.route is not Route.TAESD for plan in [choose(BIG, PLENTY, order=everything, rates=slow)])
-    with pytest.raises(PlanError, match="the least that would do"):
+    with pytest.raises(PlanError, match="which takes at least"):
         choose(BIG, tight, order=(Route.FULL, Route.TAESD))
     with pytest.raises(PlanError, match="no TAESD"):
         choose(BIG, PLENTY, order=(Route.TAESD,))
@@ -121,9 +130,7 @@ def test_an_exact_way_that_takes_ages_gives_way_to_taesd() -> None:
 def test_the_least_that_would_do_does(work: Work, order: tuple[Route, ...]) -> None:
     with pytest.raises(PlanError) as error:
         choose(work, 1000, order=order)
-    match = re.search(
-        r"^1\.0 kB is not enough for .*the least that would do is ([\d.]+ \w+) \(", str(error.value)
-    )
+    match = re.search(r"^1\.0 kB is not enough for .*which takes at least ([\d.]+ \w+) \(", str(error.value))
     assert match is not None
     plan = choose(work, in_bytes(match[1]), order=order)
     least = smallest(work, order)
@@ -146,9 +153,9 @@ def test_offloading_needs_main_memory() -> None:
     plan = choose(BIG, PLENTY, order=order, cpu_free_bytes=PLENTY)
     assert plan.route is Route.OFFLOAD
     assert plan.host_bytes == 1024 * 1024 * 128 * 2  # one activation of the largest size, in half precision
-    assert " free and 268 MB of main memory" in plan.reason
+    assert " free and 268 MB of main memory" in wording.planned(plan)
     with pytest.raises(
-        PlanError, match=r"offload.* would need 269 MB of main memory, of which 100 MB is free"
+        PlanError, match=r"tiled \+ RAM.* would need 269 MB of main memory, of which 100 MB is free"
     ):
         choose(BIG, PLENTY, order=order, cpu_free_bytes=10**8)
     assert choose(BIG, PLENTY, order=(*order, Route.TILED), cpu_free_bytes=10**8).route is Route.TILED
@@ -189,11 +196,11 @@ def test_the_plain_network_where_it_was_timed_and_is_faster() -> None:
     assert not ours.is_plain
     assert not choose(BIG, PLENTY, rates=replace(rates, plain=1.5)).is_plain
     plain = choose(BIG, PLENTY, rates=replace(rates, plain=0.5))
-    assert (plain.is_plain, plain.route, plain.describe()) == (True, Route.FULL, "full, plain network")
+    assert (plain.is_plain, plain.route, plain.describe()) == (True, Route.FULL, "full (plain network)")
     assert plain.peak_bytes > ours.peak_bytes
     faster = replace(rates, plain=0.5)
     assert choose(BIG, plain.peak_bytes - 1, rates=faster) == choose(BIG, plain.peak_bytes - 1, rates=rates)
-    for other in (replace(BIG, wrap=True), replace(BIG, resident=False)):
+    for other in (replace(BIG, padding=Padding.of(True)), replace(BIG, resident=False)):
         assert not choose(other, PLENTY, rates=faster).is_plain
 
 
@@ -222,17 +229,20 @@ def test_offloaded_bands_are_small_enough_for_copies_beside_the_computing() -> N
 
 def test_reason_is_one_line() -> None:
     full = choose(BIG, PLENTY)
-    assert full.reason == f"{full.describe()}: needs {size_text(full.peak_bytes)} of {size_text(PLENTY)} free"
+    assert (
+        wording.planned(full)
+        == f"{full.describe()}: needs {size_text(full.peak_bytes)} of {size_text(PLENTY)} free"
+    )
     assert full.describe() == "full"
     assert "-row bands" in choose(BIG, full.peak_bytes - 1).describe()
     free = least_full(BIG) * 2 // 3
     tiled = choose(BIG, free)
-    assert tiled.reason == (
+    assert wording.planned(tiled) == (
         f"{tiled.describe()}: needs {size_text(tiled.peak_bytes)} of {size_text(free)} free"
-        f"; full would need {size_text(full.peak_bytes)}"
+        f"; full needs {size_text(full.peak_bytes, up=True)}"
     )
-    assert f", {tiled.band_rows}-row bands" in tiled.describe()
-    assert "of main memory" in choose(BIG, 1000, order=(Route.CPU,)).reason
+    assert f" in {tiled.band_rows}-row bands" in tiled.describe()
+    assert "of main memory" in wording.planned(choose(BIG, 1000, order=(Route.CPU,)))
 
 
 def test_weights_that_cannot_do_it() -> None:
@@ -252,3 +262,72 @@ def test_weights_elsewhere_cost_memory() -> None:
 def test_names() -> None:
     assert [dtype_name(dtype) for dtype in (FP32, torch.float16, BF16)] == ["fp32", "fp16", "bf16"]
     assert dtype_name(torch.float64) == "torch.float64"
+
+
+def test_where_free_memory_is_unknown_a_small_promise_is_made_first() -> None:
+    plan = choose(BIG, None)
+    assert plan.peak_bytes <= FIRST_PROMISE < choose(BIG, PLENTY).peak_bytes
+    known = choose(BIG, FIRST_PROMISE)
+    assert replace(plan, free_bytes=FIRST_PROMISE, why=known.why) == known
+    large = choose(replace(BIG, height=256, width=256), None)
+    (why,) = large.why
+    assert isinstance(why, FreeUnknown)
+    assert large.peak_bytes <= FIRST_PROMISE < why.need_bytes
+    assert wording.planned(large).startswith(
+        f"{large.describe()}: needs {size_text(large.peak_bytes)} (what is free is not known on this device)"
+    )
+    small = replace(BIG, height=32, width=32)
+    assert choose(small, None).describe() == "full"  # the fastest keeps the promise
+    huge = replace(BIG, height=4096, width=4096)
+    least = smallest(huge)
+    assert least is not None
+    assert least.peak_bytes > FIRST_PROMISE
+    order = (Route.FULL, Route.TILED, Route.OFFLOAD)
+    assert choose(huge, None, order=order).peak_bytes == least.peak_bytes
+    with pytest.raises(PlanError, match="no TAESD"):
+        choose(BIG, None, order=(Route.TAESD,))
+
+
+@pytest.mark.parametrize("kind", ["xpu", "mps", "privateuseone"])
+def test_no_array_is_larger_than_the_device_allocates_at_once(kind: str) -> None:
+    """At 4096x4096 in fp16 the whole picture's activations are of 8 GiB."""
+    work = replace(BIG, height=512, width=512, device=torch.device(kind))
+    most = largest_block(work.device)
+    assert most is not None
+    assert choose(replace(work, device=CUDA), PLENTY).largest_bytes >= 8 << 30
+    for route in (Route.FULL, Route.TILED, Route.OFFLOAD):
+        plan = choose(work, PLENTY, order=(route,))
+        assert plan.largest_bytes <= most
+        assert not plan.is_whole
+
+
+def test_a_result_that_is_too_large_at_once_goes_elsewhere() -> None:
+    """One array holds the pictures of a batch."""
+    work = Work(SD15, "decode", 512, 512, 50, torch.device("xpu"), torch.float16)
+    order = (Route.FULL, Route.TILED, Route.OFFLOAD)
+    with pytest.raises(PlanError, match="or is possible on this device"):
+        choose(work, PLENTY, order=order)
+    assert choose(replace(work, output_on_device=False), PLENTY, order=order).largest_bytes < 4 << 30
+    assert choose(work, PLENTY).route is Route.CPU
+
+
+class Arrays(TorchDispatchMode):
+    """Sizes of the storages that operations give."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: list[int] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        arrays = (item for item in tree_flatten(result)[0] if isinstance(item, torch.Tensor))
+        self.sizes += [array.untyped_storage().nbytes() for array in arrays]
+        return result
+
+
+@pytest.mark.parametrize("tiling", [Tiling(WHOLE), Tiling(1 << 14, 1)], ids=["whole", "bands"])
+def test_the_largest_array_is_predicted(tiling: Tiling) -> None:
+    work = Work(SMALL, "decode", 24, 20, 1, CPU, FP32)
+    with Arrays() as arrays:
+        decode(network(SMALL), latents_for(SMALL, 24, 20), tiling, Compute(CPU, FP32))
+    assert cost_of(work, tiling).largest_bytes == max(arrays.sizes)

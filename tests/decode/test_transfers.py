@@ -23,6 +23,7 @@ from tests.decode.helpers import (
     BF16,
     CPU,
     FP32,
+    PADDINGS,
     SD,
     SMALL,
     distance,
@@ -32,9 +33,10 @@ from tests.decode.helpers import (
     network,
 )
 from tests.decode.test_ladder import TINY, Allocations, ladder
-from vae_lib.decode import Compute, Route, Tiling, Work, transfers
+from vae_lib.decode import Compute, Edge, Padding, Route, Tiling, Work, transfers
 from vae_lib.decode.buffers import Arrivals, FeatureMap, HostStore, Memory, Workspace
 from vae_lib.decode.engine import decode, encode_moments
+from vae_lib.decode.padding import SEAMLESS, ZEROS
 from vae_lib.decode.plan import cost_of
 from vae_lib.decode.transfers import CudaTransfers, Transfers
 from vae_lib.errors import Cancelled
@@ -112,14 +114,16 @@ TILINGS = [
 
 
 @pytest.mark.parametrize("chance", [0.0, 0.3, 0.7, 1.0])
-@pytest.mark.parametrize("wrap", [False, True])
+@pytest.mark.parametrize("padding", [ZEROS, SEAMLESS, Padding(Edge.REFLECT, Edge.CIRCULAR)], ids=str)
 @pytest.mark.parametrize("tiling", TILINGS, ids=str)
-def test_the_picture_is_the_same(tiling: Tiling, wrap: bool, chance: float, apart: type[Streams]) -> None:
+def test_the_picture_is_the_same(
+    tiling: Tiling, padding: Padding, chance: float, apart: type[Streams]
+) -> None:
     apart.chance = chance
     resting = Tiling(tiling.band_bytes, tiling.recompute, attention_bytes=tiling.attention_bytes)
     for config in (SMALL, SD):
         z, picture = latents_for(config, 9, 7), images(37, 26)
-        compute = Compute(CPU, FP32, wrap)
+        compute = Compute(CPU, FP32, padding)
         before = apart.started
         decoded = decode(network(config), z, tiling, compute)
         encoded, _ = encode_moments(network(config), picture, tiling, compute)
@@ -186,7 +190,7 @@ def test_memory_that_runs_out_amid_copies(operation: str, apart: type[Streams]) 
 @given(
     operation=st.sampled_from(["decode", "encode"]),
     size=st.tuples(st.integers(2, 20), st.integers(2, 20)),
-    wrap=st.booleans(),
+    padding=st.sampled_from(PADDINGS),
     dtype=st.sampled_from([FP32, BF16]),
     power=st.integers(11, 22),
     recompute=st.integers(0, 2),
@@ -195,13 +199,13 @@ def test_memory_that_runs_out_amid_copies(operation: str, apart: type[Streams]) 
 def test_the_peak_is_predicted(
     operation: str,
     size: tuple[int, int],
-    wrap: bool,
+    padding: Padding,
     dtype: torch.dtype,
     power: int,
     recompute: int,
     attention: int,
 ) -> None:
-    work = Work(SMALL, operation, *size, 1, CPU, dtype, wrap=wrap)
+    work = Work(SMALL, operation, *size, 1, CPU, dtype, padding=padding)
     tiling = Tiling(1 << power, recompute, True, attention)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(transfers, "kind_for", lambda device: Transfers)

@@ -82,7 +82,7 @@ def test_a_wrong_route_is_told_once_and_not_used(monkeypatch: pytest.MonkeyPatch
     assert found is not None
     assert found.wrong == {Route.OFFLOAD}
     assert len(said) == 1
-    assert "a GPU, fp32) the offload decode gives another picture" in said[0]
+    assert "a GPU, fp32) the tiled + RAM decode gives another picture" in said[0]
     assert rates(said) == found
     assert len(said) == 1
     work = Work(SMALL, Operation.DECODE, 24, 24, 1, CUDA, FP32)

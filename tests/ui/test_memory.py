@@ -24,7 +24,7 @@ def offload_row(ram: int) -> list[str]:
 
 def test_offloading_is_bounded_by_main_memory_too() -> None:
     _, how, needs, _, up_to = offload_row(ram=6 * GB)
-    assert how.startswith("offload, ")
+    assert how.startswith("tiled + RAM in ")
     assert needs.endswith(" + 268 MB RAM")
     assert up_to == "4800 × 4800"  # 256 bytes a pixel
     assert offload_row(ram=60 * GB)[4] == "15296 × 15296"

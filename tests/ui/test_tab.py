@@ -277,7 +277,7 @@ def test_memory_of_a_size(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
     page.locator("#vg_width input").fill("2048")
     page.locator("#vg_height input").fill("2048")
     expect(routes.first).to_contain_text("does not fit")
-    expect(page.locator(".prose#vg_plan")).to_contain_text("full would need 4.4 GB")
+    expect(page.locator(".prose#vg_plan")).to_contain_text("full needs 4.4 GB")
     page.locator("#vg_width input").fill("3")
     expect(page.locator(".prose#vg_plan")).to_contain_text("The width must be")
 

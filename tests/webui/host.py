@@ -39,6 +39,10 @@ PARTS = ("scripts", "javascript", "vae_lib", "install.py", "metadata.ini", "styl
 WEBUI_DIR = os.environ.get("WEBUI_DIR") and os.path.abspath(os.environ["WEBUI_DIR"])
 WEBUI_PYTHON = os.path.abspath(os.environ.get("WEBUI_PYTHON") or sys.executable)
 IS_REAL = bool(WEBUI_DIR)
+IS_FORK = bool(WEBUI_DIR) and os.path.isdir(f"{WEBUI_DIR}/modules_forge")  # Forge, reForge
+IS_FORGE = IS_FORK and os.path.isdir(
+    f"{WEBUI_DIR}/backend"
+)  # which loads no model before the first generation
 
 
 class ApiError(Exception):
@@ -259,6 +263,8 @@ def start(
     """Start the host on a data folder and wait until its checkpoint is loaded; ``variables``: its environment."""
     port = free_port()
     quiet = {"live_previews_enable": False, "samples_save": False, "disabled_extensions": list(disabled)}
+    if IS_FORK:  # which does not note it by itself, and puts back after a generation only what is noted
+        quiet["sd_model_checkpoint"] = "small.safetensors"
     settings = quiet | settings
     (data / "config.json").write_text(json.dumps(settings))
     environment = {
@@ -284,6 +290,7 @@ def start(
     if IS_REAL:
         skipped = ("prepare-environment", "python-version-check", "version-check", "torch-cuda-test")
         flags += ["--no-download-sd-model", *(f"--skip-{name}" for name in skipped)]
+        flags += ["--always-cpu", "--all-in-fp32"] if IS_FORK else []
         command, folder = [WEBUI_PYTHON, "launch.py"], str(WEBUI_DIR)
     else:
         command, folder = [sys.executable, "webui.py"], str(DOUBLE)
@@ -301,7 +308,7 @@ def start(
     try:
         host.wait(
             lambda: host.starts() > 0
-            and "Model loaded in" in host.log()
+            and (IS_FORGE or re.search("^Model .*loaded in", host.log(), re.MULTILINE) is not None)
             and host.get("/probe/state")["model"],
             600,
         )

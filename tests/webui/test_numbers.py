@@ -73,7 +73,7 @@ def test_a_bug_of_ours_ends_in_the_hosts_decode_with_a_report(
     assert "could not decode the picture (ZeroDivisionError: made by the probe)" in log
     report = log[log.index("--- VAE Guard: report") : log.index("--- to here")]
     assert "decode of (1, 4, 16, 16), AutoencoderKL torch.float32 on cpu" in report
-    assert "hooks.py:" in report
+    assert "forward.py:" in report
     assert str(host.data) not in report
     page = open_page(browser, host)
     page.locator("#tabs > .tab-nav").get_by_role("button", name="VAE", exact=True).click()

@@ -23,6 +23,7 @@ from vae_lib.decode import (
     dtype_name,
     free_bytes,
     usual_dtype,
+    wording,
 )
 from vae_lib.errors import CheckpointError, InputError, PlanError, printable
 from vae_lib.networks import AutoencoderKL
@@ -77,16 +78,18 @@ def run_plan(options: argparse.Namespace) -> None:
         order.remove(Route.CPU)
     try:
         chosen, problem = choose(work, options.free, order=order), None
+        reason = wording.planned(chosen)
     except PlanError as error:
-        chosen, problem = None, str(error)
+        chosen, reason = None, str(error)
+        problem = reason
     rows = [_plan_row(work, route, options.free, chosen) for route in order]
     if options.json:
         print(json.dumps({
             "device": device.type, "dtype": dtype_name(dtype), "free_bytes": options.free, "routes": rows,
-            "chosen": None if chosen is None else chosen.route.value, "reason": problem or chosen.reason,  # type: ignore[union-attr]
+            "chosen": None if chosen is None else chosen.route.value, "reason": reason,
         }))  # fmt: skip
     else:
-        _print_plan(work, rows, options.free, problem or chosen.reason)  # type: ignore[union-attr]
+        _print_plan(work, rows, options.free, reason)
     if problem is not None:
         raise PlanError(problem)
 

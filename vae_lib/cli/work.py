@@ -40,6 +40,7 @@ from vae_lib.decode import (
     rates_for,
     trusted_rates,
     usual_dtype,
+    wording,
 )
 from vae_lib.errors import InputError
 from vae_lib.files import check_outputs
@@ -266,7 +267,7 @@ class Job:
             "predicted_peak_bytes": outcome.plan.peak_bytes,
             "peak_bytes": peak_bytes,
             "seconds": round(outcome.seconds, 3),
-            "reason": outcome.reason,
+            "reason": wording.line(outcome),
             "dtype": dtype_name(outcome.plan.dtype),
             "device": outcome.plan.device.type,
             "files": [str(path) for path in written],
@@ -275,7 +276,7 @@ class Job:
             print(json.dumps(described))
             return
         files = ", ".join(described["files"])
-        print(f"{files}: {outcome.reason}; took {outcome.seconds:.1f} s and {size_text(peak_bytes)}.")
+        print(f"{files}: {wording.line(outcome)}; took {outcome.seconds:.1f} s and {size_text(peak_bytes)}.")
         if not outcome.plan.route.exact:
             print(
                 "This is TAESD's approximation; decode again with --route auto and more memory for the exact one."

@@ -2,16 +2,17 @@
 
 from vae_lib.decode.calibrate import rates_for
 from vae_lib.decode.compute import Compute, Operation
-from vae_lib.decode.devices import choose_device, free_bytes, usual_dtype
+from vae_lib.decode.devices import choose_device, free_bytes, free_memory, usual_dtype
 from vae_lib.decode.engine import decode, encode_moments
-from vae_lib.decode.ladder import Attempt, Ladder, Outcome
+from vae_lib.decode.ladder import Ladder
 from vae_lib.decode.measure import PeakMemory
+from vae_lib.decode.outcome import Outcome
+from vae_lib.decode.padding import Edge, Padding
 from vae_lib.decode.plan import (
     DEFAULT_ORDER,
     DTYPES,
     Plan,
     Rates,
-    Route,
     Work,
     candidates,
     choose,
@@ -19,20 +20,25 @@ from vae_lib.decode.plan import (
     smallest,
 )
 from vae_lib.decode.program import Tiling
+from vae_lib.decode.route import Route
+from vae_lib.decode.search import Preference, Step
 from vae_lib.decode.trust import trusted_rates
 
 __all__ = [
     "DEFAULT_ORDER",
     "DTYPES",
-    "Attempt",
     "Compute",
+    "Edge",
     "Ladder",
     "Operation",
     "Outcome",
+    "Padding",
     "PeakMemory",
     "Plan",
+    "Preference",
     "Rates",
     "Route",
+    "Step",
     "Tiling",
     "Work",
     "candidates",
@@ -42,6 +48,8 @@ __all__ = [
     "dtype_name",
     "encode_moments",
     "free_bytes",
+    "free_memory",
+    "free_memory",
     "rates_for",
     "smallest",
     "trusted_rates",

@@ -6,10 +6,7 @@ layout, so that a band of rows is one contiguous block.
 
 from __future__ import annotations
 
-import contextlib
 import math
-import os
-import tempfile
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
@@ -18,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from vae_lib.decode import transfers
+from vae_lib.decode.scratch import Scratch
 from vae_lib.decode.transfers import Transfers
-from vae_lib.errors import PlanError
 
 Item = TypeVar("Item")
 
@@ -175,50 +172,21 @@ class DeviceStore:
 
 
 class HostStore:
-    """Bands rest outside the compute device: in pinned host memory, or for a CPU decode in a scratch file.
-
-    The scratch file is memory-mapped and its space reserved beforehand, so that a full disk is an error here rather
-    than a crash on a later write.
-    """
+    """Bands rest outside the compute device: in pinned host memory, or for a CPU decode in scratch files."""
 
     def __init__(self, device: torch.device, folder: str | None = None) -> None:
         self._device = device
         kind = transfers.kind_for(device)
         self.transfers = None if kind is None else kind(device)
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
-        self._files = 0
-        if device.type == "cpu":
-            try:
-                self._folder = tempfile.TemporaryDirectory(prefix="vae-guard-", dir=folder)
-            except OSError as error:
-                raise PlanError(
-                    f"There is no folder for the scratch file of offloaded activations ({error.strerror}). "
-                    "Set TMPDIR to a folder that can be written to."
-                ) from error
+        self._scratch = Scratch(folder) if device.type == "cpu" else None
 
     def _empty(self, like: Tensor) -> Tensor:
+        if self._scratch is not None:
+            return self._scratch.band(like)
         batch, channels, rows, width = like.shape
-        if self._folder is None:
-            pin = self._device.type == "cuda"
-            flat = torch.empty(batch, rows, width, channels, dtype=like.dtype, pin_memory=pin)
-            return flat.permute(0, 3, 1, 2)
-        self._files += 1
-        path = os.path.join(self._folder.name, f"{self._files}.bin")
-        try:
-            with open(path, "wb") as file:
-                if hasattr(os, "posix_fallocate"):
-                    os.posix_fallocate(file.fileno(), 0, like.nbytes)
-                else:
-                    file.truncate(like.nbytes)
-        except OSError as error:
-            raise PlanError(
-                f"The scratch file for offloaded activations could not be written to {self._folder.name} "
-                f"({error.strerror}). Free some disk space there or set TMPDIR to another folder."
-            ) from error
-        flat = torch.from_file(path, shared=True, size=like.numel(), dtype=like.dtype)
-        if os.name == "posix":
-            os.unlink(path)  # the mapping keeps the data; the space is freed with the band
-        return flat.view(batch, rows, width, channels).permute(0, 3, 1, 2)
+        pin = self._device.type == "cuda"
+        flat = torch.empty(batch, rows, width, channels, dtype=like.dtype, pin_memory=pin)
+        return flat.permute(0, 3, 1, 2)
 
     def put(self, band: Tensor) -> Tensor:
         host = self._empty(band)
@@ -240,9 +208,8 @@ class HostStore:
     def close(self) -> None:
         if self.transfers is not None:
             self.transfers.close()
-        if self._folder is not None:
-            with contextlib.suppress(OSError):  # Windows: a band is still mapped; the system clears the rest
-                self._folder.cleanup()
+        if self._scratch is not None:
+            self._scratch.close()
 
 
 Store = DeviceStore | HostStore

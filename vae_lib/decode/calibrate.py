@@ -24,8 +24,9 @@ from vae_lib.decode.buffers import DeviceStore, FeatureMap, Memory, Workspace
 from vae_lib.decode.compute import Compute
 from vae_lib.decode.convolution import Convolution, ConvShape, best_shape
 from vae_lib.decode.cost import CountedMemory
-from vae_lib.decode.devices import free_bytes
+from vae_lib.decode.devices import free_bytes, synchronize
 from vae_lib.decode.normalization import Statistics
+from vae_lib.decode.padding import ZEROS
 from vae_lib.decode.passes import ConvPass, Stage
 from vae_lib.decode.plan import Rates, default_rates, dtype_name
 from vae_lib.decode.run import Context, run_conv_pass
@@ -133,7 +134,7 @@ def _dispatch_seconds(device: torch.device, dtype: torch.dtype) -> float:
     def run(memory: Memory) -> None:
         source, statistics = memory.empty(channels, rows, width), Statistics()
         statistics.add(source, Workspace(memory))
-        context = Context(memory, DeviceStore(), False, lambda: None)
+        context = Context(memory, DeviceStore(), ZEROS, lambda: None)
         context.maps["source"], context.statistics["source"] = FeatureMap.of(source), statistics
         run_conv_pass(step, context)
 
@@ -192,8 +193,7 @@ def _seconds(work: Callable[[], object], device: torch.device) -> float:
     def once() -> float:
         start = clock()
         work()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        synchronize(device)
         return clock() - start
 
     once()

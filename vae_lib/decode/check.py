@@ -18,12 +18,12 @@ from torch import Tensor
 from vae_lib import __version__
 from vae_lib.decode import calibrate, engine, plain
 from vae_lib.decode.compute import Compute, Operation
-from vae_lib.decode.devices import free_bytes, is_out_of_memory, release_cached
+from vae_lib.decode.devices import free_bytes, release_cached, synchronize
+from vae_lib.decode.failures import is_out_of_memory
 from vae_lib.decode.measure import PeakMemory
 from vae_lib.decode.plan import (
     Plan,
     Rates,
-    Route,
     Work,
     candidates,
     cost_of,
@@ -31,6 +31,7 @@ from vae_lib.decode.plan import (
     plain_cost_of,
 )
 from vae_lib.decode.program import Tiling
+from vae_lib.decode.route import Route
 from vae_lib.errors import Cancelled, PlanError
 from vae_lib.networks import AutoencoderKL, AutoencoderKLConfig
 from vae_lib.units import size_text
@@ -83,10 +84,10 @@ class Trial:
 
     def timed(self, run: Callable[[], Tensor]) -> tuple[Tensor, float]:
         """The result, and seconds on the clock to the end of the work on the device."""
-        wait_for(self.compute.device)
+        synchronize(self.compute.device)
         started = time.perf_counter()
         result = run()
-        wait_for(self.compute.device)
+        synchronize(self.compute.device)
         return result, max(time.perf_counter() - started, 1e-9)
 
 
@@ -112,6 +113,7 @@ class Finding:
         peak_bytes, predicted_bytes: beyond weights and input.
         dispatches: operations that PyTorch is asked for.
         problem: why it failed.
+        route: of the plan.
     """
 
     what: str
@@ -124,6 +126,7 @@ class Finding:
     predicted_bytes: int = 0
     dispatches: int = 0
     problem: str = ""
+    route: Route | None = None
 
 
 @dataclass(frozen=True)
@@ -172,7 +175,7 @@ class Report:
         if failed:
             return f"{' and '.join(failed)} could not be run here; every other way gives the plain network's picture."
         low = [f for f in self.findings if f.peak_bytes > f.predicted_bytes]
-        fast = [f for f in self.findings if f.what.startswith("full")]
+        fast = [f for f in self.findings if f.route is Route.FULL]
         times = statistics.median(f.seconds / f.plain_seconds for f in fast) if fast else 1.0
         speed = f"full takes {times:.2f} of the plain network's time"
         memory = (
@@ -333,7 +336,7 @@ class _Check:
     def _found(self, trial: Trial, plan: Plan, given: Tensor, wanted: Tensor) -> Finding:
         assert plan.tiling is not None
         tiling, device = plan.tiling, trial.compute.device
-        finding = Finding(plan.describe(), trial.side, 0.0, predicted_bytes=plan.peak_bytes)
+        finding = Finding(plan.describe(), trial.side, 0.0, predicted_bytes=plan.peak_bytes, route=plan.route)
         ours, plains = [], []
         try:
             if not self._on_cpu:
@@ -372,14 +375,6 @@ def _plans(work: Work, rates: Rates | None) -> Iterator[Plan]:
             plans = [plan for plan in plans if plan.seconds <= 2 * fastest.seconds]
             fastest = min(plans, key=lambda plan: plan.peak_bytes)
         yield fastest
-
-
-def wait_for(device: torch.device) -> None:
-    """Until everything that the device was told to do is done."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
 
 
 def device_name(device: torch.device) -> str:

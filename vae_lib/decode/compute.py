@@ -8,6 +8,8 @@ from enum import Enum
 
 import torch
 
+from vae_lib.decode.padding import ZEROS, Padding
+
 Progress = Callable[[int, int], None]
 
 
@@ -42,7 +44,7 @@ class Compute:
 
     Attributes:
         device, dtype: where and in which floating-point type to compute.
-        wrap: pad circularly, for seamless textures.
+        padding: what the convolutions find beyond the picture's edges.
         output_device: where the result is to be put, by default ``device``.
         progress: called with (steps done, steps in all).
         cancelled: asked between steps.
@@ -50,7 +52,7 @@ class Compute:
 
     device: torch.device
     dtype: torch.dtype
-    wrap: bool = False
+    padding: Padding = ZEROS
     output_device: torch.device | None = None
     progress: Progress | None = None
     cancelled: Callable[[], bool] | None = None

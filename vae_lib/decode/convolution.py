@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from vae_lib.decode import kernels
 from vae_lib.decode.buffers import Memory, Workspace
 from vae_lib.decode.compute import Compute
+from vae_lib.decode.padding import Edge
 
 # Tiles multiplied at once: enough for a matrix product to run at full speed, few enough to stay in the cache.
 WINOGRAD_TILES = 256
@@ -282,7 +283,7 @@ def best_shape(in_channels: int, out_channels: int, scale: str, pixels: int, com
     algorithm = "direct"
     if kernels.of(compute.device, compute.dtype).winograd:
         algorithm = "winograd" if worth_it else "planar" if in_channels >= 64 else "direct"
-    pads = algorithm != "winograd" and scale != "down" and not compute.wrap
+    pads = algorithm != "winograd" and scale != "down" and compute.padding.width is Edge.ZEROS
     return ConvShape(in_channels, out_channels, scale, algorithm, pads)
 
 

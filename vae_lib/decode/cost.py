@@ -29,6 +29,7 @@ class Cost:
         transferred_bytes: bytes copied between host and device.
         exposed_bytes: those of them that nothing is computed beside: what a pass reads first and writes last.
         host_bytes: most bytes of activations that rest off the device at once.
+        largest_bytes: of the largest array on the device.
         bands: bands processed.
         dispatches: operations that PyTorch is asked for.
     """
@@ -39,6 +40,7 @@ class Cost:
     transferred_bytes: int = 0
     exposed_bytes: int = 0
     host_bytes: int = 0
+    largest_bytes: int = 0
     bands: int = 0
     dispatches: int = 0
 
@@ -89,6 +91,7 @@ class CountedMemory(CountedArrays):
             transferred_bytes=meter.transferred,
             exposed_bytes=self.exposed,
             host_bytes=meter.host_peak,
+            largest_bytes=meter.largest,
             bands=bands,
             dispatches=meter.dispatches,
         )

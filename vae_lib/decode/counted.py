@@ -17,6 +17,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from vae_lib.decode import kernels
+
 DEVICE, HOST, OUTSIDE = "device", "host", "outside"  # where a storage lies; OUTSIDE: not ours, or a file
 # PyTorch's allocator on CUDA does not split less than this off a large block: an array may hold so much more.
 UNSPLIT = 1 << 20
@@ -38,6 +40,7 @@ class Meter:
     multiplications: int = 0
     moved: int = 0
     transferred: int = 0
+    largest: int = 0  # array on the device
 
     def __post_init__(self) -> None:
         self.unsplit = UNSPLIT if self.device.type == "cuda" else 0
@@ -49,6 +52,7 @@ class Meter:
 
     def allocate(self, size: int, place: str, count: int = 1) -> None:
         if place == DEVICE:
+            self.largest = max(self.largest, size)
             self.live += count * self.held(size)
             if self.live > self.peak:
                 self.peak = self.live
@@ -368,11 +372,15 @@ def _stack(arrays: Any, dim: int = 0) -> Counted:
 
 
 def _attention(q: Counted, k: Counted, v: Counted) -> Counted:
-    """By the fused kernel, which accumulates in float32."""
-    result = q.like(q.shape)
-    q.meter.transient(4 * q.numel())
+    """By the fused kernel, which accumulates in float32, or all in float32 with the scores and their softmax."""
+    result, channels = q.like(q.shape), q.shape[-1]
     pairs = q.shape[-2] * k.shape[-2]
-    q.meter.did(multiplications=2 * pairs * q.shape[-1])
+    if kernels.attention_is_fused(q.meter.device, q.dtype, channels):
+        q.meter.transient(4 * q.numel())
+    else:
+        q.meter.transient(8 * pairs + 4 * (q.numel() + k.numel() + v.numel()))
+        q.meter.largest = max(q.meter.largest, 4 * pairs)
+    q.meter.did(multiplications=2 * pairs * channels)
     return result
 
 

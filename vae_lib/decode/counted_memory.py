@@ -119,7 +119,7 @@ class _Repeated:
 
 class _CountedHostStore(HostStore):
     def __init__(self, meter: Meter) -> None:
-        self._meter, self._folder = meter, None
+        self._meter, self._scratch = meter, None
         kind = transfers.kind_for(meter.device)
         self.transfers = None if kind is None else transfers.Transfers(meter.device)
 

@@ -1,12 +1,15 @@
-"""What a compute device has free, and how its out-of-memory errors are recognised."""
+"""What a compute device has free, and what it can allocate at once."""
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
+from typing import Any
 
 import torch
 
+from vae_lib.decode.failures import is_out_of_memory as is_out_of_memory
 from vae_lib.errors import InputError
 
 
@@ -38,19 +41,64 @@ def usual_dtype(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "cpu" else torch.float16
 
 
+# Where a device's runtime has no such call in this version, or is not there, or its driver cannot answer.
+NOT_TOLD = (AttributeError, AssertionError, RuntimeError)
+
+# What is tried where nobody knows how much is free: almost every device can keep so small a promise.
+FIRST_PROMISE = 1 << 30
+
+# The largest array that is safe: not quite 4 GiB, as PyTorch rounds up to 2 MiB. Arc allocates no more at once
+# (intel/compute-runtime#627, intel/intel-extension-for-pytorch#325), MPS ends the process on more
+# (pytorch/pytorch#143859), and of DirectML nothing better is known.
+LARGEST_BLOCK = dict.fromkeys(("xpu", "mps", "privateuseone"), (4 << 30) - (2 << 20))
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that can be allocated now: free for the driver, and what PyTorch's allocator holds but can give back.
+
+    None where the device's runtime does not tell. DirectML's never does: it knows what it has allocated, as zeros on
+    many adapters, but not of how much.
+    """
+    if device.type == "cpu":
+        return _available_ram()
+    runtime: Any = getattr(torch, device.type, None)
+    try:
+        if device.type == "mps":
+            return max(0, int(runtime.recommended_max_memory() - runtime.driver_allocated_memory()))
+        free, _ = runtime.mem_get_info(device)
+    except NOT_TOLD:
+        return None
+    return int(free) + _returnable(runtime, device)
+
+
 def free_bytes(device: torch.device) -> int:
-    """Bytes that can be allocated now: free for the driver, plus what PyTorch's allocator holds unused."""
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return int(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
-    if device.type == "mps":
-        limit = getattr(torch.mps, "recommended_max_memory", None)
-        total = limit() if limit is not None else _available_ram()
-        return max(0, int(total - torch.mps.driver_allocated_memory()))
-    return _available_ram()
+    """The same for who needs a number: a small one where it is not known."""
+    free = free_memory(device)
+    return FIRST_PROMISE if free is None else free
 
 
-def _available_ram() -> int:
+def _returnable(runtime: Any, device: torch.device) -> int:
+    """Bytes that the allocator has reserved and can give back.
+
+    Not those between arrays that are in use ("inactive split"), unless its segments can shrink: a plan's large arrays
+    do not fit there.
+    """
+    try:
+        stats = runtime.memory_stats(device)
+    except NOT_TOLD:  # as with ZLUDA
+        return 0
+    reserved, active, between = (
+        int(stats.get(f"{name}_bytes.all.current", 0)) for name in ("reserved", "active", "inactive_split")
+    )
+    return max(0, reserved - active - (0 if _segments_shrink() else between))
+
+
+def _segments_shrink() -> bool:
+    names = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF")
+    return any("expandable_segments:true" in os.environ.get(name, "").lower() for name in names)
+
+
+def _available_ram() -> int | None:
     try:
         with open("/proc/meminfo", encoding="ascii") as file:
             for line in file:
@@ -61,24 +109,32 @@ def _available_ram() -> int:
     try:
         import psutil
     except ImportError:
-        return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2)
+        return None
     return int(psutil.virtual_memory().available)
 
 
+def largest_block(device: torch.device) -> int | None:
+    """Bytes that one array may have at most; None where only the memory itself limits it."""
+    return LARGEST_BLOCK.get(device.type)
+
+
+def keeps_freed_memory(device: torch.device) -> bool:
+    """Whether PyTorch keeps what was freed there for itself, so that it may be in pieces."""
+    return device.type != "cpu"
+
+
 def release_cached(device: torch.device) -> None:
-    """Give unused memory back to the driver, after a failed attempt."""
+    """Give unused memory back to the driver, after a failed attempt; never raises, whatever state the device is in."""
     gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-    elif device.type == "mps":
-        torch.mps.empty_cache()
+    if device.type != "cpu":
+        with contextlib.suppress(*NOT_TOLD):
+            getattr(torch, device.type).empty_cache()
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory ran out, on any device."""
-    if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
-        return True
-    text = str(error).lower()
-    return isinstance(error, RuntimeError) and (
-        "out of memory" in text or "can't allocate memory" in text or "alloc_failed" in text
-    )
+def synchronize(device: torch.device) -> None:
+    """Wait until everything that the device was told to do is done, where PyTorch can wait for it."""
+    if device.type == "cpu":
+        return
+    wait = getattr(getattr(torch, device.type, None), "synchronize", None)
+    if wait is not None:
+        wait() if device.type == "mps" else wait(device)

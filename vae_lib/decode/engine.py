@@ -8,6 +8,7 @@ from torch import Tensor
 from vae_lib.decode.buffers import DeviceStore, FeatureMap, Memory
 from vae_lib.decode.compute import Compute
 from vae_lib.decode.convolution import Linear, tokens
+from vae_lib.decode.padding import Padding
 from vae_lib.decode.passes import INPUT, OUTPUT, MapSize, Pass, count_bands
 from vae_lib.decode.program import Tiling, decoder_passes, encoder_passes
 from vae_lib.decode.run import Context, run
@@ -42,7 +43,7 @@ def decode(
         z = memory.picture(latents, index)
         if vae.post_quant_conv is not None:
             z = _pointwise(Linear(vae.post_quant_conv, memory), z)
-        _run(passes, z, out.narrow(0, index, 1), _context(memory, tiling, compute.wrap, ticker))
+        _run(passes, z, out.narrow(0, index, 1), _context(memory, tiling, compute.padding, ticker))
     return out
 
 
@@ -68,7 +69,7 @@ def encode_moments(
         image = memory.picture(images, index)
         place = out.narrow(0, index, 1)
         moments = place if quant is None else memory.empty(z2, h, w)
-        _run(passes, image, moments, _context(memory, tiling, compute.wrap, ticker))
+        _run(passes, image, moments, _context(memory, tiling, compute.padding, ticker))
         del image  # before the next one comes
         if quant is not None:
             quant.into(place, moments)
@@ -88,8 +89,8 @@ def _run(passes: list[Pass], source: Tensor, out: Tensor, context: Context) -> N
     run(passes, context)
 
 
-def _context(memory: Memory, tiling: Tiling, wrap: bool, ticker: _Ticker) -> Context:
-    return Context(memory, memory.host_store() if tiling.offload else DeviceStore(), wrap, ticker)
+def _context(memory: Memory, tiling: Tiling, padding: Padding, ticker: _Ticker) -> Context:
+    return Context(memory, memory.host_store() if tiling.offload else DeviceStore(), padding, ticker)
 
 
 class _Ticker:

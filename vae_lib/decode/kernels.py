@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import functools
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten
 
-from vae_lib.decode.devices import is_out_of_memory
+from vae_lib.decode.devices import NOT_TOLD
+from vae_lib.decode.failures import Failure, is_out_of_memory, judge
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,7 @@ class Kernels:
         norms: the kernels behind PyTorch's SyncBatchNorm: statistics per channel in one reading, their combination, and
             the normalising, of channels-last pictures in any dtype with float32 factors. CUDA has them, and ROCm.
         mixes: ``addcmul`` takes half precision with float32 factors.
-        attention: scaled dot product attention of one head of 512 channels without the matrix of scores.
+        attention: PyTorch's attention is preferred to our own wherever `attention_is_fused`; on CPUs ours is.
         bias_apart: a convolution adds its bias in another pass over the result, as cuDNN does for channels last; the
             bias is then left to the norm that follows.
         winograd: our own convolution by matrix products is faster than PyTorch's: on a CPU in float32.
@@ -34,6 +37,11 @@ class Kernels:
     winograd: bool = False
 
 
+def prefers_fused_attention(device: torch.device, dtype: torch.dtype, channels: int) -> bool:
+    """Whether the engine lets PyTorch attend: where that keeps no scores, but on CPUs."""
+    return of(device, dtype).attention and attention_is_fused(device, dtype, channels)
+
+
 Check = Callable[[torch.device, torch.dtype], bool]
 
 
@@ -41,9 +49,7 @@ def of(device: torch.device, dtype: torch.dtype) -> Kernels:
     """The kernels of a device; what is usual there if this machine lacks it, or while it has no memory to look."""
     try:
         return _found(device, dtype)
-    except RuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
+    except Exception:
         return _kernels(device, dtype, lambda check: True)
 
 
@@ -52,7 +58,7 @@ def _found(device: torch.device, dtype: torch.dtype) -> Kernels:
     def have(check: Check) -> bool:
         try:
             return check(device, dtype)
-        except (RuntimeError, AssertionError, TypeError, AttributeError) as error:
+        except Exception as error:
             if is_out_of_memory(error):  # says nothing of the kernel, and nothing is remembered
                 raise
             return False
@@ -66,7 +72,7 @@ def _kernels(device: torch.device, dtype: torch.dtype, have: Callable[[Check], b
     return Kernels(
         norms=norms,
         mixes=dtype == torch.float32 or have(_mixing_is_right),
-        attention=cuda and have(_attention_is_fused),
+        attention=device.type != "cpu",
         bias_apart=norms,
         winograd=device.type == "cpu" and dtype == torch.float32,
     )
@@ -75,7 +81,7 @@ def _kernels(device: torch.device, dtype: torch.dtype, have: Callable[[Check], b
 def _is_here(device: torch.device) -> bool:
     try:
         torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
+    except Exception as error:  # of many types: not compiled in, no driver, no module of the device's name
         return is_out_of_memory(error)
     return True
 
@@ -106,16 +112,65 @@ def _mixing_is_right(device: torch.device, dtype: torch.dtype) -> bool:
     return bool((rows == 4).all())
 
 
-def _attention_is_fused(device: torch.device, dtype: torch.dtype) -> bool:
-    """With PyTorch's general way forbidden there must be another, or it raises."""
-    heads = torch.ones(1, 1, 64, 512, device=device, dtype=dtype)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            from torch.nn.attention import SDPBackend, sdpa_kernel
+def attention_is_fused(device: torch.device, dtype: torch.dtype, channels: int) -> bool:
+    """Whether PyTorch's attention of one head of so many channels keeps no matrix of scores there.
 
-            only = sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION])
-        except ImportError:  # PyTorch before 2.3
-            only = torch.backends.cuda.sdp_kernel(enable_math=False)
-        with only:
-            return bool(torch.isfinite(F.scaled_dot_product_attention(heads, heads, heads)).all())
+    Tried once. Where the device is not here, it is what is usual: CUDA has such kernels. While it has no memory for the
+    try (50 MiB at 512 channels), it is not relied on.
+    """
+    try:
+        return _fused(device, dtype, channels)
+    except Exception:
+        return False
+
+
+@functools.cache
+def _fused(device: torch.device, dtype: torch.dtype, channels: int) -> bool:
+    if not _is_here(device):
+        return device.type == "cuda"
+    try:
+        return not _makes_scores(device, dtype, channels)
+    except Exception as error:
+        if judge(error) in (Failure.OUT_OF_MEMORY, Failure.MAYBE_OUT_OF_MEMORY):
+            raise  # says nothing of the kernel, and nothing is remembered
+        return False
+
+
+def _makes_scores(device: torch.device, dtype: torch.dtype, channels: int) -> bool:
+    """By what is seen of it: an array of tokens x tokens among the results of PyTorch's operations, or, where the
+    allocator keeps count, as many bytes within one. There are so many tokens that nothing else is as large.
+    """
+    before = _allocated_ever(device)
+    tokens = channels + 64 if before is None else 4 * channels
+    # outside of inference mode, in which an operation that consists of others is not taken apart
+    with torch.inference_mode(False), torch.no_grad():
+        heads = torch.zeros(1, 1, tokens, channels, device=device, dtype=dtype)
+        before = _allocated_ever(device)
+        with _Largest() as largest:
+            F.scaled_dot_product_attention(heads, heads, heads)
+        after = _allocated_ever(device)
+    allocated = 0 if before is None or after is None else after - before
+    return largest.elements >= tokens**2 or allocated >= tokens**2 * dtype.itemsize
+
+
+def _allocated_ever(device: torch.device) -> int | None:
+    """Bytes that the device's allocator has given out so far, freed or not; None if it does not count."""
+    try:
+        stats = getattr(torch, device.type).memory_stats(device)
+    except NOT_TOLD:
+        return None
+    return stats.get("allocated_bytes.all.allocated")
+
+
+class _Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Looks at what operations give: ``elements`` of the largest array."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.elements = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        arrays = (item for item in tree_flatten(result)[0] if isinstance(item, torch.Tensor))
+        self.elements = max(self.elements, *(array.numel() for array in arrays), 0)
+        return result

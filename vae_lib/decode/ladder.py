@@ -1,7 +1,8 @@
-"""Decode or encode by the best way that fits, and by the next one when it fails all the same."""
+"""Decode or encode by the best way that fits, and by the next one when it fails all the same: the one loop."""
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -9,70 +10,18 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from vae_lib.decode import engine, plain, tiny
+from vae_lib.decode import engine, plain, tiny, wording
 from vae_lib.decode.compute import Compute, Operation, Progress
-from vae_lib.decode.devices import free_bytes, is_out_of_memory, release_cached
-from vae_lib.decode.plan import DEFAULT_ORDER, Plan, Rates, Route, Work, choose, dtype_name
-from vae_lib.errors import InputError, NumericError, PlanError
+from vae_lib.decode.devices import free_memory, keeps_freed_memory, release_cached
+from vae_lib.decode.events import Attempt, MaybeOutOfMemory, NoScratch, OutOfMemory, Overflow
+from vae_lib.decode.failures import Failure, judge
+from vae_lib.decode.outcome import Outcome
+from vae_lib.decode.padding import Padding
+from vae_lib.decode.plan import DEFAULT_ORDER, Plan, Rates, Work, dtype_name
+from vae_lib.decode.route import Route
+from vae_lib.decode.search import Preference, Search
+from vae_lib.errors import DeviceLost, InputError, NumericError, PlanError, printable
 from vae_lib.networks import TAESD, AutoencoderKL
-from vae_lib.units import size_text
-
-# How much of the predicted need must be free for another try after memory ran out in spite of the prediction.
-SHRINK = 0.6
-MOST_ATTEMPTS = 8
-UNLIMITED = 1 << 62
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """A try that failed, and why, in words."""
-
-    plan: Plan
-    problem: str
-
-
-@dataclass(frozen=True)
-class _Failure:
-    """What went wrong in a try: numbers that overflowed, or memory, or what no smaller plan of the route can help."""
-
-    problem: str
-    overflow: bool = False
-    for_good: bool = False
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """A finished piece of work.
-
-    Attributes:
-        result: pictures (B, 3, H, W) in [-1, 1], not clamped; or latents (B, C, h, w): the mean, not scaled, for a
-            full VAE, scaled for TAESD.
-        log_variance: when encoding by a full VAE, (B, C, h, w), clamped to [-30, 20].
-        plan: the way that worked.
-        attempts: those that did not, in order.
-        seconds: time of the successful try.
-        scaled: whether ``result`` are latents that carry the scaling factor already (TAESD).
-    """
-
-    result: Tensor
-    plan: Plan
-    seconds: float
-    attempts: tuple[Attempt, ...] = ()
-    log_variance: Tensor | None = None
-    scaled: bool = False
-
-    @property
-    def repaired(self) -> bool:
-        """Whether numbers overflowed in one dtype and another held them."""
-        return any(attempt.plan.dtype != self.plan.dtype for attempt in self.attempts)
-
-    @property
-    def reason(self) -> str:
-        """Why this way, in a line; failed tries first."""
-        tries = "".join(
-            f"{attempt.plan.route.value} failed ({attempt.problem}); " for attempt in self.attempts
-        )
-        return tries + self.plan.reason
 
 
 @dataclass
@@ -83,10 +32,10 @@ class Ladder:
         vae: the full VAE, wherever its weights are; None to use TAESD only.
         taesd: the tiny one, if there is one.
         device, dtype: where and in which floating-point type to compute.
-        order: routes allowed, the preferred first.
-        budget: asked before each try how many bytes may be allocated on a device.
+        order: routes allowed, the preferred first; or steps of them.
+        budget: asked before each try how many bytes may be allocated on a device; None: nobody knows.
         repair: dtypes to compute in once more when numbers overflow, in order. Half precision overflows in some VAEs.
-        wrap: pad circularly (seamless textures).
+        wrap: what the convolutions find beyond the picture's edges; True for seamless textures.
         check_finite: look for NaN and infinity in the result.
         rates: measured speed of the device.
     """
@@ -95,10 +44,10 @@ class Ladder:
     taesd: TAESD | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     dtype: torch.dtype = torch.float32
-    order: Sequence[Route] = DEFAULT_ORDER
-    budget: Callable[[torch.device], int] = free_bytes
+    order: Sequence[Route] | Preference = DEFAULT_ORDER
+    budget: Callable[[torch.device], int | None] = free_memory
     repair: Sequence[torch.dtype] = (torch.float32,)
-    wrap: bool = False
+    wrap: Padding | bool = False
     check_finite: bool = True
     rates: Rates | None = None
     output_device: torch.device | None = None
@@ -110,6 +59,7 @@ class Ladder:
 
         Raises:
             PlanError: when nothing fits, or all that did failed.
+            DeviceLost: when the device does not answer any more.
             NumericError: when no allowed dtype holds the numbers.
             InputError: when the latents have the wrong number of channels, or are not finite.
             Cancelled: when the caller's ``cancelled`` says so.
@@ -127,7 +77,7 @@ class Ladder:
         channels = self.vae.latent_channels if self.vae else self.taesd.latent_channels if self.taesd else 4
         return Work(
             None if self.vae is None else self.vae.config, operation, height, width, batch, self.device, self.dtype,
-            self.wrap, self.vae is None or _is_resident(self.vae, self.device, self.dtype),
+            Padding.of(self.wrap), self._is_resident(self.dtype),
             (self.output_device or self.device) == self.device, taesd, channels,
         )  # fmt: skip
 
@@ -140,72 +90,65 @@ class Ladder:
         work = self.work(operation, height, width, batch)
         if operation is Operation.ENCODE:
             work = replace(work, picture=(tensor.shape[2], tensor.shape[3]))
-        order, attempts, limit = list(self.order), list[Attempt](), UNLIMITED
-        repairs = [dtype for dtype in self.repair if dtype != self.dtype]
+        handled = sys.exc_info()[1]  # Forge calls for its tiles while it handles an error of the first try
+        search = Search(work, Preference.of(self.order), self.budget, self.rates, self.repair)
         while True:
-            budget = min(self.budget(self.device), limit)
-            try:
-                plan = choose(
-                    work,
-                    budget,
-                    order=order,
-                    cpu_free_bytes=self.budget(torch.device("cpu")),
-                    rates=self.rates,
-                )
-            except PlanError as error:
-                if not attempts:
-                    raise
-                untried = [route for route in order if route not in {a.plan.route for a in attempts}]
-                if limit < UNLIMITED and untried:  # it was our own caution that left nothing
-                    order, limit = untried, UNLIMITED
-                    continue
-                tries = "; ".join(f"{a.plan.describe()}: {a.problem}" for a in attempts)
-                raise PlanError(f"Every way failed ({tries}). {error}") from None
-            result = self._try(plan, operation, tensor, for_taesd)
+            plan = search.next_plan()
+            result = self._try(plan, operation, tensor, for_taesd, handled)
+            if isinstance(result, OutOfMemory) and keeps_freed_memory(plan.device):
+                release_cached(plan.device)  # it may have been there, but in pieces
+                result = self._try(plan, operation, tensor, for_taesd, handled)
             if isinstance(result, Outcome):
-                return replace(result, attempts=tuple(attempts))
+                return replace(result, events=search.events_for(plan))
             release_cached(plan.device)
-            attempts.append(Attempt(plan, result.problem))
-            if result.overflow:
-                repairs = [dtype for dtype in repairs if dtype != plan.dtype]
-                if not repairs or plan.route is Route.TAESD or not torch.isfinite(tensor).all():
-                    self._blame(operation, tensor, plan)
-                resident = self.vae is None or _is_resident(self.vae, self.device, repairs[0])
-                work = replace(work, dtype=repairs.pop(0), resident=resident)
-                limit = UNLIMITED
-                continue
-            if result.for_good:
-                order = [route for route in order if route is not plan.route]
-            else:
-                limit = int(min(budget, plan.peak_bytes) * SHRINK)
-            if plan.route in (Route.FULL, Route.CPU, Route.TAESD) or len(attempts) > MOST_ATTEMPTS // 2:
-                order = [route for route in order if route is not plan.route]
-            if plan.device != self.device or plan.route is Route.TAESD:
-                limit = UNLIMITED
-            if not order or len(attempts) >= MOST_ATTEMPTS:
-                tries = "; ".join(f"{a.plan.describe()}: {a.problem}" for a in attempts)
-                raise PlanError(f"Every allowed way failed ({tries}). Free some memory or allow more ways.")
+            if isinstance(result, Overflow) and not (
+                search.can_repair(plan) and torch.isfinite(tensor).all()
+            ):
+                self._blame(operation, tensor, plan)
+            if isinstance(result, MaybeOutOfMemory) and search.has_failed(MaybeOutOfMemory):
+                raise PlanError(
+                    f"{plan.describe()} failed, and a smaller attempt before it, too: {wording.problem(result)}."
+                )
+            search.failed(result, self._is_resident)
 
-    def _try(self, plan: Plan, operation: Operation, tensor: Tensor, for_taesd: Tensor) -> Outcome | _Failure:
+    def _is_resident(self, dtype: torch.dtype) -> bool:
+        return self.vae is None or _is_resident(self.vae, self.device, dtype)
+
+    def _try(
+        self,
+        plan: Plan,
+        operation: Operation,
+        tensor: Tensor,
+        for_taesd: Tensor,
+        handled: BaseException | None,
+    ) -> Outcome | Attempt:
         """Only expected failures come back as such; nothing of a failed try stays alive."""
         started = time.perf_counter()
         try:
             outcome = self._execute(plan, operation, tensor, for_taesd)
             if self._is_finite(outcome):
                 return replace(outcome, seconds=time.perf_counter() - started)
-            return _Failure(f"NaN or infinite numbers in {dtype_name(plan.dtype)}", overflow=True)
+            return Overflow(plan)
         except PlanError as error:  # no space for the scratch file
-            return _Failure(str(error).rstrip("."), for_good=True)
+            return NoScratch(plan, str(error))
         except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-            return _Failure(f"out of memory, although {size_text(plan.peak_bytes)} was to be enough")
+            failure = judge(error, handled)
+            if failure is Failure.OUT_OF_MEMORY:
+                return OutOfMemory(plan)
+            if failure is Failure.MAYBE_OUT_OF_MEMORY:
+                return MaybeOutOfMemory(plan, printable(str(error).splitlines()[0])[:200])
+            if failure is Failure.DEVICE_LOST:
+                raise DeviceLost(
+                    f"The device {plan.device} does not answer any more ({str(error).splitlines()[0]}). Nothing can be "
+                    "computed on it until the program is started again."
+                ) from error
+            raise
 
     def _execute(self, plan: Plan, operation: Operation, tensor: Tensor, for_taesd: Tensor) -> Outcome:
         compute = Compute(
             plan.device,
             plan.dtype,
-            self.wrap,
+            Padding.of(self.wrap),
             self.output_device or self.device,
             self.progress,
             self.cancelled,

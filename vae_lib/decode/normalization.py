@@ -26,6 +26,9 @@ STRETCH = {"cpu": 1 << 19, "default": 1 << 24}
 # Added to a channel's variance by the fused kernel, and taken off again: what the norms of these networks add.
 EPS = 1e-6
 
+# There bands are combined in float32: MPS has no float64, Arc neither (intel/intel-extension-for-pytorch#303).
+WITHOUT_FLOAT64 = {"mps", "xpu", "privateuseone"}
+
 
 def stretch_rows(rows: int, width: int, channels: int, device: torch.device) -> int:
     """Rows of a band that are looked at in one go."""
@@ -157,7 +160,7 @@ class Statistics:
         return counts
 
     def _general_normaliser(self, norm: nn.GroupNorm, memory: Memory) -> Normaliser:
-        wide = torch.float64 if memory.device.type != "mps" else torch.float32  # MPS knows no float64
+        wide = torch.float32 if memory.device.type in WITHOUT_FLOAT64 else torch.float64
         counts = memory.numbers(self._pixels, self._count, wide)  # (parts, 1)
         means, squares = (memory.stack(a, self._count).to(wide) for a in (self._means, self._spreads))
         total = sum(self._pixels)

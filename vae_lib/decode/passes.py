@@ -71,10 +71,6 @@ class ConvPass:
     def changes_source(self) -> bool:
         return self.frees_source or self.add_to == self.source
 
-    def wraps(self, wrap: bool) -> bool:
-        """Whether the pass wraps around the edges: a strided convolution pads with zeros in seamless pictures too."""
-        return wrap and self.stages[0].shape.scale != "down"
-
 
 @dataclass(frozen=True)
 class AttentionPass:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from enum import Enum
 
 import torch
 
 from vae_lib.decode import tiny, transfers
 from vae_lib.decode.compute import Compute, Operation
 from vae_lib.decode.cost import Cost, estimate, estimate_plain
+from vae_lib.decode.devices import FIRST_PROMISE, largest_block
+from vae_lib.decode.padding import ZEROS, Padding
 from vae_lib.decode.passes import MapSize
 from vae_lib.decode.program import Tiling
+from vae_lib.decode.route import Distrusted, DoesNotFit, FreeUnknown, Objection, Route, TooSlow, Unavailable
 from vae_lib.errors import PlanError
 from vae_lib.networks import TAESD, AutoencoderKL, AutoencoderKLConfig
 from vae_lib.units import size_text
@@ -22,24 +24,11 @@ MIB = 1 << 20
 LAST_FEW = (
     4  # smallest bands of a ladder, among which the least peak is: tiny ones can take more for their halos
 )
+UNLIMITED = 1 << 62  # bytes
 WHOLE = 1 << 50  # larger than any activation: the picture is one band
 PLAIN_ROOM = (
     1.15  # for what PyTorch's kernels take beside their results: cuDNN lays some of its inputs out anew
 )
-
-
-class Route(str, Enum):
-    """A way of getting the picture; all but TAESD give the same one."""
-
-    FULL = "full"
-    TILED = "tiled"
-    OFFLOAD = "offload"
-    TAESD = "taesd"
-    CPU = "cpu"
-
-    @property
-    def exact(self) -> bool:
-        return self is not Route.TAESD
 
 
 ON_DEVICE = (Route.FULL, Route.TILED, Route.OFFLOAD)
@@ -57,7 +46,7 @@ class Work:
         picture: height and width of the picture to encode, if they are no multiples of the downscale.
         batch: pictures; they are done one after the other.
         device, dtype: where and in which floating-point type to compute.
-        wrap: pad circularly (seamless textures).
+        padding: what the convolutions find beyond the picture's edges.
         resident: whether the VAE's weights lie on the device in that dtype already.
         output_on_device: whether the result stays on the device.
         taesd: whether a TAESD is at hand.
@@ -70,7 +59,7 @@ class Work:
     batch: int
     device: torch.device
     dtype: torch.dtype
-    wrap: bool = False
+    padding: Padding = ZEROS
     resident: bool = True
     output_on_device: bool = True
     taesd: bool = False
@@ -147,10 +136,13 @@ class Plan:
         tile: side of a TAESD tile in latents.
         peak_bytes: predicted peak on the device, weights that are already there not counted.
         host_bytes: main memory for activations that are offloaded from another device.
+        largest_bytes: predicted size of the largest array on the device.
         seconds: predicted time.
         band_rows: rows of the picture (decode) or of the largest layer (encode) in one band.
         bands: bands processed in all.
-        reason: why this one, in a line; empty for a candidate that was not chosen.
+        free_bytes: what was free on its device when it was chosen, None where nobody knows; 0 for a candidate that was
+            not.
+        why: what spoke against the ways that are preferred to it.
     """
 
     route: Route
@@ -163,16 +155,23 @@ class Plan:
     band_rows: int
     bands: int
     host_bytes: int = 0
-    reason: str = ""
+    largest_bytes: int = 0
+    free_bytes: int | None = 0
+    why: tuple[Objection, ...] = ()
 
     def describe(self) -> str:
-        """The route in words, such as "tiled, 48-row bands"."""
+        """The route in words, such as "tiled in 48-row bands"."""
         if self.route is Route.TAESD:
-            return f"TAESD, {self.tile * 8}-pixel tiles" if self.bands > 1 else "TAESD"
-        name = "on the CPU" if self.route is Route.CPU else self.route.value
+            return f"TAESD in {self.tile * 8}-pixel tiles" if self.bands > 1 else "TAESD"
+        name = "on the CPU" if self.route is Route.CPU else self.route.label
         if self.is_plain:
-            return f"{name}, plain network"
-        return name if self.is_whole else f"{name}, {self.band_rows}-row bands"
+            return f"{name} (plain network)"
+        return name if self.is_whole else f"{name} in {self.band_rows}-row bands"
+
+    def fits(self, free: int) -> bool:
+        """Into so many bytes, and its largest array into what the device allocates at once."""
+        most = largest_block(self.device)
+        return self.peak_bytes <= free and (most is None or self.largest_bytes <= most)
 
     @property
     def is_plain(self) -> bool:
@@ -183,6 +182,14 @@ class Plan:
     def is_whole(self) -> bool:
         """Whether the picture is one band."""
         return self.tiling is not None and self.tiling.band_bytes >= WHOLE
+
+
+class NothingFits(PlanError):
+    """No allowed way can be taken now; ``event`` says it as a fact."""
+
+    def __init__(self, message: str, event: Objection) -> None:
+        super().__init__(message)
+        self.event = event
 
 
 @functools.lru_cache(maxsize=16)
@@ -218,7 +225,7 @@ def _input_shape(work: Work) -> tuple[int, int, int, int]:
 
 def _compute(work: Work) -> Compute:
     elsewhere = None if work.output_on_device else torch.device("meta")
-    return Compute(work.device, work.dtype, work.wrap, elsewhere)
+    return Compute(work.device, work.dtype, work.padding, elsewhere)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -310,7 +317,7 @@ def _ladders(work: Work, route: Route, rates: Rates | None) -> list[list[Callabl
         [functools.partial(_costed, work, route, tiling, rates) for tiling in ladder] for ladder in ladders
     ]
     is_timed = rates is not None and rates.plain > 0
-    if route is Route.FULL and rates is not None and is_timed and work.resident and not work.wrap:
+    if route is Route.FULL and rates is not None and is_timed and work.resident and work.padding.is_zeros:
         made.append([functools.partial(_costed_plain, work, rates)])
     return made
 
@@ -318,8 +325,18 @@ def _ladders(work: Work, route: Route, rates: Rates | None) -> list[list[Callabl
 def _costed_plain(work: Work, rates: Rates) -> Plan:
     cost = plain_cost_of(work)
     seconds = rates.plain * rates.seconds(cost, work.device.type != "cpu")
-    peak = round(PLAIN_ROOM * cost.peak_bytes)
-    return Plan(Route.FULL, work.device, work.dtype, None, 0, peak, seconds, work.pixels[0], work.batch)
+    return Plan(
+        Route.FULL,
+        work.device,
+        work.dtype,
+        None,
+        0,
+        round(PLAIN_ROOM * cost.peak_bytes),
+        seconds,
+        work.pixels[0],
+        work.batch,
+        largest_bytes=cost.largest_bytes,
+    )
 
 
 def _costed(work: Work, route: Route, tiling: Tiling, rates: Rates | None) -> Plan:
@@ -331,7 +348,19 @@ def _costed(work: Work, route: Route, tiling: Tiling, rates: Rates | None) -> Pl
     speed = rates or default_rates(work.device, work.dtype)
     seconds = speed.seconds(cost, work.device.type != "cpu", kind is not None and kind.overlapping)
     host = 0 if kind is None else cost.host_bytes
-    return Plan(route, work.device, work.dtype, tiling, 0, cost.peak_bytes, seconds, rows, cost.bands, host)
+    return Plan(
+        route,
+        work.device,
+        work.dtype,
+        tiling,
+        0,
+        cost.peak_bytes,
+        seconds,
+        rows,
+        cost.bands,
+        host,
+        cost.largest_bytes,
+    )
 
 
 def _tiny_candidates(work: Work, rates: Rates | None) -> Iterator[Plan]:
@@ -341,12 +370,12 @@ def _tiny_candidates(work: Work, rates: Rates | None) -> Iterator[Plan]:
     reach = decoder_reach if work.operation is Operation.DECODE else encoder_reach
     largest = max(height, width)
     for side in (largest, *(s for s in (256, 128, 64, 32, 16, 8) if s < largest)):
-        halo = 0 if side >= largest and not work.wrap else reach
-        peak = tiny.peak_bytes(height, width, side, halo, _compute(work), work.latent_channels)
+        grid = tiny.Grid(height, width, side, reach, work.padding)
+        peak = tiny.peak_bytes(grid, work.dtype, work.latent_channels)
         result = 3 * 64 if work.operation is Operation.DECODE else work.latent_channels
-        peak += work.batch * height * width * result * work.dtype.itemsize * work.output_on_device
+        out = work.batch * height * width * result * work.dtype.itemsize * work.output_on_device
         count = -(-height // side) * -(-width // side)
-        work_done = work.batch * tiny.multiplications(height, width, side, halo, work.wrap)
+        work_done = work.batch * tiny.multiplications(grid)
         seconds = work_done / rates.plain_multiplications + work.batch * count * 100 * rates.dispatch_seconds
         yield Plan(
             Route.TAESD,
@@ -354,16 +383,17 @@ def _tiny_candidates(work: Work, rates: Rates | None) -> Iterator[Plan]:
             work.dtype,
             None,
             side,
-            peak,
+            peak + out,
             seconds,
             min(side, height) * 8,
             work.batch * count,
+            largest_bytes=max(out, tiny.map_bytes(grid, work.dtype, margin=1)),
         )
 
 
 def choose(
     work: Work,
-    free_bytes: int,
+    free_bytes: int | None,
     *,
     order: Sequence[Route] = DEFAULT_ORDER,
     cpu_free_bytes: int | None = None,
@@ -373,7 +403,8 @@ def choose(
     """The first way in ``order`` that fits; of full, tiled and offload, which give the same picture, the fastest.
 
     Args:
-        free_bytes: what may be allocated on the device on top of what is there.
+        free_bytes: what may be allocated on the device on top of what is there. None: nobody knows, and the best way
+            that takes little is chosen, or the one that takes least.
         order: routes allowed, the preferred first.
         cpu_free_bytes: the same of main memory, for another device's CPU route and what it offloads; None: not
             checked.
@@ -381,11 +412,17 @@ def choose(
             allowed and there.
 
     Raises:
-        PlanError: when nothing fits; it says the least that would do.
+        NothingFits: when nothing does; it says the least that would do.
     """
+    if free_bytes is None:
+        known = functools.partial(
+            choose, work, order=order, cpu_free_bytes=cpu_free_bytes, rates=rates, patience=patience
+        )
+        return _promised(work, order, rates, known)
+    allowed = tuple(order)
     fitting: list[Plan] = []
     short_of_ram = ""
-    for route in tuple(order):
+    for route in allowed:
         best = _first_fit(work, route, _limit(work, route, free_bytes, cpu_free_bytes), rates)
         if best is not None and cpu_free_bytes is not None and best.host_bytes > cpu_free_bytes:
             order = [other for other in order if other is not route]
@@ -397,33 +434,65 @@ def choose(
             fitting.append(best)
             if best.route is Route.FULL or not best.route.exact:
                 break  # nothing after it could be preferred
-    full = _first_fit(work, Route.FULL, 1 << 62, rates)
+    full = _first_fit(work, Route.FULL, UNLIMITED, rates)
+    why = _against_full(full, free_bytes, allowed, rates)
     if not fitting:
         least = smallest(work, order, rates)
-        if least is not None and least.peak_bytes <= free_bytes:
-            return replace(least, reason=_reason(least, work, free_bytes, full))
+        if least is not None and least.fits(free_bytes):
+            return replace(least, free_bytes=free_bytes, why=why)
         if least is None:
-            raise PlanError(
-                "None of the allowed ways can be used: there is no TAESD, and no other way was allowed."
-                + short_of_ram
+            problem = (
+                "None of the allowed ways can be used: there is no TAESD, and no other way was allowed, or is possible "
+                "on this device." + short_of_ram
             )
-        raise PlanError(
-            f"{size_text(free_bytes)} is not enough for {_size(work)}: the least that would do is "
+            raise NothingFits(problem, Unavailable(allowed, problem))
+        raise NothingFits(
+            f"{size_text(free_bytes)} is not enough for {_size(work)}, which takes at least "
             f"{size_text(least.peak_bytes, up=True)} ({least.describe()}). Free some memory, allow more ways, "
-            "or choose a smaller picture." + short_of_ram
+            "or choose a smaller picture." + short_of_ram,
+            DoesNotFit(least.route, least.peak_bytes, free_bytes),
         )
     chosen = fitting[0]
     if chosen.route in ON_DEVICE:
         chosen = min((plan for plan in fitting if plan.route in ON_DEVICE), key=lambda plan: plan.seconds)
     if full is not None and chosen.route.exact and chosen.seconds > patience * full.seconds:
-        chosen = next((plan for plan in fitting if not plan.route.exact), chosen)
-    return replace(chosen, reason=_reason(chosen, work, free_bytes, full))
+        quick = next((plan for plan in fitting if not plan.route.exact), None)
+        if quick is not None:
+            chosen, why = quick, (*why, TooSlow(chosen.route, chosen.seconds))
+    if chosen.route is Route.FULL:
+        why = ()
+    free = free_bytes if chosen.device == work.device else cpu_free_bytes or 0
+    return replace(chosen, free_bytes=free, why=why)
+
+
+def _against_full(
+    full: Plan | None, free_bytes: int, allowed: Sequence[Route], rates: Rates | None
+) -> tuple[Objection, ...]:
+    """What spoke against the full way, where it was allowed."""
+    if rates is not None and Route.FULL in rates.wrong and Route.FULL in allowed:
+        return (Distrusted(Route.FULL),)
+    if full is not None and full.peak_bytes > free_bytes:
+        return (DoesNotFit(Route.FULL, full.peak_bytes, free_bytes),)
+    return ()
+
+
+def _promised(work: Work, order: Sequence[Route], rates: Rates | None, known: Callable[[int], Plan]) -> Plan:
+    """Where nobody knows what is free: what fits into a small promise, or else what takes least."""
+    try:
+        plan = known(FIRST_PROMISE)
+    except PlanError:
+        least = smallest(work, order, rates)
+        if least is None:
+            raise
+        plan = least
+    why = tuple(FreeUnknown(e.route, e.need_bytes) if isinstance(e, DoesNotFit) else e for e in plan.why)
+    return replace(plan, free_bytes=None if plan.device == work.device else plan.free_bytes, why=why)
 
 
 def _limit(work: Work, route: Route, free_bytes: int, cpu_free_bytes: int | None) -> int:
     if route is not Route.CPU or work.device.type == "cpu":
         return free_bytes
-    return cpu_free_bytes if cpu_free_bytes is not None else 1 << 62
+    return cpu_free_bytes if cpu_free_bytes is not None else UNLIMITED
 
 
 def _first_fit(work: Work, route: Route, limit: int, rates: Rates | None) -> Plan | None:
@@ -434,7 +503,7 @@ def _first_fit(work: Work, route: Route, limit: int, rates: Rates | None) -> Pla
         while low < high:
             middle = (low + high) // 2 if low else 0  # the first is the likeliest: most pictures fit
             plan = ladder[middle]()
-            if plan.peak_bytes <= limit:
+            if plan.fits(limit):
                 found, high = plan, middle
             else:
                 low = middle + 1
@@ -444,20 +513,11 @@ def _first_fit(work: Work, route: Route, limit: int, rates: Rates | None) -> Pla
 
 
 def smallest(work: Work, order: Sequence[Route] = DEFAULT_ORDER, rates: Rates | None = None) -> Plan | None:
-    """The way that needs least memory on the device; None when none of the routes can be used."""
+    """The way that needs least memory on the device; None when none of the routes can be used there."""
     ladders = [ladder for route in order for ladder in _ladders(work, route, rates)]
     plans = [make() for ladder in ladders for make in ladder[-LAST_FEW:]]
-    return min((p for p in plans if p.device == work.device), key=lambda plan: plan.peak_bytes, default=None)
-
-
-def _reason(plan: Plan, work: Work, free_bytes: int, full: Plan | None) -> str:
-    where = "of main memory" if plan.device != work.device else f"of {size_text(free_bytes)} free"
-    text = f"{plan.describe()}: needs {size_text(plan.peak_bytes)} {where}"
-    if plan.host_bytes:
-        text += f" and {size_text(plan.host_bytes)} of main memory"
-    if full is not None and plan.route is not Route.FULL and full.peak_bytes > free_bytes:
-        text += f"; full would need {size_text(full.peak_bytes)}"
-    return text
+    usable = (plan for plan in plans if plan.device == work.device and plan.fits(UNLIMITED))
+    return min(usable, key=lambda plan: plan.peak_bytes, default=None)
 
 
 def _size(work: Work) -> str:

@@ -148,7 +148,8 @@ class _Builder:
         """Rows of queries at a time, and of keys in a block."""
         size, offload = self.size, self.tiling.offload
         most = min(size.height, self.tiling.rows(size, self.dtype))
-        if kernels.of(self.compute.device, self.dtype).attention and not offload:
+        fused = kernels.prefers_fused_attention(self.compute.device, self.dtype, size.channels)
+        if fused and not offload:
             return most, size.height  # the scores are never kept
         scores = self.tiling.attention_bytes // 4 // size.width**2  # of rows of queries with rows of keys
         if offload:  # many queries at once, so that the keys in host memory are read few times

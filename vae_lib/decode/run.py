@@ -19,6 +19,7 @@ from vae_lib.decode.attention import attend, attend_fused
 from vae_lib.decode.buffers import Arrivals, FeatureMap, Memory, RowReader, Store, Workspace, rows_of
 from vae_lib.decode.convolution import Convolution, Linear, tokens
 from vae_lib.decode.normalization import Normaliser, Statistics
+from vae_lib.decode.padding import Edge, Padding
 from vae_lib.decode.passes import OUTPUT, AttentionPass, Chain, ConvPass, MapSize, Pass, Stage
 
 
@@ -28,7 +29,7 @@ class Context:
 
     memory: Memory
     store: Store
-    wrap: bool
+    padding: Padding
     after_band: Callable[[], None]
     maps: dict[str, FeatureMap] = field(default_factory=dict)
     statistics: dict[str, Statistics] = field(default_factory=dict)
@@ -51,9 +52,11 @@ class _Layer:
     ) -> None:
         """``given_offset``: still to be added to the input. ``last``: nothing after it could add its bias."""
         memory = context.memory
-        self.shape, self._size, self._name, self._wrap = stage.shape, size, f"window {index}", context.wrap
-        if stage.shape.scale == "down":
-            self._wrap = False  # a strided convolution pads with zeros in seamless pictures too
+        self.shape, self._size, self._name = stage.shape, size, f"window {index}"
+        scale, padding = stage.shape.scale, context.padding
+        self._above_and_below = padding.height.stand_ins(size.height, scale)
+        self._beside = padding.width.stand_ins(size.width, scale)
+        self.wraps = padding.height is Edge.CIRCULAR and self._above_and_below is not None
         apart = kernels.of(memory.device, memory.dtype).bias_apart and not last
         self.convolution = Convolution(stage.shape, stage.conv, memory, apart)
         self._normaliser: Normaliser | None = None
@@ -65,6 +68,11 @@ class _Layer:
             self._normaliser = Normaliser(nothing[1], given_offset.float(), *nothing)
         if self._normaliser is not None and not stage.shape.pads:
             self._normaliser = self._normaliser.for_gaps()
+
+    @property
+    def pads(self) -> bool:
+        """Whether the kernel can do all the padding."""
+        return self.shape.pads and self._above_and_below is None
 
     def activated(self, picture: Tensor, own: bool, workspace: Workspace) -> Tensor:
         """The whole picture normalised and activated, in place if it is the pass's ``own``."""
@@ -79,8 +87,8 @@ class _Layer:
     ) -> Tensor:
         """The padded window from row ``low`` on for ``rows`` output rows, normalised and activated.
 
-        What lies outside the picture is zero after the activation, or the opposite edge in a picture that wraps around.
-        Nothing writes above the picture's first row or beside it: there the buffer still has its first zeros.
+        What lies outside the picture is zero after the activation, or what the padding puts there. With zeros nothing
+        writes above the picture's first row or beside it: there the buffer still has its first ones.
         """
         size, left, dtype = self._size, self.shape.left_padding, workspace.memory.dtype
         shape = _, height, columns = self.shape.window(rows, size.width)
@@ -89,7 +97,7 @@ class _Layer:
         filled_to = max(low, 0)
         for row, piece in pieces:
             first, last = max(row, low), min(row + piece.shape[2], low + height)
-            if not self._wrap:
+            if not self.wraps:
                 first, last = max(first, 0), min(last, size.height)
             if first >= last:
                 continue
@@ -103,10 +111,17 @@ class _Layer:
             window.narrow(2, filled_to - low, low + height - filled_to).zero_()
         if self._silu:
             F.silu(window, inplace=True)
-        if self._wrap:
-            window.narrow(3, 0, 1).copy_(window.narrow(3, size.width, 1))
-            window.narrow(3, size.width + 1, 1).copy_(window.narrow(3, 1, 1))
+        if not self.wraps:  # else the rows beyond have been read like the others
+            _pad(window, 2, low, size.height, self._above_and_below)
+        _pad(window, 3, -left, size.width, self._beside)
         return window
+
+
+def _pad(window: Tensor, axis: int, low: int, size: int, stand_ins: tuple[int, int] | None) -> None:
+    """Fill what the window, from row (or column) ``low`` on, has of those just before and just after the picture's."""
+    for outside, inside in () if stand_ins is None else zip((-1, size), stand_ins, strict=True):
+        if low <= outside < low + window.shape[axis]:
+            window.narrow(axis, outside - low, 1).copy_(window.narrow(axis, inside - low, 1))
 
 
 def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
@@ -137,8 +152,7 @@ class _ConvRun:
         self.workspace = Workspace(memory)
         self.incoming = Arrivals(source, self.workspace, memory.dtype, "source")
         changes = step.changes_source or self.incoming.brings
-        wrap = step.wraps(context.wrap)
-        self.reader = RowReader(self.incoming, chain.halo, wrap, changes, memory)
+        self.reader = RowReader(self.incoming, chain.halo, self.layers[0].wraps, changes, memory)
         self.target = self.incoming  # a band's rows of the source are there to be added to
         if step.add_to and step.add_to != step.source:
             self.target = Arrivals(context.maps[step.add_to], self.workspace, memory.dtype, "target")
@@ -230,7 +244,7 @@ class _ConvRun:
 
     def _whole_picture(self, first: int, last: int) -> Tensor | None:
         """The source itself, if it lies here in one piece and the pass can take it as its window."""
-        if len(self.layers) > 1 or not self.layers[0].shape.pads or last - first < self.chain.output.height:
+        if len(self.layers) > 1 or not self.layers[0].pads or last - first < self.chain.output.height:
             return None
         return self.source.picture
 
@@ -312,7 +326,7 @@ def run_attention_pass(step: AttentionPass, context: Context) -> None:
             for (_, k), (_, v) in zip(*(each.pieces(first, last) for each in arrivals), strict=True):
                 yield tokens(k), tokens(v)
 
-    fused = step.key_rows >= height and kernels.of(memory.device, memory.dtype).attention
+    fused = step.key_rows >= height and kernels.prefers_fused_attention(memory.device, memory.dtype, channels)
     statistics = Statistics()
     for first, last, repeats, following in memory.bands(height, step.rows):
         q = query(normalised(first, last))

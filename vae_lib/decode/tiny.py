@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vae_lib.decode.compute import Compute
+from vae_lib.decode.padding import ZEROS, Edge, Padding
 from vae_lib.errors import Cancelled, CheckpointError
 from vae_lib.networks import TAESD
 from vae_lib.networks.taesd import WIDTH, Block
@@ -23,39 +25,75 @@ class Tile:
     outer: tuple[int, int, int, int]
 
 
-def tiles(height: int, width: int, side: int, reach: int, wrap: bool) -> Iterator[Tile]:
-    """Square tiles of ``side`` latents over a picture, each reading ``reach`` more on every side."""
-    for top in range(0, height, side):
-        for left in range(0, width, side):
-            inner = (top, min(top + side, height), left, min(left + side, width))
-            outer = (inner[0] - reach, inner[1] + reach, inner[2] - reach, inner[3] + reach)
-            if not wrap:
-                outer = (max(outer[0], 0), min(outer[1], height), max(outer[2], 0), min(outer[3], width))
-            yield Tile(inner, outer)
+@dataclass(frozen=True)
+class Grid:
+    """Square tiles of ``side`` latents over a picture of ``height`` x ``width``, each reading ``reach`` more around it.
+
+    Raises:
+        InputError: when there is nothing to reflect.
+    """
+
+    height: int
+    width: int
+    side: int
+    reach: int
+    padding: Padding = ZEROS
+
+    def __post_init__(self) -> None:
+        for edge, size in ((self.padding.height, self.height), (self.padding.width, self.width)):
+            edge.stand_ins(size, "same")  # raises where there is nothing to reflect
+
+    def __iter__(self) -> Iterator[Tile]:
+        for top in range(0, self.height, self.side):
+            for left in range(0, self.width, self.side):
+                inner = (top, min(top + self.side, self.height), left, min(left + self.side, self.width))
+                rows = self._outer(inner[:2], self.height, self.padding.height)
+                yield Tile(inner, rows + self._outer(inner[2:], self.width, self.padding.width))
+
+    def _outer(self, inner: tuple[int, int], size: int, edge: Edge) -> tuple[int, int]:
+        """To the picture's end, where the layers' own padding begins, or on at its other edge."""
+        first, last = inner[0] - self.reach, inner[1] + self.reach
+        return (first, last) if edge is Edge.CIRCULAR else (max(first, 0), min(last, size))
+
+    @property
+    def areas(self) -> list[int]:
+        """Latents that each tile reads."""
+        return [rows * columns for rows, columns in self._sides]
+
+    @property
+    def largest(self) -> tuple[int, int]:
+        """Rows and columns of latents that the largest tile reads."""
+        return max(self._sides, key=math.prod)
+
+    @property
+    def _sides(self) -> list[tuple[int, int]]:
+        return [(tile.outer[1] - tile.outer[0], tile.outer[3] - tile.outer[2]) for tile in self]
 
 
-def peak_bytes(height: int, width: int, side: int, reach: int, compute: Compute, latent_channels: int) -> int:
-    """Peak bytes of decoding or encoding one picture of height x width latents: three maps of the largest tile."""
-    areas = [
-        (t.outer[1] - t.outer[0]) * (t.outer[3] - t.outer[2])
-        for t in tiles(height, width, side, reach, compute.wrap)
-    ]
-    inputs = max(areas) * max(latent_channels, 3 * 64) * compute.dtype.itemsize
-    return (
-        max(areas) * 64 * WIDTH * 3 * compute.dtype.itemsize
-        + 2 * inputs
-        + WIDTH * WIDTH * 9 * compute.dtype.itemsize
-    )
+def map_bytes(grid: Grid, dtype: torch.dtype, margin: int = 0) -> int:
+    """Of an activation of the largest tile at the picture's resolution, with so many pixels more around it."""
+    rows, columns = (8 * side + 2 * margin for side in grid.largest)
+    return rows * columns * WIDTH * dtype.itemsize
 
 
-def multiplications(height: int, width: int, side: int, reach: int, wrap: bool) -> int:
+def peak_bytes(grid: Grid, dtype: torch.dtype, latent_channels: int) -> int:
+    """Peak bytes of decoding or encoding one picture: three maps of the largest tile, and one that is padded."""
+    inputs = math.prod(grid.largest) * max(latent_channels, 3 * 64) * dtype.itemsize
+    maps = 3 * map_bytes(grid, dtype)
+    if _reflects(grid.padding):
+        maps += map_bytes(grid, dtype, margin=1)
+    return maps + 2 * inputs + WIDTH * WIDTH * 9 * dtype.itemsize
+
+
+def multiplications(grid: Grid) -> int:
     """Scalar multiplications of decoding (encoding is about the same)."""
     per_pixel = 9 * WIDTH * WIDTH
     per_latent = (9 + (1 + 9) * 4 + (1 + 9) * 16 + (1 + 3) * 64) * per_pixel
-    return sum(
-        (t.outer[1] - t.outer[0]) * (t.outer[3] - t.outer[2]) * per_latent
-        for t in tiles(height, width, side, reach, wrap)
-    )
+    return sum(grid.areas) * per_latent
+
+
+def _reflects(padding: Padding) -> bool:
+    return Edge.REFLECT in (padding.height, padding.width)
 
 
 @torch.no_grad()
@@ -82,7 +120,7 @@ def decode(
         device=compute.destination,
     )
     for index, tile, part in _tiled(latents, side, taesd.decoder_reach, 1, compute):
-        picture = _run(taesd.decoder, part.to(compute.device, compute.dtype)).mul_(2).sub_(1)
+        picture = _run(taesd.decoder, part.to(compute.device, compute.dtype), compute.padding).mul_(2).sub_(1)
         top, bottom, left, right = (edge * scale for edge in tile.inner)
         y, x = (tile.inner[0] - tile.outer[0]) * scale, (tile.inner[2] - tile.outer[2]) * scale
         out[index, :, top:bottom, left:right] = picture[0, :, y : y + bottom - top, x : x + right - left]
@@ -108,7 +146,7 @@ def encode(
     images = images[:, :, : height * scale, : width * scale]
     reach = -(-taesd.encoder_reach // scale)
     for index, tile, part in _tiled(images, side, reach, scale, compute):
-        latents = _run(taesd.encoder, part.to(compute.device, compute.dtype).add(1).div_(2))
+        latents = _run(taesd.encoder, part.to(compute.device, compute.dtype).add(1).div_(2), compute.padding)
         top, bottom, left, right = tile.inner
         y, x = top - tile.outer[0], left - tile.outer[2]
         out[index, :, top:bottom, left:right] = latents[0, :, y : y + bottom - top, x : x + right - left]
@@ -125,34 +163,37 @@ def _tiled(
 ) -> Iterator[tuple[int, Tile, Tensor]]:
     """(picture, tile, its part of ``source``); ``scale`` is how many source pixels lie along a latent."""
     height, width = source.shape[2] // scale, source.shape[3] // scale
-    places = list(tiles(height, width, side, reach, compute.wrap))
+    places = list(Grid(height, width, side, reach, compute.padding))
     total = len(source) * len(places)
     for count in range(total):
         index, tile = count // len(places), places[count % len(places)]
         top, bottom, left, right = (edge * scale for edge in tile.outer)
-        if compute.wrap:
-            rows = torch.arange(top, bottom, device=source.device) % source.shape[2]
-            columns = torch.arange(left, right, device=source.device) % source.shape[3]
-            yield index, tile, source[index : index + 1, :, rows][..., columns]
-        else:
-            yield index, tile, source[index : index + 1, :, top:bottom, left:right]
+        yield index, tile, _around(_around(source[index : index + 1], 2, top, bottom), 3, left, right)
         if compute.progress is not None:
             compute.progress(count + 1, total)
         if compute.cancelled is not None and count + 1 < total and compute.cancelled():
             raise Cancelled("Stopped: the picture was not finished.")
 
 
-def _run(network: nn.Sequential, x: Tensor) -> Tensor:
-    """The layers one by one, ReLUs in place: at most three activations of a resolution are alive."""
+def _around(source: Tensor, axis: int, first: int, last: int) -> Tensor:
+    """Rows (or columns) ``first`` to ``last - 1``; those beyond an edge are at the other end."""
+    size = source.shape[axis]
+    if first >= 0 and last <= size:
+        return source.narrow(axis, first, last - first)
+    return source.index_select(axis, torch.arange(first, last, device=source.device) % size)
+
+
+def _run(network: nn.Sequential, x: Tensor, padding: Padding) -> Tensor:
+    """The layers one by one, ReLUs in place: at most three activations of a resolution are alive, and a padded one."""
     for layer in network:
         if isinstance(layer, nn.Conv2d):
-            x = _conv(layer, x)
+            x = _conv(layer, x, padding)
         elif isinstance(layer, nn.ReLU):
             x = x.relu_()
         elif isinstance(layer, Block):
-            h = _conv(layer.conv[0], x).relu_()
-            h = _conv(layer.conv[2], h).relu_()
-            h = _conv(layer.conv[4], h)
+            h = _conv(layer.conv[0], x, padding).relu_()
+            h = _conv(layer.conv[2], h, padding).relu_()
+            h = _conv(layer.conv[4], h, padding)
             x = h.add_(x).relu_()
             del h
         elif isinstance(layer, nn.Upsample):
@@ -162,8 +203,15 @@ def _run(network: nn.Sequential, x: Tensor) -> Tensor:
     return x
 
 
-def _conv(layer: nn.Module, x: Tensor) -> Tensor:
+def _conv(layer: nn.Module, x: Tensor, padding: Padding) -> Tensor:
+    """Padded with zeros, or reflected where the tile ends with the picture. (Elsewhere its outermost rows are not used,
+    and a tile that goes on at the other edge has none of its own.)
+    """
     assert isinstance(layer, nn.Conv2d)
     weight = layer.weight.detach().to(x.device, x.dtype)
     bias = None if layer.bias is None else layer.bias.detach().to(x.device, x.dtype)
-    return F.conv2d(x, weight, bias, layer.stride, layer.padding)
+    pads = (1, 1)
+    if _reflects(padding):
+        rows, columns = (int(edge is Edge.REFLECT) for edge in (padding.height, padding.width))
+        x, pads = F.pad(x, (columns, columns, rows, rows), mode="reflect"), (1 - rows, 1 - columns)
+    return F.conv2d(x, weight, bias, layer.stride, pads)

@@ -18,9 +18,11 @@ from vae_lib import __version__
 from vae_lib.decode import calibrate
 from vae_lib.decode.check import Trial, device_name
 from vae_lib.decode.compute import Compute, Operation
-from vae_lib.decode.devices import free_bytes, is_out_of_memory, release_cached
-from vae_lib.decode.plan import WHOLE, Rates, Route, cost_of, default_rates, dtype_name, plain_cost_of
+from vae_lib.decode.devices import free_bytes, release_cached
+from vae_lib.decode.failures import is_out_of_memory
+from vae_lib.decode.plan import WHOLE, Rates, cost_of, default_rates, dtype_name, plain_cost_of
 from vae_lib.decode.program import Tiling
+from vae_lib.decode.route import Route
 from vae_lib.networks import AutoencoderKL
 
 SIDE = 256  # pixels
@@ -90,7 +92,7 @@ def _read(key: str) -> Standing | None:
 
 
 def _warning(wrong: Sequence[str], compute: Compute) -> str:
-    names = " and ".join(Route(name).value for name in wrong)
+    names = " and ".join(Route(name).label for name in wrong)
     return (
         f"on this device ({device_name(compute.device)}, {dtype_name(compute.dtype)}) the {names} decode gives another "
         "picture than PyTorch's own way through the VAE, which is a fault of the driver or of PyTorch. It is not used "

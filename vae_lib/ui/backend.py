@@ -125,3 +125,6 @@ class Backend(Protocol):
 
     def downloads(self) -> DownloadManager | None:
         """What downloads run in; None where there are none."""
+
+    def warning(self) -> str | None:
+        """What is wrong with all of it, in a sentence, said on top of the tab; asked whenever the page is loaded."""

@@ -15,11 +15,10 @@ from PIL import Image
 from torch import Tensor
 
 from vae_lib.checkpoints import FAMILIES, Family, LoadedVAE, check_channels, load_vae
-from vae_lib.decode import DEFAULT_ORDER, Ladder, PeakMemory, Route
+from vae_lib.decode import DEFAULT_ORDER, Ladder, PeakMemory, Route, wording
 from vae_lib.errors import Cancelled, InputError, VAEGuardError
 from vae_lib.networks import TAESD, AutoencoderKL
 from vae_lib.ui.backend import Backend, VAEFile
-from vae_lib.ui.memory import title
 
 AUTO = "Automatic"
 ORIGINAL = "original"
@@ -145,7 +144,7 @@ class Comparer:
             loaded = load_vae(file.path)
             if isinstance(loaded.model, TAESD):
                 run.total -= len(routes) - 1
-                routes = [title(Route.TAESD)]
+                routes = [Route.TAESD.caption]
             ladder = self._ladder(run, loaded, limit)
             if source.picture is not None:
                 run.message = f"Encoding with {file.name}"
@@ -204,7 +203,7 @@ class Comparer:
         return ladder.encode(picture[None]).result
 
     def _decode(self, cell: Cell, ladder: Ladder, latents: Tensor) -> Cell:
-        route = next((route for route in Route if title(route) == cell.route), None)
+        route = next((route for route in Route if route.caption == cell.route), None)
         ladder.order = DEFAULT_ORDER if route is None else (route,)
         with PeakMemory(ladder.device) as peak:
             outcome = ladder.decode(latents)
@@ -215,7 +214,7 @@ class Comparer:
             seconds=outcome.seconds,
             peak_bytes=peak.bytes,
             predicted_bytes=outcome.plan.peak_bytes,
-            remark=" ".join(filter(None, (cell.remark, "; ".join(a.problem for a in outcome.attempts)))),
+            remark=" ".join(filter(None, (cell.remark, "; ".join(map(wording.problem, outcome.attempts))))),
         )
 
 

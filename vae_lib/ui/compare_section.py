@@ -13,6 +13,7 @@ from PIL import Image
 
 from vae_lib.checkpoints import FAMILIES, load_latents
 from vae_lib.decode import Route
+from vae_lib.decode.wording import time_text
 from vae_lib.errors import InputError, VAEGuardError
 from vae_lib.ui import markup
 from vae_lib.ui.backend import Backend
@@ -29,7 +30,6 @@ from vae_lib.ui.compare import (
     to_image,
 )
 from vae_lib.ui.library import Library
-from vae_lib.ui.memory import seconds_text, title
 from vae_lib.units import size_text
 
 _LAST, _PICTURE, _FILE = "Last latents", "A picture", "A latents file"
@@ -43,9 +43,9 @@ class CompareSection:
         self._backend, self._library, self._comparer = backend, library, Comparer(backend)
         kept = [latents.title for latents in backend.last_latents()]
         start = _LAST if kept else _PICTURE
-        routes = [AUTO, title(Route.FULL), title(Route.TILED), title(Route.OFFLOAD)]
+        routes = [AUTO, Route.FULL.caption, Route.TILED.caption, Route.OFFLOAD.caption]
         if backend.devices()[0].type != "cpu":
-            routes.append(title(Route.CPU))
+            routes.append(Route.CPU.caption)
         example = str(_EXAMPLE) if not kept and os.path.isfile(_EXAMPLE) else None
         self.number = gr.State(None)
         with gr.Row():
@@ -72,7 +72,7 @@ class CompareSection:
                 )
                 self.vaes = gr.Dropdown([], multiselect=True, label="VAEs", elem_id="vg_vaes")
                 self.routes = gr.CheckboxGroup(
-                    routes, value=[AUTO, title(Route.TILED)], label="Routes", elem_id="vg_route_boxes"
+                    routes, value=[AUTO, Route.TILED.caption], label="Routes", elem_id="vg_route_boxes"
                 )
                 self.limit = gr.Number(
                     0, label="Memory limit in MB (0: what is free)", precision=0, elem_id="vg_limit"
@@ -268,7 +268,7 @@ def _results(run: Comparison) -> str:
             [
                 (f"<b>{escape(cell.vae)}</b>", ""),
                 (escape(cell.route) + how, ""),
-                (seconds_text(cell.seconds), "vg-num"),
+                (time_text(cell.seconds), "vg-num"),
                 (size_text(cell.peak_bytes), "vg-num"),
                 (size_text(cell.predicted_bytes), "vg-num"),
                 (escape(cell.against) + remark, "vg-wide"),

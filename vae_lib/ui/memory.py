@@ -11,6 +11,7 @@ from pathlib import Path
 
 from vae_lib.checkpoints import describe, read_header
 from vae_lib.decode import Plan, Route, Work, candidates, choose, smallest
+from vae_lib.decode.wording import time_text
 from vae_lib.errors import PlanError
 from vae_lib.networks import AutoencoderKL, AutoencoderKLConfig
 from vae_lib.ui import markup
@@ -156,29 +157,12 @@ def routes_table(work: Work, memory: Mapping[str, Memory], curves: Mapping[Route
             mine = [
                 (escape(plan.describe()), "vg-wide"),
                 (size_text(plan.peak_bytes) + host, "vg-num"),
-                (seconds_text(plan.seconds), "vg-num"),
+                (time_text(plan.seconds), "vg-num"),
             ]
         exact = "exact" if route.exact else "approximate"
-        name = f"<b>{title(route)}</b> {markup.chip(exact)}"
+        name = f"<b>{route.caption}</b> {markup.chip(exact)}"
         rows.append([(name, ""), *mine, (largest, "vg-num")])
     return markup.table(("Route", "How", "Needs", "About", "Up to"), rows)
-
-
-def title(route: Route) -> str:
-    """A route for people."""
-    return {
-        Route.FULL: "Full",
-        Route.TILED: "Tiled",
-        Route.OFFLOAD: "Tiled + RAM",
-        Route.CPU: "CPU",
-        Route.TAESD: "TAESD",
-    }[route]
-
-
-def seconds_text(seconds: float) -> str:
-    if seconds < 0.95:
-        return f"{1000 * seconds:.0f} ms"
-    return f"{seconds:.1f} s" if seconds < 60 else f"{seconds / 60:.0f} min"
 
 
 def plot(curves: Mapping[Route, Curve], usable: int, side: float) -> str:
@@ -231,7 +215,7 @@ def plot(curves: Mapping[Route, Curve], usable: int, side: float) -> str:
         f'<text x="{middle}" y="{height - 7}" text-anchor="middle">side of a square picture, pixels</text>'
     )
     keys = "".join(
-        f'<span><i style="background:{COLOURS[route]}"></i>{title(route)}</span>'
+        f'<span><i style="background:{COLOURS[route]}"></i>{route.caption}</span>'
         for route in curves
         if route in COLOURS
     )

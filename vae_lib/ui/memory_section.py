@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 import torch
 
-from vae_lib.decode import DEFAULT_ORDER, DTYPES, Operation, Route, Work, choose, dtype_name
+from vae_lib.decode import DEFAULT_ORDER, DTYPES, Operation, Route, Work, choose, dtype_name, wording
 from vae_lib.errors import InputError, PlanError, VAEGuardError
 from vae_lib.networks import AutoencoderKLConfig
 from vae_lib.ui import markup, memory
@@ -46,7 +46,7 @@ class MemorySection:
             self.vae = gr.Dropdown(
                 standard, value=standard[0], label="VAE", min_width=230, elem_id="vg_memory_vae"
             )
-        self._button = gr.Button("Look again", size="sm", elem_id="vg_memory_go")
+        self._button = gr.Button("Refresh", size="sm", elem_id="vg_memory_go")
         self.bar = gr.HTML(elem_id="vg_bar")
         self.line = gr.HTML(elem_id="vg_plan")
         self.routes = gr.HTML(elem_id="vg_routes")
@@ -127,5 +127,5 @@ def _summary(work: Work, memories: Mapping[str, Memory]) -> tuple[str, str]:
         return memory.bar(device, least.peak_bytes if least else 0, where), markup.note(str(error), "bad")
     need = plan.peak_bytes if plan.device == work.device else 0
     return memory.bar(device, need, where), markup.note(
-        f"{plan.reason}, about {memory.seconds_text(plan.seconds)}."
+        f"{wording.planned(plan)}; takes about {wording.time_text(plan.seconds)}."
     )

@@ -98,6 +98,9 @@ class FolderBackend:
     def downloads(self) -> DownloadManager | None:
         return self._downloads
 
+    def warning(self) -> str | None:
+        return None
+
 
 def _total_bytes(device: torch.device) -> int:
     if device.type == "cuda":

@@ -31,6 +31,7 @@ def build_tab(backend: Backend) -> None:
         raise RuntimeError("build_tab must be called inside a gr.Blocks.")
     library = Library(backend)
     gr.HTML(f"<style>{markup.CSS}</style>", elem_classes="vg-hidden")
+    gr.HTML(lambda: markup.note(backend.warning() or "", "warn"), elem_id="vg_warning")
     with gr.Tabs(elem_id="vg_tabs"):
         with gr.TabItem("Files", id="vg_files_tab"):
             files = FilesSection(backend, library)

@@ -1,6 +1,5 @@
-"""VAE Guard inside the WebUI: the only package that knows the host's ``modules``."""
+"""VAE Guard's face in a WebUI: panel, tab, settings, API. It is given the host, and never asks which it is."""
 
 from vae_lib.webui.extension import start, stop
-from vae_lib.webui.panel import VAEGuardScript
 
-__all__ = ["VAEGuardScript", "start", "stop"]
+__all__ = ["start", "stop"]

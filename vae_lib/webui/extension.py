@@ -2,39 +2,106 @@
 
 from __future__ import annotations
 
-from vae_lib.webui import api, downloads, hooks, kept, lost_pages, notices, options, tab, vae_files, xyz
+from collections.abc import Sequence
+from typing import Any
 
-_running = False
+from vae_lib.guard import UNKNOWN, Guard, Setting
+from vae_lib.webui import lost_pages, options_page, panel, request_api, tab, xyz
+from vae_lib.webui.api import Routes
+from vae_lib.webui.downloads import Downloads
+from vae_lib.webui.host import WebUI
 
 
-def start(root: str) -> None:
-    """Patch the host and register the callbacks; called once each time the host loads the extension's script."""
-    from modules import script_callbacks
+class Extension:
+    """Implements ``guard.host.Callbacks``."""
 
-    global _running
-    _running = True
-    hooks.install()
-    kept.restore()
-    api.install()
-    vae_files.install()
-    script_callbacks.on_ui_settings(options.add_to_settings)
-    script_callbacks.on_ui_settings(downloads.add_to_settings)
-    script_callbacks.on_ui_tabs(tab.build)
-    script_callbacks.on_model_loaded(downloads.get_taesd_for)
-    script_callbacks.on_before_ui(xyz.add_axes)
-    script_callbacks.on_app_started(lost_pages.let_go)
-    script_callbacks.on_app_started(api.add_routes)
-    script_callbacks.on_app_started(downloads.add_routes)
-    script_callbacks.on_script_unloaded(stop)
-    notices.log.debug("loaded from %s", root)
+    def __init__(self, host: WebUI) -> None:
+        self.host = host
+        self.guard = Guard(host)
+        self.downloads = Downloads(host, self.guard.notices)
+        self.routes = Routes(self.guard, host, self.downloads)
+
+    def start(self) -> None:
+        self.host.wrap(self.guard)
+        self.guard.kept.restore()
+        self.host.on_api_arguments(request_api.TITLE, request_api.positional)
+        self.host.watch_vae_files(self.guard.notices)
+        self.host.start(self)
+
+    def settings_page(self) -> Sequence[Setting]:
+        own = [*options_page.settings(self.host), *self.downloads.settings()]
+        for setting in own:
+            if not self.host.owns(setting.key):
+                self.guard.notices.tell_once(
+                    f"owner of {setting.key}",
+                    f"another extension owns the setting '{setting.key}': it was left alone, and "
+                    f"{setting.default!r} is used here.",
+                )
+        return own
+
+    def tabs(self) -> list[tuple[Any, str, str]]:
+        return tab.build(tab.HostBackend(self.guard, self.host, self.downloads))
+
+    def before_page(self) -> None:
+        xyz.add_axes(self.host)
+
+    def page_started(self, demo: Any, app: Any) -> None:
+        lost_pages.let_go(demo)
+        self.routes.add(app)
+
+    def model_loaded(self) -> None:
+        self.downloads.get_taesd_if_wanted()
+
+    def stop(self) -> None:
+        """Undo every patch."""
+        self.host.unwrap()
+        self.guard.kept.clear()
+        self.downloads.close()
+
+
+class Unknown:
+    """Implements ``guard.host.Callbacks`` for a WebUI that we do not know: the tab says so."""
+
+    def settings_page(self) -> Sequence[Setting]:
+        return ()
+
+    def tabs(self) -> list[tuple[Any, str, str]]:
+        return tab.build_note(UNKNOWN)
+
+    def before_page(self) -> None:
+        """Nothing of it is touched."""
+
+    def page_started(self, demo: Any, app: Any) -> None:
+        """Nothing of it is touched."""
+
+    def model_loaded(self) -> None:
+        """Nothing of it is touched."""
+
+    def stop(self) -> None:
+        """Nothing of it was touched."""
+
+
+_running: list[Extension | Unknown] = []  # what the next load of the script has to stop
+
+
+def start(host: Any) -> type | None:
+    """Start in a host that ``vae_lib.hosts`` chose; called once each time the host loads the extension's script.
+
+    Returns:
+        The class that the host shows in txt2img and img2img; None in a host that is not known.
+    """
+    if not host.is_known:
+        print(f"{UNKNOWN} ({host.problem})" if host.problem else UNKNOWN)
+        _running.append(Unknown())
+        host.start(_running[-1])
+        return None
+    extension = Extension(host)
+    _running.append(extension)
+    extension.start()
+    return panel.script_class(extension.guard, host)
 
 
 def stop() -> None:
-    """Undo every patch; harmless when there is none."""
-    global _running
-    if not _running:
-        return
-    _running = False
-    hooks.undo_all()
-    kept.clear()
-    downloads.close()
+    """Stop what is running; harmless when nothing is."""
+    while _running:
+        _running.pop().stop()

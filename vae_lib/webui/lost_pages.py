@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 
-def let_go(demo: Any, app: Any) -> None:
+def let_go(demo: Any) -> None:
     """Close the websocket of every event that the queue of ``demo`` is done with.
 
     gradio 3.41 keeps the websocket's task alive when the page vanishes while an event waits or streams, as the lists

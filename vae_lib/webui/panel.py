@@ -2,41 +2,39 @@
 
 from __future__ import annotations
 
+from html import escape
 from typing import Any
 
 import gradio as gr
-from modules import scripts
-from modules.infotext_utils import PasteField
 
 from vae_lib.errors import InputError
-from vae_lib.webui import infotext, kept, notices, request
+from vae_lib.guard import Guard, decode_again, infotext, request, save
+from vae_lib.webui.host import WebUI
 
 TITLE = "VAE Guard"
 
 
-class VAEGuardScript(scripts.Script):
-    """Always there; collapsed to one line."""
+def script_class(guard: Guard, host: WebUI) -> type:
+    """The script of this host: always there, collapsed to one line."""
 
-    def __init__(self) -> None:
-        self._gallery: Any = None
-        tabs = ("txt2img", "img2img")
-        self.on_after_component_elem_id = [
-            *((f"{tab}_gallery", self._remember_gallery) for tab in tabs),
-            *((f"html_log_{tab}", self._connect_button) for tab in tabs),
-        ]
-        self._again: Any = None
+    class VAEGuardScript(host.script_class):  # type: ignore[name-defined]
+        def __init__(self) -> None:
+            self._again = AgainButton(guard)
+            self.on_after_component_elem_id = [
+                *((f"{tab}_gallery", self._again.make) for tab in ("txt2img", "img2img")),
+                *((f"html_log_{tab}", self._again.connect) for tab in ("txt2img", "img2img")),
+            ]
 
-    def title(self) -> str:
-        return TITLE
+        def title(self) -> str:
+            return TITLE
 
-    def show(self, is_img2img: bool) -> object:
-        return scripts.AlwaysVisible
+        def show(self, is_img2img: bool) -> object:
+            return host.always_visible
 
-    def ui(self, is_img2img: bool) -> list[Any]:
-        default = request.Request()
-        tab = "img2img" if is_img2img else "txt2img"
-        with gr.Accordion(TITLE, open=False, elem_id=f"{tab}_vae_guard"):
-            with gr.Row():
+        def ui(self, is_img2img: bool) -> list[Any]:
+            default = request.Request()
+            tab = "img2img" if is_img2img else "txt2img"
+            with gr.Accordion(TITLE, open=False, elem_id=f"{tab}_vae_guard"), gr.Row():
                 fallback = gr.Checkbox(
                     default.fallback, label="Auto fallback", elem_id=self.elem_id("fallback"), min_width=120
                 )
@@ -48,33 +46,65 @@ class VAEGuardScript(scripts.Script):
                     default.threshold, label="Threshold in GB (0: as in the settings)", minimum=0,
                     maximum=request.LARGEST_THRESHOLD, elem_id=self.elem_id("threshold"), min_width=120,
                 )  # fmt: skip
-            self._again = gr.Button(
-                "Decode again in full", elem_id=f"{tab}_vae_guard_again", elem_classes=["vae-guard-again"]
-            )
-        self.infotext_fields = [
-            PasteField(fallback, infotext.pasted_fallback, api="vae_guard_fallback"),
-            PasteField(decode_by, infotext.pasted_decode_by, api="vae_guard_decode_by"),
-            PasteField(threshold, infotext.pasted_threshold, api="vae_guard_threshold"),
-        ]
-        self.paste_field_names = [infotext.FALLBACK, infotext.DECODE_BY, infotext.THRESHOLD]
-        return [fallback, decode_by, threshold]
+            self.infotext_fields = [
+                host.paste_field(fallback, infotext.pasted_fallback, "vae_guard_fallback"),
+                host.paste_field(decode_by, infotext.pasted_decode_by, "vae_guard_decode_by"),
+                host.paste_field(threshold, infotext.pasted_threshold, "vae_guard_threshold"),
+            ]
+            self.paste_field_names = [infotext.FALLBACK, infotext.DECODE_BY, infotext.THRESHOLD]
+            return [fallback, decode_by, threshold]
 
-    def before_process(self, p: Any, *args: Any) -> None:
-        try:
-            wanted = request.from_args(args)
-        except InputError as error:
-            notices.tell(f"{error} The defaults are used.", warning=True)
-            p.comment(f"VAE Guard: {error} The defaults are used.")
-            wanted = request.Request()
-        # XYZ axes set theirs on p, a copy for each cell.
-        p.vae_guard = request.merged(wanted, getattr(p, "vae_guard_axes", {}))
+        def before_process(self, p: Any, *args: Any) -> None:
+            try:
+                wanted = request.from_args(args)
+            except InputError as error:
+                guard.notices.tell(f"{error} The defaults are used.", warning=True)
+                host.comment(p, f"VAE Guard: {error} The defaults are used.")
+                wanted = request.Request()
+            # XYZ axes set theirs on p, a copy for each cell.
+            p.vae_guard = request.merged(wanted, getattr(p, "vae_guard_axes", {}))
 
-    def _remember_gallery(self, component: Any) -> None:
-        self._gallery = component.component
+    return VAEGuardScript
 
-    def _connect_button(self, component: Any) -> None:
-        if self._again is None or self._gallery is None:
+
+class AgainButton:
+    """ "Decode again in full", below a picture that TAESD decoded."""
+
+    def __init__(self, guard: Guard) -> None:
+        self._guard = guard
+        self._gallery: Any = None
+        self._button: Any = None
+
+    def make(self, created: Any) -> None:
+        """Below the gallery that the host has just created."""
+        self._gallery = created.component
+        tab = self._gallery.elem_id.removesuffix("_gallery")
+        self._button = gr.Button("Decode again in full", visible=False, elem_id=f"{tab}_vae_guard_again")
+
+    def connect(self, created: Any) -> None:
+        """When the line below the picture, which changes with every generation, is there too."""
+        if self._button is None:
             return
-        self._again.click(
-            kept.redecode_for_page, inputs=[self._gallery], outputs=[self._gallery, component.component]
-        )
+        line = created.component
+        self._button.click(self._decode_again, inputs=[self._gallery], outputs=[self._gallery, line])
+        line.change(self._update, None, self._button, show_progress="hidden", api_name=False)
+
+    def _update(self) -> Any:
+        latest = next(iter(self._guard.kept.items()), None)
+        return gr.update(visible=latest is not None and latest.is_approximate)
+
+    def _decode_again(self, gallery: Any) -> tuple[Any, str]:
+        """The last generation's pictures, exact, saved and put before those in the gallery."""
+        guard = self._guard
+        try:
+            pictures = decode_again(guard, guard.kept.item(0), lambda made: save(guard, made))
+        except InputError as error:
+            return gr.update(), _as_html(str(error))
+        before = [item["name"] if isinstance(item, dict) else item for item in gallery or []]
+        # the host adds a time
+        before = [item.split("?")[0] if isinstance(item, str) else item for item in before]
+        return [*(image for image, _ in pictures), *before], _as_html(pictures[0][1])
+
+
+def _as_html(text: str) -> str:
+    return "<p>" + "<br>\n".join(map(escape, text.split("\n"))) + "</p>"

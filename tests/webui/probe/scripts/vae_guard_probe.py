@@ -44,13 +44,13 @@ def measure(module, inputs, output):
     if not _measuring[0]:
         return
     if {"conv_in", "mid", "norm_out", "conv_out"} <= module._modules.keys():
-        vae = shared.sd_model.first_stage_model
+        vae = network()
         if module is vae.encoder and "quant_conv" in vae._modules:
             _encoding[:] = [inputs[0], output]
         elif module is vae.encoder or module is vae.decoder:
             note("encode" if module is vae.encoder else "decode", output, in_float64(module, inputs[0]))
     elif _encoding and inputs and inputs[0] is _encoding[1]:
-        vae = shared.sd_model.first_stage_model
+        vae = network()
         note("encode", output, in_float64(vae.quant_conv, in_float64(vae.encoder, _encoding[0])))
         _encoding.clear()
 
@@ -133,23 +133,29 @@ def resources():
     }
 
 
+def network():
+    """The VAE's, wherever the host keeps it."""
+    forge = getattr(shared.sd_model, "forge_objects", None)
+    return forge.vae.first_stage_model if forge else shared.sd_model.first_stage_model
+
+
 _whole = []
 
 
 def break_vae():
     """Make the loaded VAE give NaN, whoever runs it."""
-    weight = shared.sd_model.first_stage_model.decoder.conv_out.weight
+    weight = network().decoder.conv_out.weight
     _whole.append(weight.detach().clone())
     weight.data.fill_(float("nan"))
 
 
 def mend_vae():
-    shared.sd_model.first_stage_model.decoder.conv_out.weight.data.copy_(_whole.pop())
+    network().decoder.conv_out.weight.data.copy_(_whole.pop())
 
 
 def halve_vae():
     """The loaded VAE in fp16, and its numbers too large for that: in fp32 it gives the same picture as before."""
-    vae = shared.sd_model.first_stage_model
+    vae = network()
     _whole.append([(tensor, tensor.data) for tensor in vae.parameters()])
     vae.decoder.conv_in.weight.data, vae.decoder.conv_in.bias.data = (
         tensor.data * 2.0**14 for tensor in (vae.decoder.conv_in.weight, vae.decoder.conv_in.bias)
@@ -160,13 +166,13 @@ def halve_vae():
 
 def restore_vae():
     devices.dtype_vae = torch.float32
-    shared.sd_model.first_stage_model.float()  # a LightningModule notes its dtype
+    network().float()  # a LightningModule notes its dtype
     for tensor, data in _whole.pop():
         tensor.data = data
 
 
 def vae_dtypes():
-    vae = shared.sd_model.first_stage_model
+    vae = network()
     return sorted({str(tensor.dtype) for tensor in vae.parameters()} | {str(devices.dtype_vae)})
 
 
@@ -176,14 +182,14 @@ def nan_check(on: bool):
 
 def fail_once():
     """The next decode or encode that the extension runs has a bug."""
-    guard = sys.modules["vae_lib.webui.hooks"].Guard
-    whole = guard._by_policy
+    forward = sys.modules["vae_lib.guard.forward"].Forward
+    whole = forward._outcome
 
-    def by_policy(*args):
-        guard._by_policy = whole
+    def outcome(*args):
+        forward._outcome = whole
         raise ZeroDivisionError("made by the probe")
 
-    guard._by_policy = by_policy
+    forward._outcome = outcome
 
 
 def half_problem():

@@ -4,31 +4,33 @@ from __future__ import annotations
 
 import errno
 import os
-import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 
+from tests.guard.fake_host import FakeHost
+from vae_lib.guard import Guard
+from vae_lib.webui.downloads import Downloads
+from vae_lib.webui.tab import HostBackend
+
+
+class FakeWebUI(FakeHost):
+    """With VAEs of its own."""
+
+    def vae_files(self) -> Mapping[str, Path]:
+        return {"a.safetensors": self.data / "VAE" / "a.safetensors"}
+
+    def vae_folders(self) -> Sequence[Path]:
+        return [self.data / "VAE"]
+
 
 def test_they_are_listed_with_what_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    host: Any = FakeWebUI(tmp_path)
+    guard = Guard(host)
+    backend = HostBackend(guard, host, Downloads(host, guard.notices))
     vae = tmp_path / "VAE" / "a.safetensors"
-    members: dict[str, dict[str, Any]] = {
-        "modules": {},
-        "modules.infotext_utils": {"PasteField": object},
-        "modules.scripts": {"Script": object, "AlwaysVisible": object()},
-        "modules.sd_vae": {"vae_dict": {"a.safetensors": str(vae)}, "vae_path": str(vae.parent)},
-        "modules.shared": {"cmd_opts": SimpleNamespace(vae_dir=None)},
-        "modules.paths_internal": {"models_path": str(tmp_path)},
-    }
-    for name, values in members.items():
-        module = ModuleType(name)
-        vars(module).update(values)
-        monkeypatch.setitem(sys.modules, name, module)
-        setattr(sys.modules["modules"], name.rpartition(".")[2], module)
-    from vae_lib.webui.tab import HostBackend
-
     tiny = tmp_path / "VAE-taesd" / "taesd_decoder.pth"
     for path in (vae, tiny, vae.parent / "closed" / "b.safetensors"):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -42,7 +44,7 @@ def test_they_are_listed_with_what_is_wrong(tmp_path: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(os, "scandir", guarded)
     closed = vae.parent / "closed"
-    assert [(file.name, file.problem) for file in HostBackend().files()] == [
+    assert [(file.name, file.problem) for file in backend.files()] == [
         ("a.safetensors", None),
         ("VAE-taesd/taesd_decoder.pth", None),
         (f"{closed}/", f"The folder {closed} cannot be looked into: Permission denied."),

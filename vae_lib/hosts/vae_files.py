@@ -5,44 +5,87 @@ from __future__ import annotations
 import contextlib
 import glob
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from modules import sd_models, sd_vae, shared
 
 from vae_lib.checkpoints import load_vae
 from vae_lib.errors import CheckpointError, UnknownVAE
-from vae_lib.webui import notices, patching
+from vae_lib.guard.notices import Notices
+from vae_lib.hosts.patching import Patches
 
 Wrapper = Callable[..., Any]
 
 _EXTENSIONS = (".ckpt", ".pt", ".safetensors")
-_wanted: list[Mapping[str, torch.Tensor]] = []  # the state dict that the file being loaded must fit
 
 
-def install() -> None:
-    """Patch the host's loading and listing of VAE files."""
-    from modules import sd_vae
+class VAEFiles:
+    """Patches of the host's loading and listing of VAE files."""
 
-    patching.patch(sd_vae, "load_vae_dict", _load_vae_dict)
-    patching.patch(sd_vae, "load_vae", _load_vae)
-    patching.patch(sd_vae, "get_loaded_vae_hash", _get_loaded_vae_hash)
-    patching.patch(sd_vae, "refresh_vae_list", _refresh_vae_list)
-    sd_vae.refresh_vae_list()
+    def __init__(self, notices: Notices) -> None:
+        self._notices = notices
+        self._wanted: list[Mapping[str, torch.Tensor]] = []  # what the file being loaded must fit
+
+    def install(self, patches: Patches) -> None:
+        patches.patch(sd_vae, "load_vae_dict", self._load_vae_dict)
+        patches.patch(sd_vae, "load_vae", self._load_vae)
+        patches.patch(sd_vae, "get_loaded_vae_hash", self._get_loaded_vae_hash)
+        patches.patch(sd_vae, "refresh_vae_list", _refresh_vae_list)
+        sd_vae.refresh_vae_list()
+
+    def _load_vae_dict(self, original: Wrapper) -> Wrapper:
+        def load_vae_dict(filename: str, map_location: Any) -> Mapping[str, torch.Tensor]:
+            state_dict = _read(original, filename, map_location, self._wanted)
+            if self._wanted:
+                _check_fit(os.path.basename(filename), state_dict, self._wanted[-1])
+            return state_dict
+
+        return load_vae_dict
+
+    def _load_vae(self, original: Wrapper) -> Wrapper:
+        def load_vae(model: Any, vae_file: Any = None, vae_source: str = "from unknown source") -> Any:
+            self._wanted.append(model.first_stage_model.state_dict())
+            try:
+                return original(model, vae_file, vae_source)
+            except (CheckpointError, AssertionError, OSError) as error:
+                problem = str(error)
+            finally:
+                self._wanted.pop()
+            in_use = sd_vae.loaded_vae_file
+            model.base_vae, model.loaded_vae_file = sd_vae.base_vae, in_use
+            if in_use is None:
+                sd_vae.delete_base_vae()
+                model.base_vae = None
+            name = _name_of(in_use)
+            stays = f"The VAE in use stays: {name}." if name else "The checkpoint's own VAE stays in use."
+            self._notices.tell(f"{problem.rstrip('.')}. {stays}", warning=True)
+            _take_back(vae_file, name or "Automatic")
+            return None
+
+        return load_vae
+
+    def _get_loaded_vae_hash(self, original: Wrapper) -> Wrapper:
+        def get_loaded_vae_hash() -> Any:
+            try:
+                return original()
+            except OSError as error:
+                name = os.path.basename(sd_vae.loaded_vae_file or "")
+                self._notices.tell_once(
+                    f"gone: {sd_vae.loaded_vae_file}",
+                    f"the file of the VAE in use, {name}, cannot be read any more ({error.strerror or error}); the VAE "
+                    "stays in use as it was loaded, without its hash in the infotext.",
+                )
+                return None
+
+        return get_loaded_vae_hash
 
 
-def _load_vae_dict(original: Wrapper) -> Wrapper:
-    def load_vae_dict(filename: str, map_location: Any) -> Mapping[str, torch.Tensor]:
-        state_dict = _read(original, filename, map_location)
-        if _wanted:
-            _check_fit(os.path.basename(filename), state_dict, _wanted[-1])
-        return state_dict
-
-    return load_vae_dict
-
-
-def _read(original: Wrapper, filename: str, map_location: Any) -> Mapping[str, torch.Tensor]:
+def _read(
+    original: Wrapper, filename: str, map_location: Any, wanted: Sequence[Mapping[str, torch.Tensor]]
+) -> Mapping[str, torch.Tensor]:
     """The file in the ldm layout, read by us alone.
 
     The host's loader never sees a pickle that we refuse: with --disable-safe-unpickle it runs whatever a file asks for,
@@ -52,10 +95,10 @@ def _read(original: Wrapper, filename: str, map_location: Any) -> Mapping[str, t
         return dict(load_vae(filename, kind="AutoencoderKL", hash_file=False).model.state_dict())
     except UnknownVAE:
         # safetensors files cannot act: where the loaded checkpoint has such a VAE, it is the host's own affair
-        if filename.lower().endswith(".safetensors") and _wanted:
+        if filename.lower().endswith(".safetensors") and wanted:
             with contextlib.suppress(Exception):
-                found = original(filename, map_location)
-                _check_fit(os.path.basename(filename), found, _wanted[-1])
+                found: Mapping[str, torch.Tensor] = original(filename, map_location)
+                _check_fit(os.path.basename(filename), found, wanted[-1])
                 return found
         raise
 
@@ -78,69 +121,20 @@ def _check_fit(name: str, found: Mapping[str, Any], wanted: Mapping[str, Any]) -
     raise CheckpointError(f"{name} is no VAE for the loaded checkpoint: it {kind} '{example}'.")
 
 
-def _load_vae(original: Wrapper) -> Wrapper:
-    def load_vae(model: Any, vae_file: Any = None, vae_source: str = "from unknown source") -> Any:
-        from modules import sd_vae
-
-        _wanted.append(model.first_stage_model.state_dict())
-        try:
-            return original(model, vae_file, vae_source)
-        except (CheckpointError, AssertionError, OSError) as error:
-            problem = str(error)
-        finally:
-            _wanted.pop()
-        in_use = sd_vae.loaded_vae_file
-        model.base_vae, model.loaded_vae_file = sd_vae.base_vae, in_use
-        if in_use is None:
-            sd_vae.delete_base_vae()
-            model.base_vae = None
-        name = _name_of(in_use)
-        stays = f"The VAE in use stays: {name}." if name else "The checkpoint's own VAE stays in use."
-        notices.tell(f"{problem.rstrip('.')}. {stays}", warning=True)
-        _take_back(vae_file, name or "Automatic")
-        return None
-
-    return load_vae
-
-
 def _take_back(vae_file: Any, name: str) -> None:
     """Make the setting say what is in use."""
-    from modules import sd_vae, shared
-
     if sd_vae.vae_dict.get(shared.opts.sd_vae) == vae_file:
         shared.opts.data["sd_vae"] = name
 
 
 def _name_of(path: str | None) -> str | None:
-    from modules import sd_vae
-
     return next(
         (name for name, known in sd_vae.vae_dict.items() if known == path), path and os.path.basename(path)
     )
 
 
-def _get_loaded_vae_hash(original: Wrapper) -> Wrapper:
-    def get_loaded_vae_hash() -> Any:
-        from modules import sd_vae
-
-        try:
-            return original()
-        except OSError as error:
-            name = os.path.basename(sd_vae.loaded_vae_file or "")
-            notices.tell_once(
-                f"gone: {sd_vae.loaded_vae_file}",
-                f"the file of the VAE in use, {name}, cannot be read any more ({error.strerror or error}); the VAE "
-                "stays in use as it was loaded, without its hash in the infotext.",
-            )
-            return None
-
-    return get_loaded_vae_hash
-
-
 def _refresh_vae_list(original: Wrapper) -> Wrapper:
     def refresh_vae_list() -> None:
-        from modules import sd_vae, shared
-
         original()
         known = set(map(os.path.realpath, sd_vae.vae_dict.values()))
         for path in _candidates():
@@ -157,15 +151,11 @@ def _refresh_vae_list(original: Wrapper) -> Wrapper:
 
 def folders() -> list[Path]:
     """Where the host looks for VAEs, apart from those beside checkpoints."""
-    from modules import sd_vae, shared
-
     return [Path(folder) for folder in (sd_vae.vae_path, shared.cmd_opts.vae_dir) if folder is not None]
 
 
 def _candidates() -> Iterator[str]:
     """The files that the host looks at; it keeps one of each name."""
-    from modules import sd_models, shared
-
     beside_checkpoints = [sd_models.model_path, shared.cmd_opts.ckpt_dir]
     for folder, prefix in (
         *((folder, ".vae") for folder in beside_checkpoints),

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from vae_lib.checkpoints import FAMILIES, load_vae
 from vae_lib.decode import Operation
 from vae_lib.errors import CheckpointError
 from vae_lib.networks import TAESD, AutoencoderKL, AutoencoderKLConfig
-from vae_lib.webui import notices
+
+
+def is_supported(module: Any) -> bool:
+    """Whether it has the two halves that we can stand in for."""
+    return isinstance(module, nn.Module) and all(
+        isinstance(getattr(module, half, None), nn.Module) for half in ("encoder", "decoder")
+    )
 
 
 def borrow(first_stage: nn.Module, operation: Operation) -> AutoencoderKL:
@@ -32,19 +39,19 @@ def borrow(first_stage: nn.Module, operation: Operation) -> AutoencoderKL:
         name: parameter for name, parameter in first_stage.named_parameters() if name.startswith(prefixes)
     }
     config = AutoencoderKLConfig.from_state_dict({name: tuple(p.shape) for name, p in parameters.items()})
-    with torch.device("meta"):
-        network = AutoencoderKL(config)
+    # Weights that were loaded in inference mode can only be assigned in it.
+    with torch.inference_mode(any(parameter.is_inference() for parameter in parameters.values())):
+        with torch.device("meta"):
+            network = AutoencoderKL(config)
+        return _with(network, parameters)
+
+
+def _with(network: AutoencoderKL, parameters: dict[str, nn.Parameter]) -> AutoencoderKL:
     try:
         network.load_state_dict(parameters, assign=True)
     except RuntimeError as error:
         raise CheckpointError(f"The loaded VAE is of an unknown kind: {error}") from error
     return network
-
-
-def wraps(first_stage: Any, operation: Operation) -> bool:
-    """Whether the host decodes seamless textures now: it switches its convolutions to circular padding."""
-    half = getattr(first_stage, operation.half)
-    return getattr(half.conv_in, "padding_mode", "zeros") == "circular"
 
 
 def compute_dtype(half: nn.Module) -> torch.dtype:
@@ -59,48 +66,30 @@ def memory_format(half: Any) -> torch.memory_format:
     return torch.channels_last if channels_last else torch.contiguous_format
 
 
-def unscale(model: Any, latents: Tensor) -> Tensor:
-    """Sampler latents as the full VAE takes them (what the host's ``decode_first_stage`` does)."""
-    if hasattr(model, "latent_format"):
-        return model.latent_format.process_out(latents)
-    return latents / model.scale_factor
+class TAESDFolder:
+    """The TAESDs on disk, where the host keeps them; they are never downloaded here."""
 
+    def __init__(self, folder: Path, tell_once: Callable[[str, str], None]) -> None:
+        self._folder, self._tell_once = folder, tell_once
+        self._loaded: dict[tuple[str, int], TAESD] = {}
 
-_FAMILY_FLAGS = {"is_sdxl": "SDXL", "is_sd3": "SD3", "is_sd2": "SD2", "is_sd1": "SD1"}
-
-
-def family_of(model: Any) -> str | None:
-    """The family of a loaded checkpoint, a name in ``FAMILIES``."""
-    return next((name for flag, name in _FAMILY_FLAGS.items() if getattr(model, flag, False)), None)
-
-
-def taesd_folder() -> Path:
-    """Where the host looks for TAESD."""
-    from modules import paths_internal
-
-    return Path(paths_internal.models_path) / "VAE-taesd"
-
-
-_taesd: dict[tuple[str, int], TAESD] = {}
-
-
-def taesd(model: Any, operation: Operation) -> TAESD | None:
-    """The half of TAESD for the model's family that is on disk, where the host keeps it; never downloaded here."""
-    stem = FAMILIES[family_of(model) or "SD1"].taesd_stem
-    half = operation.half
-    folder = taesd_folder()
-    for path in (folder / f"{stem}_{half}.pth", folder / f"{stem}_{half}.safetensors"):
-        try:
-            key = (str(path), os.stat(path).st_mtime_ns)
-        except OSError:
-            continue
-        if key not in _taesd:
+    def load(self, family: str | None, operation: Operation) -> TAESD | None:
+        """The half for a family of models that ``operation`` needs; None where it is not there or not sound."""
+        stem = FAMILIES[family or "SD1"].taesd_stem
+        for path in (
+            self._folder / f"{stem}_{operation.half}{suffix}" for suffix in (".pth", ".safetensors")
+        ):
             try:
-                network = load_vae(path, kind="TAESD", hash_file=False).model
-            except CheckpointError as error:  # the exact ways do not need it
-                notices.tell_once(f"taesd {path}", f"decoding by TAESD is not possible: {error}")
+                key = (str(path), os.stat(path).st_mtime_ns)
+            except OSError:
                 continue
-            assert isinstance(network, TAESD)
-            _taesd[key] = network
-        return _taesd[key]
-    return None
+            if key not in self._loaded:
+                try:
+                    network = load_vae(path, kind="TAESD", hash_file=False).model
+                except CheckpointError as error:  # the exact ways do not need it
+                    self._tell_once(f"taesd {path}", f"decoding by TAESD is not possible: {error}")
+                    continue
+                assert isinstance(network, TAESD)
+                self._loaded[key] = network
+            return self._loaded[key]
+        return None

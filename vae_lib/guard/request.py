@@ -12,11 +12,7 @@ from vae_lib.errors import InputError
 
 DECODE_BY: dict[str, Route | None] = {
     "Auto": None,
-    "Full": Route.FULL,
-    "Tiled": Route.TILED,
-    "Tiled + RAM": Route.OFFLOAD,
-    "TAESD": Route.TAESD,
-    "CPU": Route.CPU,
+    **{route.caption: route for route in (Route.FULL, Route.TILED, Route.OFFLOAD, Route.TAESD, Route.CPU)},
 }
 NAMES = ("fallback", "decode_by", "threshold")
 LARGEST_THRESHOLD = 1024.0

@@ -1,0 +1,146 @@
+"""A host of a few lines: a VAE of random weights, and notes of all it was told."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from tests.decode.helpers import SMALL
+from vae_lib.decode import Operation
+from vae_lib.guard import Folders, Points
+from vae_lib.networks import AutoencoderKL
+
+SCALE = 0.5
+
+
+@dataclass
+class FakeVAE:
+    module: Any
+    model_name: str = "small"
+    family: str | None = "SD1"
+    latent_channels: int = 4
+    scale_factor: float = SCALE
+    factors: tuple[float, float] = (SCALE, 0.0)
+    packages: tuple[str, ...] = ("vae_lib",)
+
+    def unscale(self, latents: Tensor) -> Tensor:
+        return latents / SCALE
+
+    def identity(self) -> str:
+        return "these weights"
+
+
+@dataclass
+class FakeHost:
+    data: Path
+    values: dict[str, object] = field(default_factory=dict)
+    loaded: FakeVAE | None = field(default_factory=lambda: FakeVAE(network()))
+    told: list[str] = field(default_factory=list)
+    noted: dict[str, str] = field(default_factory=dict)
+    saved: list[tuple[Image.Image, str]] = field(default_factory=list)
+    repair: tuple[torch.dtype, ...] = (torch.float32,)
+    name: str = "a fake"
+    points: Points | None = None
+
+    def vae(self, model: Any = None) -> FakeVAE | None:
+        return self.loaded
+
+    def wrap(self, points: Points) -> None:
+        self.points = points
+
+    def unwrap(self) -> None:
+        self.points = None
+
+    def reserving(self, vae: Any, need: Any) -> Any:
+        return nullcontext()
+
+    def make_room_for_own(self, vae: Any, operation: Operation, shape: tuple[int, ...]) -> None: ...
+
+    def settings(self) -> Mapping[str, object]:
+        return self.values
+
+    def folders(self) -> Folders:
+        return Folders(self.data, self.data / "VAE", self.data / "VAE-taesd")
+
+    def device(self) -> torch.device:
+        return torch.device("cpu")
+
+    def dtype(self) -> torch.dtype:
+        return torch.float32
+
+    def repair_dtypes(self) -> tuple[torch.dtype, ...]:
+        return self.repair
+
+    def checks_numbers(self) -> bool:
+        return True
+
+    def numeric_error(self, message: str) -> Exception:
+        return ArithmeticError(message)
+
+    def lock(self) -> Any:
+        return threading.Lock()
+
+    def progress_text(self) -> str | None:
+        return None
+
+    def show_progress_text(self, text: str | None) -> None: ...
+
+    def notify(self, message: str, *, warning: bool) -> None:
+        self.told.append(message)
+
+    def comment(self, p: Any, message: str) -> None: ...
+
+    def note(self, p: Any, entries: Mapping[str, str]) -> None:
+        self.noted.update(entries)
+
+    def infotexts(self, p: Any, count: int) -> list[str]:
+        return [f"a cup\nSteps: 2, Seed: {p.seed + index}, Size: 32x32" for index in range(count)]
+
+    def is_first_pass(self, p: Any) -> bool:
+        return False
+
+    def decode(self, latents: Tensor) -> Tensor:
+        assert self.loaded is not None
+        return decoded(self.loaded.module, latents)
+
+    def after_decoding(self) -> None: ...
+
+    def save(self, image: Image.Image, infotext: str) -> None:
+        self.saved.append((image, infotext))
+
+    def generate(
+        self, latents: Tensor, request: Any = None, decode: Callable[..., Tensor] | None = None
+    ) -> Tensor:
+        """What the family's wrapped functions come to for a txt2img."""
+        points, module = self.points, None if self.loaded is None else self.loaded.module
+        p = SimpleNamespace(vae_guard=request, seed=7)
+
+        def own() -> Tensor:
+            with guarded.guarding(scaled=latents):
+                return (decode or decoded)(module, latents)
+
+        assert points is not None
+        guarded = points
+        with points.generation(p):
+            return points.batch(None, latents, own)
+
+
+def network() -> Any:
+    """As the host has it: the halves are modules whose ``forward`` can be replaced."""
+    torch.manual_seed(3)
+    module: nn.Module = AutoencoderKL(SMALL).eval().requires_grad_(False)
+    return module
+
+
+def decoded(module: Any, latents: Tensor) -> Tensor:
+    """The host's own decode of scaled latents."""
+    return module.decoder(module.post_quant_conv(latents / SCALE))  # type: ignore[no-any-return]

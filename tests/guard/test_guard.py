@@ -1,0 +1,203 @@
+"""VAE Guard at work in a host that is not there: what is decoded by whom, noted, told and kept."""
+
+from __future__ import annotations
+
+import re
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.decode.helpers import SMALL, distance, latents_for
+from tests.guard.fake_host import FakeHost, FakeVAE, decoded
+from tests.webui import weights
+from vae_lib.errors import InputError
+from vae_lib.guard import UNKNOWN, Guard, Request, decode_again, save
+from vae_lib.guard.forward import Forward
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> FakeHost:
+    return FakeHost(tmp_path)
+
+
+@pytest.fixture
+def guard(host: FakeHost) -> Guard:
+    guard = Guard(host)
+    host.wrap(guard)
+    return guard
+
+
+@pytest.fixture
+def latents() -> Tensor:
+    return latents_for(SMALL, 4, 4)
+
+
+MISSED = Request(threshold=1000.0)
+
+
+def test_no_host_is_needed() -> None:
+    assert not any(name == "modules" or name.startswith("modules.") for name in sys.modules)
+
+
+@pytest.mark.parametrize("decode_by", ["Auto", "Full", "Tiled", "Tiled + RAM", "CPU"])
+def test_ours_gives_the_hosts_picture(host: FakeHost, guard: Guard, latents: Tensor, decode_by: str) -> None:
+    assert host.loaded is not None
+    wanted = decoded(host.loaded.module, latents)
+    picture = host.generate(latents, Request(False, decode_by))
+    assert distance(picture, wanted) < 1e-5
+    told = {"Auto": "full", "CPU": "on the CPU"}.get(decode_by, decode_by)
+    assert host.noted["VAE Guard"].lower().startswith(told.lower())
+    assert host.noted.get("VAE Guard decode by") == (None if decode_by == "Auto" else decode_by)
+    assert host.told == []
+    assert "forward" not in vars(host.loaded.module.decoder)  # nothing of ours stays
+
+
+def test_a_fallback_is_told_and_noted(host: FakeHost, guard: Guard, latents: Tensor) -> None:
+    host.generate(torch.cat([latents] * 2), MISSED)
+    assert host.noted["VAE Guard"].startswith("tiled in ")
+    assert host.noted["VAE Guard"].endswith(" was free, less than the threshold of 1000 GB")
+    (told,) = host.told  # once for the batch
+    wanted = "VAE Guard: decoded 32x32 in tiles, because only .* was free and the threshold is 1000 GB"
+    assert re.match(wanted, told)
+
+
+def test_another_thread_is_left_alone(host: FakeHost, guard: Guard, latents: Tensor) -> None:
+    """A live preview decodes by the same VAE at the same time."""
+    previews: list[Tensor] = []
+
+    def with_preview(module: Any, given: Tensor) -> Tensor:
+        thread = threading.Thread(target=lambda: previews.append(decoded(module, given)))
+        thread.start()
+        thread.join()
+        return decoded(module, given)
+
+    picture = host.generate(latents, Request(False, "Tiled"), with_preview)
+    assert distance(previews[0], picture) < 1e-5
+    assert len(host.noted["VAE Guard"].split("tiled")) == 2
+
+
+def test_a_bug_of_ours_ends_in_the_hosts_decode(
+    host: FakeHost,
+    guard: Guard,
+    latents: Tensor,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(*args: Any) -> None:
+        raise ZeroDivisionError("oh")
+
+    monkeypatch.setattr(Forward, "_outcome", fail)
+    assert host.loaded is not None
+    wanted = decoded(host.loaded.module, latents)
+    assert torch.equal(host.generate(latents, Request(False, "Tiled")), wanted)
+    assert host.noted == {}  # not even what was asked for: we did nothing
+    assert "could not decode the picture (ZeroDivisionError: oh)" in host.told[0]
+    host.generate(latents)
+    assert len(host.told) == 1
+    assert "ZeroDivisionError: oh" in guard.notices.last_report()
+    assert guard.notices.last_report() in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("strange", [None, FakeVAE(torch.nn.Identity())], ids=["no VAE", "another kind"])
+def test_a_host_that_has_its_vae_elsewhere(
+    host: FakeHost, guard: Guard, latents: Tensor, strange: FakeVAE | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own, host.loaded = host.loaded, strange
+    assert own is not None
+    for _ in range(2):
+        picture = host.generate(
+            latents, Request(decode_by="Tiled"), lambda _, given: decoded(own.module, given)
+        )
+    assert torch.equal(picture, decoded(own.module, latents))
+    assert (host.noted, host.told, guard.is_blind) == ({}, [UNKNOWN], True)
+    assert capsys.readouterr().err.splitlines() == [UNKNOWN]
+    host.loaded = own
+    host.generate(latents)
+    assert not guard.is_blind
+
+
+def test_nan_is_told_as_the_host_tells_it(host: FakeHost, guard: Guard, latents: Tensor) -> None:
+    assert host.loaded is not None
+    host.loaded.module.decoder.conv_out.weight.fill_(float("nan"))
+    with pytest.raises(ArithmeticError, match="even in fp32"):
+        host.generate(latents)
+
+
+def test_latents_of_a_failed_decode_are_kept_and_decoded_later(
+    host: FakeHost, guard: Guard, latents: Tensor
+) -> None:
+    def fail(*args: Any) -> Tensor:
+        raise RuntimeError("CUDA out of memory.")
+
+    with pytest.raises(
+        RuntimeError, match=r"CUDA out of memory\. VAE Guard: the picture could not be decoded"
+    ):
+        host.generate(latents, decode=fail)
+    held = guard.kept.item(0)
+    assert held.path is not None
+    later = Guard(FakeHost(host.data, loaded=host.loaded))
+    later.kept.restore()
+    assert "1 picture was not finished" in later.host.told[0]  # type: ignore[attr-defined]
+    (found,) = later.kept.items()
+    pictures = decode_again(later, found, lambda made: save(later, made))
+    assert len(pictures) == 1
+    assert pictures[0][1] == "a cup\nSteps: 2, Seed: 7, Size: 32x32, VAE Guard: full; decoded again"
+    assert later.kept.items() == []
+    assert not held.path.exists()
+    assert later.host.saved == pictures  # type: ignore[attr-defined]
+
+
+def test_latents_of_another_family_are_refused(host: FakeHost, guard: Guard, latents: Tensor) -> None:
+    host.generate(latents)
+    assert host.loaded is not None
+    host.loaded.scale_factor = 0.1
+    with pytest.raises(InputError, match="another family"):
+        decode_again(guard, guard.kept.item(0), list)
+    host.loaded = None
+    with pytest.raises(InputError, match=r"No checkpoint is loaded yet.*latents are of small"):
+        decode_again(guard, guard.kept.item(0), list)
+    assert len(guard.kept.items()) == 1
+
+
+def test_taesd_is_used_where_it_is_and_its_picture_marked(
+    host: FakeHost, guard: Guard, latents: Tensor
+) -> None:
+    weights.save_taesd(host.folders().taesd)
+    picture = host.generate(latents, Request(True, "TAESD"))
+    assert host.noted["VAE Guard"] == "TAESD"
+    assert guard.kept.item(0).is_approximate
+    exact = host.generate(latents, Request(False, "Full"))
+    assert picture.shape != exact.shape  # a real TAESD enlarges by 8, this small VAE by 2
+    assert not guard.kept.item(0).is_approximate
+
+
+def test_an_encode_gives_the_hosts_moments(host: FakeHost, guard: Guard) -> None:
+    assert host.loaded is not None
+    module, image = host.loaded.module, torch.rand(1, 3, 16, 16) * 2 - 1
+    wanted = module.quant_conv(module.encoder(image))
+    with guard.guarding():
+        moments = module.quant_conv(module.encoder(image))
+    assert distance(moments, wanted) < 1e-5
+
+
+def test_the_reserve_is_left_free(host: FakeHost, guard: Guard) -> None:
+    host.values["vae_guard_reserve"] = 65536
+    usable = guard.available_bytes(host.device())
+    host.values["vae_guard_reserve"] = 0
+    assert usable < guard.available_bytes(host.device())
+
+
+def test_nothing_allowed_that_fits_ends_in_the_hosts_own(
+    host: FakeHost, guard: Guard, latents: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guard, "available_bytes", lambda device: 1000)
+    host.values["vae_guard_fallback"] = ["Tiled"]
+    host.generate(latents)
+    assert host.noted == {}
+    assert "is not enough for decoding" in host.told[0]
+    assert "The WebUI's own code was used instead." in host.told[0]

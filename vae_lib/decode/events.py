@@ -1,0 +1,57 @@
+"""What happened on the way to a picture, as facts: the words for it are made in one place (``wording``)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vae_lib.decode.plan import Plan
+from vae_lib.decode.route import Objection, Route
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The user asked for this route."""
+
+    route: Route
+
+
+@dataclass(frozen=True)
+class BelowThreshold:
+    """Less was free, in bytes, than the user's threshold for the full way."""
+
+    free_bytes: int
+    threshold_bytes: int
+
+
+@dataclass(frozen=True)
+class OutOfMemory:
+    """The plan was tried, and memory ran out although it was predicted to suffice."""
+
+    plan: Plan
+
+
+@dataclass(frozen=True)
+class MaybeOutOfMemory:
+    """The plan was tried, and failed of what may have been too little memory; what the device said, in a line."""
+
+    plan: Plan
+    said: str
+
+
+@dataclass(frozen=True)
+class Overflow:
+    """The plan was tried, and gave NaN or infinite numbers in its dtype."""
+
+    plan: Plan
+
+
+@dataclass(frozen=True)
+class NoScratch:
+    """The plan was tried, and there was no space for the activations that it keeps on disk; why, in a sentence."""
+
+    plan: Plan
+    problem: str
+
+
+Attempt = OutOfMemory | MaybeOutOfMemory | Overflow | NoScratch  # those that were tried
+Event = Asked | BelowThreshold | Attempt | Objection

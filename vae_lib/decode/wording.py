@@ -1,0 +1,140 @@
+"""What happened, in words: the only place where events become sentences, for every reader of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from vae_lib.decode.compute import Operation
+from vae_lib.decode.events import (
+    Asked,
+    Attempt,
+    BelowThreshold,
+    Event,
+    MaybeOutOfMemory,
+    NoScratch,
+    OutOfMemory,
+    Overflow,
+)
+from vae_lib.decode.outcome import Outcome
+from vae_lib.decode.plan import Plan, dtype_name
+from vae_lib.decode.route import Distrusted, DoesNotFit, FreeUnknown, Route, TooSlow, Unavailable
+from vae_lib.units import size_text
+
+_UNKNOWN = "what is free is not known on this device"
+
+
+def time_text(seconds: float) -> str:
+    """A few letters: "840 ms", "3.4 s", "5 min"."""
+    if seconds < 0.95:
+        return f"{1000 * seconds:.0f} ms"
+    return f"{seconds:.1f} s" if seconds < 60 else f"{seconds / 60:.0f} min"
+
+
+def planned(plan: Plan) -> str:
+    """The planner's line: "tiled in 48-row bands: needs 300 MB of 2.1 GB free; full needs 4.3 GB"."""
+    free = f"({_UNKNOWN})" if plan.free_bytes is None else f"of {size_text(plan.free_bytes)} free"
+    where = "of main memory" if plan.route is Route.CPU else free
+    text = f"{plan.describe()}: needs {size_text(plan.peak_bytes)} {where}"
+    if plan.host_bytes:
+        text += f" and {size_text(plan.host_bytes)} of main memory"
+    return "; ".join([text, *(_against(event, briefly=True) for event in plan.why)])
+
+
+def line(outcome: Outcome) -> str:
+    """The command line's line: what failed, and what was done in its place."""
+    failed = "".join(f"{event.plan.route.label} failed ({problem(event)}); " for event in outcome.attempts)
+    return failed + planned(outcome.plan)
+
+
+def entry(outcome: Outcome) -> str:
+    """The infotext's: "full", or "tiled in 48-row bands; full needs 4.3 GB and 2.1 GB was free"."""
+    plan = outcome.plan
+    way = plan.route.label if plan.route is Route.FULL and not outcome.attempts else plan.describe()
+    if outcome.repaired:
+        way += f" in {dtype_name(plan.dtype)}"
+    reasons = (_against(event) for event in outcome.events if not isinstance(event, Asked))
+    return "; ".join([way, *reasons])
+
+
+def notice(outcome: Outcome, operation: Operation, width: int, height: int) -> str:
+    """For the page and the console, when the picture came another way than asked for; ``width`` is in pixels."""
+    plan = outcome.plan
+    how = {
+        Route.FULL: "in full",
+        Route.TILED: "in tiles",
+        Route.OFFLOAD: "in tiles kept in RAM",
+        Route.CPU: "on the CPU",
+        Route.TAESD: "with TAESD",
+    }[plan.route]
+    if outcome.repaired:
+        how += f" in {dtype_name(plan.dtype)}"
+    because = " and ".join(dict.fromkeys(_clauses(outcome.events, operation)))
+    text = f"{operation.done} {width}x{height} {how}" + (f", because {because}" if because else "")
+    text += f" ({time_text(outcome.seconds)})."
+    if plan.route.exact:
+        return f"{text} The {'picture is' if operation is Operation.DECODE else 'latents are'} the same."
+    return f"{text} TAESD is an approximation."
+
+
+def problem(event: Attempt) -> str:
+    """Why an attempt failed, in a few words."""
+    if isinstance(event, OutOfMemory):
+        return f"out of memory, although it was predicted to need {size_text(event.plan.peak_bytes)}"
+    if isinstance(event, MaybeOutOfMemory):
+        return f"perhaps out of memory: {event.said}"
+    if isinstance(event, Overflow):
+        return f"NaN or infinite numbers in {dtype_name(event.plan.dtype)}"
+    return event.problem.rstrip(".")
+
+
+def failed_attempts(events: Iterable[Attempt]) -> str:
+    """All of them, for an error's message."""
+    return "; ".join(f"{event.plan.describe()}: {problem(event)}" for event in events)
+
+
+def _against(event: Event, briefly: bool = False) -> str:
+    """What spoke against a way, as a remark in a list."""
+    if isinstance(event, DoesNotFit):
+        needs = f"{event.route.label} needs {size_text(event.need_bytes, up=True)}"
+        return needs if briefly else f"{needs} and {size_text(event.free_bytes)} was free"
+    if isinstance(event, FreeUnknown):
+        needs = f"{event.route.label} needs {size_text(event.need_bytes, up=True)}"
+        return needs if briefly else f"{needs} and {_UNKNOWN}"
+    if isinstance(event, BelowThreshold):
+        return f"{size_text(event.free_bytes)} was free, less than the threshold of {event.threshold_bytes / 1e9:g} GB"
+    if isinstance(event, Distrusted):
+        return f"{event.route.label} gave a wrong picture when this device was checked"
+    if isinstance(event, TooSlow):
+        return f"{event.route.label} would have taken about {time_text(event.seconds)}"
+    if isinstance(event, Unavailable):
+        return event.problem.rstrip(".")
+    if isinstance(event, Asked):
+        return f"{event.route.label} was asked for"
+    return f"{event.plan.route.label} failed: {problem(event)}"
+
+
+def _clauses(events: Iterable[Event], operation: Operation) -> Iterable[str]:
+    """The reasons of a notice, each to follow "because"."""
+
+    def name(route: Route) -> str:
+        return f"the full {operation.value}" if route is Route.FULL else route.caption
+
+    for event in events:
+        if isinstance(event, DoesNotFit):
+            need, free = size_text(event.need_bytes, up=True), size_text(event.free_bytes)
+            yield f"only {free} was free and {name(event.route)} needs {need}"
+        elif isinstance(event, FreeUnknown):
+            yield f"{name(event.route)} needs {size_text(event.need_bytes, up=True)} and {_UNKNOWN}"
+        elif isinstance(event, BelowThreshold):
+            free, least = size_text(event.free_bytes), event.threshold_bytes / 1e9
+            yield f"only {free} was free and the threshold is {least:g} GB"
+        elif isinstance(event, Distrusted):
+            yield f"{name(event.route)} gave a wrong picture when this device was checked"
+        elif isinstance(event, TooSlow):
+            yield f"{name(event.route)} would have taken about {time_text(event.seconds)}"
+        elif isinstance(event, Unavailable):
+            yield f"{' and '.join(map(name, event.routes))} could not be used ({event.problem.rstrip('.')})"
+        elif isinstance(event, OutOfMemory):
+            yield f"{name(event.plan.route)} ran out of memory"
+        elif isinstance(event, (MaybeOutOfMemory, Overflow, NoScratch)):
+            yield f"{name(event.plan.route)} failed ({problem(event)})"

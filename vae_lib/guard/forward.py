@@ -1,0 +1,177 @@
+"""Our decoder and encoder in place of the host's, for one call of one of its functions."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from vae_lib.decode import Ladder, Operation, Outcome, Preference, wording
+from vae_lib.errors import DeviceLost, InputError, NumericError, VAEGuardError
+from vae_lib.guard import borrow, layers, policy, report
+from vae_lib.guard.generation import Generations, Record
+from vae_lib.guard.host import Host, HostVAE
+from vae_lib.guard.notices import Notices
+from vae_lib.guard.precision import Precision
+from vae_lib.guard.request import Request
+from vae_lib.guard.settings import Settings
+
+Wrapped = Callable[..., Any]
+
+
+class Owner(Protocol):
+    """Whose decode or encode it is (``Guard``)."""
+
+    host: Host
+    generations: Generations
+    notices: Notices
+    precision: Precision
+
+    def settings(self) -> Settings: ...
+
+    def ladder(
+        self, vae: HostVAE, operation: Operation, device: torch.device, preference: Preference
+    ) -> Ladder: ...
+
+
+class Forward:
+    """Makes the ``forward`` of the VAE's halves; the host's own is what it falls back to."""
+
+    def __init__(self, owner: Owner, vae: HostVAE, scaled: Tensor | None) -> None:
+        """
+        Args:
+            scaled: the sampler's latents (B, C, h, w) that are being decoded, which TAESD would take.
+        """
+        self._owner, self._vae, self._scaled = owner, vae, scaled
+        self._module: Any = vae.module
+        self._thread = threading.get_ident()
+        self._has_failed = False
+        self._replaced: dict[Operation, Wrapped] = {}  # by others, before us
+        self._moments: Tensor | None = None  # the last encode's: ``quant_conv`` is in them already
+
+    def replacing(self, operation: Operation, hosts: Wrapped) -> Wrapped:
+        """The replacement of the decoder's or encoder's ``forward``, which is ``hosts``."""
+        half = getattr(self._module, operation.half)
+        if "forward" in vars(half):
+            self._replaced[operation] = hosts
+
+        def forward(x: Tensor, *args: Any, **kwargs: Any) -> Any:
+            if threading.get_ident() != self._thread or self._has_failed:
+                return hosts(x, *args, **kwargs)
+            try:
+                return self._run(operation, x)
+            except DeviceLost:  # nor can the host compute anything there
+                raise
+            except VAEGuardError as error:
+                failure: BaseException = error
+                self._raise_if_the_numbers_are_to_blame(error, operation, x)
+            except Exception as error:
+                failure = error
+            details = report.text(failure, operation.value, tuple(x.shape), self._module)
+            self._owner.notices.own_failure(f"{operation.value} the picture", failure, details)
+            del failure  # its traceback holds our tensors
+            self._has_failed = True  # tiles that the host may cut the picture into are its own as well
+            self._owner.host.make_room_for_own(self._vae, operation, tuple(x.shape))
+            return hosts(x, *args, **kwargs)
+
+        return forward
+
+    def replacing_quant_conv(self, hosts: Wrapped) -> Wrapped:
+        def forward(x: Tensor) -> Any:
+            return x if x is self._moments else hosts(x)
+
+        return forward
+
+    def _run(self, operation: Operation, x: Tensor) -> Tensor:
+        current = self._owner.generations.current
+        outcome = self._outcome(operation, x, Request() if current is None else current.request)
+        if outcome.repaired and outcome.plan.route.exact:
+            self._owner.precision.remember(self._vae.identity(), outcome)
+        record = Record(operation, outcome)
+        told = current is not None and any(record.resembles(other) for other in current.records)
+        if current is not None:
+            current.records.append(record)
+        if outcome.fell_back and not told:  # once for the pictures of a batch
+            self._tell(operation, outcome, x)
+        return outcome.result if operation is Operation.DECODE else self._as_moments(outcome)
+
+    def _outcome(self, operation: Operation, x: Tensor, request: Request) -> Outcome:
+        preference = policy.preference(request, self._owner.settings(), operation)
+        ladder = self._owner.ladder(self._vae, operation, x.device, preference)
+        decodes = operation is Operation.DECODE
+        self._check_replaced(operation)
+        scaled = self._scaled if decodes and self._is_of_one_picture(x) else None
+        if decodes and scaled is None:
+            ladder.taesd = None
+        with _without_autocast(x.device), _progress(self._owner.host, operation, ladder):
+            return ladder.decode(x, scaled) if decodes else ladder.encode(x)
+
+    def _check_replaced(self, operation: Operation) -> None:
+        """Who put a ``forward`` of theirs in place of the half's own before us?"""
+        hosts = self._replaced.get(operation)
+        if hosts is None:
+            return
+        if not layers.is_tiling(hosts):
+            raise layers.Altered(operation.half, f"was given another forward by {layers.origin(hosts)}")
+        self._owner.notices.tell_once(
+            f"tiling of {layers.origin(hosts)}",
+            f"{layers.origin(hosts)} is switched on and would cut the picture into tiles that overlap; VAE Guard "
+            "decodes in its place, exactly. Switch it off, or VAE Guard, if you want one of them alone.",
+            warning=False,
+        )
+
+    def _is_of_one_picture(self, x: Tensor) -> bool:
+        """Whether the sampler's latents are known of what the decoder is given."""
+        scaled = self._scaled
+        return scaled is not None and scaled.shape[-2:] == x.shape[-2:] and len(scaled) == len(x)
+
+    def _as_moments(self, outcome: Outcome) -> Tensor:
+        if outcome.scaled:  # TAESD: a posterior without spread, around its latents
+            mean = self._vae.unscale(outcome.result)
+            moments = torch.cat([mean, torch.full_like(mean, -30.0)], dim=1)  # (B, 2C, h, w)
+        else:
+            assert outcome.log_variance is not None
+            moments = torch.cat([outcome.result, outcome.log_variance], dim=1)  # (B, 2C, h, w)
+        # SD3 draws its random numbers in the order in which these lie in memory, so they lie as the host's.
+        self._moments = moments.contiguous(memory_format=borrow.memory_format(self._module.encoder))
+        return self._moments
+
+    def _tell(self, operation: Operation, outcome: Outcome, x: Tensor) -> None:
+        scale = 8 if operation is Operation.DECODE else 1
+        height, width = scale * x.shape[-2], scale * x.shape[-1]
+        text, exact = wording.notice(outcome, operation, width, height), outcome.plan.route.exact
+        if not exact and operation is Operation.DECODE:
+            text += " The latents are kept: 'Decode again in full' gives the exact picture."
+        self._owner.notices.tell(text, warning=not exact)
+
+    def _raise_if_the_numbers_are_to_blame(
+        self, error: VAEGuardError, operation: Operation, x: Tensor
+    ) -> None:
+        """NaN that no allowed dtype cures is told as the host tells it; its own decode would only repeat it."""
+        not_finite = isinstance(error, InputError) and not bool(torch.isfinite(x).all())
+        if operation is Operation.DECODE and (not_finite or isinstance(error, NumericError)):
+            raise self._owner.host.numeric_error(str(error)) from None
+
+
+def _without_autocast(device: torch.device) -> Any:
+    """Our engine sets its dtypes itself; SDXL and SD3 are called within autocast."""
+    return torch.autocast(device.type, enabled=False) if device.type in ("cuda", "cpu") else nullcontext()
+
+
+@contextmanager
+def _progress(host: Host, operation: Operation, ladder: Ladder) -> Iterator[None]:
+    """Show the bands done in the page's progress bar."""
+    before = host.progress_text()
+
+    def show(done: int, total: int) -> None:
+        host.show_progress_text(f"VAE Guard: {operation.doing}, {done} of {total} bands")
+
+    ladder.progress = show
+    try:
+        yield
+    finally:
+        host.show_progress_text(before)

@@ -1,0 +1,194 @@
+"""VAE Guard at work in one WebUI: every decode and encode of a picture goes through our engine.
+
+The host's functions that decode or encode a *picture* are wrapped. Inside them, and only in their thread, the
+``forward`` of the VAE's decoder and encoder is ours. So all the rest stays the host's own: scaling and its inverse
+for every family, the sampling of the posterior (same random numbers), ``--lowvram``'s moves, the choice of TAESD in
+the settings. Live previews call other functions, or do so in other threads: they are not touched. Whatever goes wrong
+in our code ends in the host's own forward, so the picture comes out.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vae_lib.decode import (
+    Compute,
+    Ladder,
+    Operation,
+    Preference,
+    Route,
+    choose,
+    free_memory,
+    smallest,
+    trusted_rates,
+)
+from vae_lib.errors import PlanError
+from vae_lib.guard import borrow, infotext, layers, policy
+from vae_lib.guard import settings as settings_of
+from vae_lib.guard.forward import Forward
+from vae_lib.guard.generation import Generation, Generations
+from vae_lib.guard.host import Host, HostVAE, Result
+from vae_lib.guard.kept import KeptLatents
+from vae_lib.guard.notices import Notices
+from vae_lib.guard.precision import Precision
+from vae_lib.guard.request import Request
+from vae_lib.guard.settings import Settings
+
+MB = 10**6
+NOTHING_LOADED = "No checkpoint is loaded yet; generate a picture first."
+UNKNOWN = "VAE Guard does not know this WebUI: its own decode is used."
+
+
+class Guard:
+    """Implements ``Points``: what the host's picture functions are wrapped in.
+
+    Attributes:
+        is_blind: whether a loaded model's VAE was not where the host should have it.
+    """
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self.generations = Generations()
+        self.notices = Notices(host, self.generations)
+        self.kept = KeptLatents(host, self.notices, self.settings)
+        folders = host.folders()
+        self.precision = Precision(folders.data)
+        self.taesd = borrow.TAESDFolder(folders.taesd, self.notices.tell_once)
+        self.is_blind = False
+
+    def settings(self) -> Settings:
+        """As they are now, overrides of the running generation included."""
+        return settings_of.read(self.host.settings(), self.notices.tell_once)
+
+    def available_bytes(self, device: torch.device) -> int | None:
+        """What may be allocated now, less the user's reserve; None where nobody knows.
+
+        With ``--lowvram`` and ``--medvram`` the host has moved the UNet out by the time a decode asks, so what it
+        freed is counted: free for the driver, or unused in PyTorch's cache.
+        """
+        free = free_memory(device)
+        return None if free is None else max(0, free - self.settings().reserve_mb * MB)
+
+    def generation(self, p: Any) -> AbstractContextManager[Generation]:
+        return self.generations.running(p, getattr(p, "vae_guard", None) or Request())
+
+    def is_generating(self) -> bool:
+        return self.generations.current is not None
+
+    def batch(self, model: Any, latents: Tensor, decode: Callable[[], Result]) -> Result:
+        current, vae = self.generations.current, self._vae(model)
+        if current is None or vae is None:
+            return decode()
+        held = self.kept.hold(current, vae, latents)
+        start = len(current.records)
+        try:
+            result = decode()
+        except Exception as error:
+            if told := self.kept.failed(held):  # the type stays: callers look at it
+                error.args = (f"{error} VAE Guard: {told}", *error.args[1:])
+            raise
+        records = current.records[start:]
+        if current.p is not None:
+            self.host.note(current.p, infotext.entries(current, records))
+        self.kept.finished(held, current, records)
+        return result
+
+    @contextmanager
+    def guarding(self, model: Any = None, scaled: Tensor | None = None) -> Iterator[None]:
+        """While this is open, the VAE of ``model`` decodes and encodes in this thread by us."""
+        vae = self._vae(model)
+        module: Any = None if vae is None else vae.module
+        if vae is None or getattr(module, "_vae_guard_thread", None) == threading.get_ident():
+            yield
+            return
+        with ExitStack() as stack:
+            stack.enter_context(_attribute(module, "_vae_guard_thread", threading.get_ident()))
+            stack.enter_context(self.host.reserving(vae, functools.partial(self.need_bytes, vae)))
+            forward = Forward(self, vae, scaled)
+            for half, operation in ((module.decoder, Operation.DECODE), (module.encoder, Operation.ENCODE)):
+                ours = forward.replacing(operation, half.forward)
+                stack.enter_context(_attribute(half, "forward", ours))
+            quant_conv = getattr(module, "quant_conv", None)
+            if isinstance(quant_conv, nn.Module):
+                ours = forward.replacing_quant_conv(quant_conv.forward)
+                stack.enter_context(_attribute(quant_conv, "forward", ours))
+            yield
+
+    def _vae(self, model: Any) -> HostVAE | None:
+        """The model's VAE; where it is not what we know, that is told once, and the host decodes by itself."""
+        vae = self.host.vae(model)
+        self.is_blind = vae is None or not borrow.is_supported(vae.module)
+        if self.is_blind:
+            self.notices.tell_once("unknown VAE", UNKNOWN)
+            return None
+        return vae
+
+    def need_bytes(self, vae: HostVAE, operation: Operation, shape: tuple[int, ...]) -> int:
+        """What our decode or encode of a tensor (B, C, height, width) takes on the device, planned for what is free."""
+        device, current = self.host.device(), self.generations.current
+        preference = policy.preference(
+            Request() if current is None else current.request, self.settings(), operation
+        )
+        ladder = self.ladder(vae, operation, device, preference)
+        scale = 1 if operation is Operation.DECODE or ladder.vae is None else ladder.vae.downscale
+        work = ladder.work(operation, shape[2] // scale, shape[3] // scale, shape[0])
+        work = replace(work, resident=True)  # the host brings the weights, and counts them itself
+        order = preference.steps[0].routes
+        try:
+            plan = choose(work, self.available_bytes(device), order=order, rates=ladder.rates)
+        except PlanError:
+            plan = smallest(work, order) or smallest(work, (Route.FULL,))  # type: ignore[assignment]
+        return plan.peak_bytes if plan is not None and plan.device == device else 0
+
+    def ladder(
+        self, vae: HostVAE, operation: Operation, device: torch.device, preference: Preference
+    ) -> Ladder:
+        """The ladder on a VAE as it is loaded now, with the host's options."""
+        half = getattr(vae.module, operation.half)
+        padding = layers.padding_of(half, operation.half, vae.packages)
+        repair, checks = self.host.repair_dtypes(), self.host.checks_numbers()
+        dtype = borrow.compute_dtype(half)
+        if checks and not self.precision.is_empty():
+            needed = self.precision.known(vae.identity())
+            dtype = needed if needed in repair else dtype
+        ours = borrow.borrow(vae.module, operation)
+        wants_taesd = any(Route.TAESD in step.routes for step in preference.steps)
+
+        def tell(text: str) -> None:
+            self.notices.tell_once(f"check {device} {dtype}", text)
+
+        return Ladder(
+            ours,
+            self.taesd.load(vae.family, operation) if wants_taesd else None,
+            device=device,
+            dtype=dtype,
+            order=preference,
+            budget=self.available_bytes,
+            repair=repair,
+            wrap=padding,
+            check_finite=checks,
+            rates=trusted_rates(ours, Compute(device, dtype), tell),
+        )
+
+
+@contextmanager
+def _attribute(module: Any, name: str, value: Any) -> Iterator[None]:
+    """Set an attribute of this instance, and put back what was there."""
+    missing = object()
+    before = module.__dict__.get(name, missing)
+    object.__setattr__(module, name, value)
+    try:
+        yield
+    finally:
+        if before is missing:
+            module.__dict__.pop(name, None)
+        else:
+            object.__setattr__(module, name, before)

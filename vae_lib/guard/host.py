@@ -1,0 +1,200 @@
+"""What VAE Guard asks of the WebUI around it. Each kind of WebUI implements this in ``vae_lib.hosts``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from vae_lib.decode import Operation
+
+Result = TypeVar("Result")
+Need = Callable[[Operation, tuple[int, ...]], int]
+"""Bytes that our decode or encode of a tensor of that shape takes on the device."""
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Where the host keeps things: its data, VAEs (where downloads go), and TAESD."""
+
+    data: Path
+    vae: Path
+    taesd: Path
+
+
+class HostVAE(Protocol):
+    """The VAE of a loaded checkpoint, where the host has it."""
+
+    @property
+    def module(self) -> nn.Module:
+        """With ``encoder``, ``decoder`` and perhaps ``quant_conv``, named as in ldm."""
+
+    @property
+    def packages(self) -> Sequence[str]:
+        """Where the host's own layers are defined: the first parts of the names of their modules."""
+
+    @property
+    def model_name(self) -> str:
+        """The checkpoint's."""
+
+    @property
+    def family(self) -> str | None:
+        """A name in ``FAMILIES``, None where it is not known."""
+
+    @property
+    def latent_channels(self) -> int: ...
+
+    @property
+    def scale_factor(self) -> float:
+        """The model's, which tells whether another model's VAE takes its latents; 0 where it has none."""
+
+    @property
+    def factors(self) -> tuple[float, float]:
+        """Scaling and shift factor."""
+
+    def unscale(self, latents: Tensor) -> Tensor:
+        """The sampler's latents (B, C, h, w) as the VAE takes them."""
+
+    def identity(self) -> str:
+        """What tells these weights from others: the hash of their file, or its path, size and time."""
+
+
+class Points(Protocol):
+    """What the host's picture functions are wrapped in."""
+
+    def generation(self, p: Any) -> AbstractContextManager[object]:
+        """Around a whole generation; ``p`` is the host's processing object."""
+
+    def batch(self, model: Any, latents: Tensor, decode: Callable[[], Result]) -> Result:
+        """Around the decode of a batch of finished latents (B, C, h, w), as the sampler left them."""
+
+    def guarding(self, model: Any = None, scaled: Tensor | None = None) -> AbstractContextManager[object]:
+        """Around any decode (of the latents ``scaled``) or encode of a picture; None: the loaded model."""
+
+    def is_generating(self) -> bool:
+        """Whether this thread is inside a generation."""
+
+
+class Host(Protocol):
+    """A WebUI. Methods are called from any thread."""
+
+    name: str
+
+    def vae(self, model: Any = None) -> HostVAE | None:
+        """The VAE of ``model`` (None: the loaded one, which may load it); None when it is not where it should be."""
+
+    def wrap(self, points: Points) -> None:
+        """Wrap the host's picture functions until ``unwrap``."""
+
+    def unwrap(self) -> None:
+        """Undo ``wrap`` and every other patch of ours."""
+
+    def reserving(self, vae: Any, need: Need) -> AbstractContextManager[object]:
+        """While open, the host's memory manager is asked for no more than ``need`` before ``vae`` decodes or encodes.
+
+        A host that makes room for the plain network would move the diffusion model out of the way for it. Its own
+        tiles stay away as well: they are what we are here to avoid.
+        """
+
+    def make_room_for_own(self, vae: Any, operation: Operation, shape: tuple[int, ...]) -> None:
+        """Ask for what the host's own decode or encode of a tensor takes: ours has failed."""
+
+    def settings(self) -> Mapping[str, object]:
+        """Values of our settings by key, overrides of the running generation included; those not set are left out."""
+
+    def folders(self) -> Folders: ...
+
+    def device(self) -> torch.device:
+        """The one that decodes."""
+
+    def dtype(self) -> torch.dtype:
+        """The floating-point type that the VAE computes in."""
+
+    def repair_dtypes(self) -> tuple[torch.dtype, ...]:
+        """What the user allows for numbers that overflow."""
+
+    def checks_numbers(self) -> bool:
+        """Whether the user wants to be told of NaN."""
+
+    def numeric_error(self, message: str) -> Exception:
+        """The host's own error for pictures of NaN."""
+
+    def lock(self) -> AbstractContextManager[object]:
+        """The queue lock that keeps generations and other work out of each other's way."""
+
+    def progress_text(self) -> str | None:
+        """The text in the page's progress bar."""
+
+    def show_progress_text(self, text: str | None) -> None: ...
+
+    def notify(self, message: str, *, warning: bool) -> None:
+        """A notice in the page, if this thread serves one."""
+
+    def comment(self, p: Any, message: str) -> None:
+        """A line below the generation's picture."""
+
+    def note(self, p: Any, entries: Mapping[str, str]) -> None:
+        """Entries in the infotext of the generation's pictures."""
+
+    def infotexts(self, p: Any, count: int) -> list[str]:
+        """Those of the batch that is being decoded, without what is noted after its decode; may raise anything."""
+
+    def is_first_pass(self, p: Any) -> bool:
+        """Whether the generation is at the small picture that hires fix enlarges."""
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Pictures (1, 3, H, W) in [-1, 1] of the sampler's latents (1, C, h, w), by the host's own function.
+
+        Raises:
+            InputError: when they are NaN.
+        """
+
+    def after_decoding(self) -> None:
+        """Put back what ``decode`` moved to the device (``--lowvram``)."""
+
+    def save(self, image: Image.Image, infotext: str) -> None:
+        """Save a picture among the host's own."""
+
+
+class Callbacks(Protocol):
+    """What the host calls in the life of the page."""
+
+    def settings_page(self) -> Sequence[Setting]:
+        """The settings to add."""
+
+    def tabs(self) -> list[tuple[Any, str, str]]:
+        """Our tab: a gr.Blocks, its title and its elem_id."""
+
+    def before_page(self) -> None: ...
+
+    def page_started(self, demo: Any, app: Any) -> None:
+        """The page is served: ``demo`` is the gr.Blocks, ``app`` the FastAPI application."""
+
+    def model_loaded(self) -> None: ...
+
+    def stop(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One entry of the settings page.
+
+    Attributes:
+        key: in the host's config.json.
+        component: a gr component's class, or a function that makes one.
+        saved: whether the value is kept; False for a button.
+    """
+
+    key: str
+    default: Any
+    label: str
+    component: Any
+    arguments: Mapping[str, Any] | None = None
+    info: str = ""
+    saved: bool = True

@@ -1,0 +1,86 @@
+"""Our entries in a picture's infotext, and the way back when it is pasted."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from vae_lib.decode import Operation, Route, wording
+from vae_lib.errors import InputError
+from vae_lib.guard.generation import Generation, Record
+from vae_lib.guard.request import Request, decode_by_of, threshold_of
+
+DONE = "VAE Guard"
+ENCODED = "VAE Guard encode"
+DECODE_BY = "VAE Guard decode by"
+THRESHOLD = "VAE Guard threshold"
+FALLBACK = "VAE Guard fallback"
+
+_FROM_BEST = (Route.FULL, Route.TILED, Route.OFFLOAD, Route.CPU, Route.TAESD)
+# An entry of an infotext's last line, as AUTOMATIC1111's infotext_utils reads it.
+_ENTRY = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
+
+
+def entries(generation: Generation, records: Sequence[Record]) -> dict[str, str]:
+    """What was done for the pictures just decoded, and what had been asked for; nothing if we did nothing."""
+    done = {}
+    if worst := _worst(records):
+        done[DONE] = wording.entry(worst.outcome)
+    encodes = [
+        record
+        for record in generation.records
+        if record.operation is Operation.ENCODE and record.outcome.plan.route is not Route.FULL
+    ]
+    if worst := _worst(encodes):
+        done[ENCODED] = wording.entry(worst.outcome)
+    return done | _asked(generation.request) if generation.records else {}
+
+
+def _asked(request: Request) -> dict[str, str]:
+    """The request; defaults are left out."""
+    default = Request()
+    asked = {}
+    if request.decode_by != default.decode_by:
+        asked[DECODE_BY] = request.decode_by
+    if request.threshold != default.threshold:
+        asked[THRESHOLD] = f"{request.threshold:g}"
+    if request.fallback != default.fallback:
+        asked[FALLBACK] = "off"
+    return asked
+
+
+def _worst(records: Sequence[Record]) -> Record | None:
+    return max(records, key=lambda record: _FROM_BEST.index(record.outcome.plan.route), default=None)
+
+
+def pasted_decode_by(params: dict[str, Any]) -> str:
+    """The panel's value for a pasted infotext: the default where it says nothing."""
+    try:
+        return decode_by_of(params[DECODE_BY])
+    except (KeyError, InputError):
+        return Request().decode_by
+
+
+def pasted_threshold(params: dict[str, Any]) -> float:
+    try:
+        return threshold_of(float(params[THRESHOLD]))
+    except (KeyError, ValueError, InputError):
+        return Request().threshold
+
+
+def pasted_fallback(params: dict[str, Any]) -> bool:
+    return params.get(FALLBACK) != "off"
+
+
+def replaced(text: str, done: str) -> str:
+    """An infotext with its entries of ours replaced, for a picture that was decoded again."""
+    head, newline, last = text.rpartition("\n")
+    kept = [(key, value) for key, value in _ENTRY.findall(last) if not key.startswith(DONE)]
+    kept.append((DONE, _quoted(f"{done}; decoded again")))
+    return head + newline + ", ".join(key if key == value else f"{key}: {value}" for key, value in kept)
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False) if any(mark in text for mark in ",\n:") else text

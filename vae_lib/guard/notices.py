@@ -1,0 +1,58 @@
+"""What the user is told: in the console, below the picture, and as a notice in the page."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+from vae_lib.errors import VAEGuardError
+from vae_lib.guard.generation import Generations
+from vae_lib.guard.host import Host
+
+log = logging.getLogger("vae_guard")
+
+
+class Notices:
+    """What was told in this session of the WebUI."""
+
+    def __init__(self, host: Host, generations: Generations) -> None:
+        self._host, self._generations = host, generations
+        self._told: set[str] = set()
+        self._report = ""
+
+    def tell(self, message: str, *, warning: bool = False, page: bool = True) -> None:
+        """One line in the console; below the picture and in the page too if a generation is running for the page."""
+        if not message.startswith("VAE Guard "):
+            message = f"VAE Guard: {message}"
+        print(message, file=sys.stderr if warning else sys.stdout)
+        current = self._generations.current
+        if current is not None and current.p is not None:
+            self._host.comment(current.p, message)
+        if page:
+            self._host.notify(message, warning=warning)
+
+    def tell_once(self, key: str, message: str, *, warning: bool = True) -> None:
+        """As `tell`, but only the first time in this session."""
+        if key not in self._told:
+            self._told.add(key)
+            self.tell(message, warning=warning)
+
+    def own_failure(self, what: str, error: BaseException, report: str) -> None:
+        """Our own code failed: say once that the host's is used; ``report`` goes to the console and the tab."""
+        key = f"{what}:{type(error).__name__}"
+        if key in self._told:
+            return
+        if isinstance(error, VAEGuardError):
+            self.tell_once(key, f"{error} The WebUI's own code was used instead.")
+            return
+        self.tell_once(
+            key,
+            f"could not {what} ({type(error).__name__}: {error}); the WebUI's own code was used instead. "
+            "Please report this with the text in the console, or in the tab VAE > Unfinished.",
+        )
+        self._report = report
+        print(report, file=sys.stderr)
+
+    def last_report(self) -> str:
+        """The report of the latest failure of our own in this session, ready to copy; "" when there was none."""
+        return self._report

@@ -1,0 +1,29 @@
+"""Which ways to try, in which order: what the user asked for and set, made into steps."""
+
+from __future__ import annotations
+
+from vae_lib.decode import Operation, Preference, Route, Step
+from vae_lib.guard.request import Request
+from vae_lib.guard.settings import Settings
+
+GB = 10**9
+_ONLY_FULL = Step((Route.FULL,), trusts_prediction=False)
+
+
+def preference(request: Request, settings: Settings, operation: Operation = Operation.DECODE) -> Preference:
+    """The steps for one decode or encode."""
+    fallback = tuple(settings.fallback)
+    if operation is Operation.ENCODE and not settings.encode:
+        return Preference((_ONLY_FULL,))
+    route = request.route if operation is Operation.DECODE else None
+    if route is not None:
+        asked = Step((route,), trusts_prediction=route is not Route.FULL, asked=True)
+        rest = tuple(other for other in (Route.FULL, *fallback) if other is not route)
+        return Preference((asked, Step(rest)) if request.fallback and rest else (asked,))
+    if not request.fallback or not fallback:
+        return Preference((_ONLY_FULL,))
+    threshold = request.threshold or (settings.threshold if settings.fixed else 0.0)
+    if not threshold:
+        return Preference((Step((Route.FULL, *fallback)),))
+    full = Step((Route.FULL,), trusts_prediction=False, least_free_bytes=int(threshold * GB))
+    return Preference((full, Step(fallback), Step((Route.FULL,))))

@@ -1,0 +1,113 @@
+"""The settings in Settings > VAE Guard, read with care: a config.json may hold anything."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from vae_lib.decode import Route
+from vae_lib.errors import InputError
+
+MODES = ("Automatic (by predicted need)", "Fixed threshold")
+FALLBACKS = {route.caption: route for route in (Route.TILED, Route.OFFLOAD, Route.CPU, Route.TAESD)}
+
+
+@dataclass(frozen=True)
+class Option:
+    """One setting: its key in config.json, its default there, and the check that makes it usable."""
+
+    key: str
+    default: Any
+    check: Callable[[Any], Any]
+
+
+def _mode(value: Any) -> bool:
+    if value not in MODES:
+        raise InputError(f"must be one of {', '.join(MODES)}")
+    return bool(value == MODES[1])
+
+
+def _number(least: float, most: float) -> Callable[[Any], float]:
+    def check(value: Any) -> float:
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not number or not math.isfinite(value) or not least <= value <= most:
+            raise InputError(f"must be a number from {least:g} to {most:g}")
+        return float(value)
+
+    return check
+
+
+def _whole(least: int, most: int) -> Callable[[Any], int]:
+    number = _number(least, most)
+    return lambda value: int(number(value))
+
+
+def _routes(value: Any) -> tuple[Route, ...]:
+    if not isinstance(value, (list, tuple)) or any(name not in FALLBACKS for name in value):
+        raise InputError(f"must be a list of {', '.join(FALLBACKS)}")
+    return tuple(dict.fromkeys(FALLBACKS[name] for name in value))
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise InputError("must be true or false")
+    return value
+
+
+OPTIONS = {
+    "fixed": Option("vae_guard_mode", MODES[0], _mode),
+    "threshold": Option("vae_guard_threshold", 4.0, _number(0.0, 1024.0)),
+    "fallback": Option("vae_guard_fallback", list(FALLBACKS), _routes),
+    "reserve_mb": Option("vae_guard_reserve", 256, _whole(0, 65536)),
+    "encode": Option("vae_guard_encode", True, _flag),
+    "keep": Option("vae_guard_keep", 4, _whole(0, 64)),
+    "disk_mb": Option("vae_guard_disk", 256, _whole(0, 65536)),
+}
+
+
+def _default(name: str) -> Any:
+    option = OPTIONS[name]
+    return option.check(option.default)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings as the rest of the extension sees them.
+
+    Attributes:
+        fixed: compare free memory with ``threshold`` instead of predicting the need.
+        threshold: in GB (10^9 bytes).
+        fallback: the ways that may be taken instead of the full decode, the preferred first.
+        reserve_mb: memory in MB (10^6 bytes) that is left free.
+        encode: whether encoding falls back as well.
+        keep: of how many generations the latents are kept in RAM.
+        disk_mb: the most MB (10^6 bytes) of latents on disk of pictures that are not finished; 0: none are written.
+    """
+
+    fixed: bool = _default("fixed")
+    threshold: float = _default("threshold")
+    fallback: tuple[Route, ...] = _default("fallback")
+    reserve_mb: int = _default("reserve_mb")
+    encode: bool = _default("encode")
+    keep: int = _default("keep")
+    disk_mb: int = _default("disk_mb")
+
+
+def read(values: Mapping[str, object], tell_once: Callable[[str, str], None]) -> Settings:
+    """The settings of the host's values by key. A bad value is told (a key, then the sentence) and its default used."""
+    found = {}
+    for name, option in OPTIONS.items():
+        if option.key not in values:
+            continue
+        value = values[option.key]
+        try:
+            found[name] = option.check(value)
+        except (InputError, TypeError) as error:
+            tell_once(
+                f"{option.key}={value!r}",
+                f"the setting '{option.key}' is {value!r}, which cannot be used (it {error}); "
+                f"{option.default!r} is used. Choose another in Settings > VAE Guard.",
+            )
+    return Settings(**found)

@@ -1,0 +1,60 @@
+"""Where A1111 keeps the VAE: ``first_stage_model`` of the loaded checkpoint's model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from vae_lib.hosts.webui_family import weights_identity
+
+_FAMILY_FLAGS = {"is_sdxl": "SDXL", "is_sd3": "SD3", "is_sd2": "SD2", "is_sd1": "SD1"}
+
+
+@dataclass(frozen=True)
+class FirstStage:
+    """Implements ``HostVAE``: ``model.first_stage_model`` of the LatentDiffusion of ldm and sgm, and of SD3's model."""
+
+    model: Any
+
+    packages: ClassVar[Sequence[str]] = ("ldm", "sgm", "modules")
+
+    @property
+    def module(self) -> nn.Module:
+        module: nn.Module = self.model.first_stage_model
+        return module
+
+    @property
+    def model_name(self) -> str:
+        return str(getattr(getattr(self.model, "sd_checkpoint_info", None), "name_for_extra", "?"))
+
+    @property
+    def family(self) -> str | None:
+        return next((name for flag, name in _FAMILY_FLAGS.items() if getattr(self.model, flag, False)), None)
+
+    @property
+    def latent_channels(self) -> int:
+        return int(getattr(self.model, "latent_channels", 4))
+
+    @property
+    def scale_factor(self) -> float:
+        return float(getattr(self.model, "scale_factor", 0.0))
+
+    @property
+    def factors(self) -> tuple[float, float]:
+        form = getattr(self.model, "latent_format", None)  # SD3's
+        if form is None:
+            return self.scale_factor, 0.0
+        return float(form.scale_factor), float(getattr(form, "shift_factor", 0.0))
+
+    def unscale(self, latents: Tensor) -> Tensor:
+        """What the host's ``decode_first_stage`` does first."""
+        if hasattr(self.model, "latent_format"):
+            unscaled: Tensor = self.model.latent_format.process_out(latents)
+            return unscaled
+        return latents / self.model.scale_factor
+
+    def identity(self) -> str:
+        return weights_identity(self.model)

@@ -1,0 +1,174 @@
+"""lllyasviel's Stable Diffusion WebUI Forge."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from backend import memory_management
+from backend.patcher.vae import VAE
+from modules import devices, hashes, sd_models, shared
+from modules_forge import main_entry
+from torch import Tensor, nn
+
+from vae_lib.checkpoints import FAMILIES
+from vae_lib.decode import Operation
+from vae_lib.errors import InputError
+from vae_lib.guard import Need, Notices, Points, precision
+from vae_lib.guard.host import HostVAE
+from vae_lib.hosts import forge_memory, picture_functions, vae_files
+from vae_lib.hosts.webui_family import WebUIFamily
+
+
+@dataclass(frozen=True)
+class ForgeVAE:
+    """Implements ``HostVAE``: ``forge_objects.vae``, whose network knows its scaling itself.
+
+    Attributes:
+        owner: the VAE object.
+        model: the engine that it belongs to, as far as that is known.
+    """
+
+    owner: Any
+    model: Any
+
+    packages: ClassVar[Sequence[str]] = ("backend",)
+
+    @property
+    def module(self) -> nn.Module:
+        module: nn.Module = self.owner.first_stage_model
+        return module
+
+    @property
+    def model_name(self) -> str:
+        return str(getattr(getattr(self.model, "sd_checkpoint_info", None), "name_for_extra", "?"))
+
+    @property
+    def family(self) -> str | None:
+        """By its factors, which tell all but SD1 and SD2 apart; these have the same VAE."""
+        return next(
+            (
+                family.name
+                for family in FAMILIES.values()
+                if (family.scaling_factor, family.shift_factor or 0.0) == self.factors
+            ),
+            None,
+        )
+
+    @property
+    def latent_channels(self) -> int:
+        return int(self.owner.latent_channels)
+
+    @property
+    def scale_factor(self) -> float:
+        return self.factors[0]
+
+    @property
+    def factors(self) -> tuple[float, float]:
+        module: Any = self.module
+        return float(module.scaling_factor), float(module.shift_factor)
+
+    def unscale(self, latents: Tensor) -> Tensor:
+        module: Any = self.module
+        unscaled: Tensor = module.process_out(latents)
+        return unscaled
+
+    def identity(self) -> str:
+        path = _chosen() or getattr(self.model, "filename", "")
+        return precision.identity(str(path), hashes.sha256)
+
+
+class Host(WebUIFamily):
+    """Implements ``guard.host.Host`` and ``webui.host.WebUI``."""
+
+    name = "Forge"
+
+    def vae(self, model: Any = None) -> HostVAE | None:
+        if isinstance(model, VAE):  # an extension's own call
+            return ForgeVAE(model, self.loaded_model())
+        model = self.loaded_model() or _load() if model is None else model
+        objects = getattr(model, "forge_objects", None)
+        return None if objects is None else ForgeVAE(objects.vae, model)
+
+    def loaded(self) -> HostVAE | None:
+        model = self.loaded_model()
+        return None if model is None else self.vae(model)
+
+    def loaded_model(self) -> Any:
+        """Before the first generation there is only a stand-in."""
+        model = super().loaded_model()
+        return model if getattr(model, "forge_objects", None) is not None else None
+
+    def wrap(self, points: Points) -> None:
+        """Built-in extensions (inpaint, tile and reference preprocessors) call the VAE object themselves."""
+        super().wrap(points)
+        for name in ("decode", "encode"):
+            self._patches.patch(VAE, name, lambda original: forge_memory.guarded(points, original))
+
+    def reserving(self, vae: ForgeVAE, need: Need) -> AbstractContextManager[object]:
+        return forge_memory.reserving(memory_management, vae.owner, need)
+
+    def make_room_for_own(self, vae: ForgeVAE, operation: Operation, shape: tuple[int, ...]) -> None:
+        forge_memory.make_room_for_own(memory_management, vae.owner, operation, shape)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        with torch.inference_mode():  # the weights were loaded in it
+            return super().decode(latents)
+
+    def after_decoding(self) -> None:
+        devices.torch_gc()
+
+    # "VAE / Text Encoder" takes several files, of which one is the VAE
+
+    def watch_vae_files(self, notices: Notices) -> None:
+        """Forge's loader recognises what it loads by the tensors; there is nothing to teach."""
+
+    def vae_files(self) -> Mapping[str, Path]:
+        found = {name: os.path.abspath(path) for name, path in main_entry.module_list.items()}
+        return {name: Path(path) for name, path in sorted(found.items()) if _is_in_a_vae_folder(path)}
+
+    def refresh_vaes(self) -> None:
+        main_entry.refresh_models()
+
+    def vae_in_use(self) -> str | None:
+        chosen = _chosen()
+        return next((name for name, path in self.vae_files().items() if str(path) == chosen), None)
+
+    def select_vae(self, name: str) -> None:
+        files = self.vae_files()
+        if name not in files:
+            raise InputError(f"{name} is not among the files of 'VAE / Text Encoder'.")
+        others = [path for path in shared.opts.forge_additional_modules if Path(path) not in files.values()]
+        main_entry.modules_change([*others, str(files[name])])  # the next generation loads it
+
+    def assign_vae(self, name: str) -> None:
+        raise InputError(
+            "Forge has no VAE of its own for each checkpoint; choose one in 'VAE / Text Encoder'."
+        )
+
+
+def _load() -> Any:
+    """The selected checkpoint, which Forge loads with the first generation; None where there is none."""
+    if not sd_models.model_data.forge_loading_parameters.get("checkpoint_info"):
+        return None
+    model, _ = sd_models.forge_model_reload()
+    return model
+
+
+def _chosen() -> str | None:
+    """The path of the chosen VAE, among the text encoders that may be chosen beside it."""
+    chosen = map(os.path.abspath, shared.opts.forge_additional_modules or ())
+    return next((path for path in chosen if _is_in_a_vae_folder(path)), None)
+
+
+def _is_in_a_vae_folder(path: str) -> bool:
+    return any(Path(os.path.abspath(folder)) in Path(path).parents for folder in vae_files.folders())
+
+
+def is_here() -> bool:
+    return not picture_functions.missing()

@@ -1,0 +1,308 @@
+"""What AUTOMATIC1111's WebUI and its forks share. Their ``modules`` are imported when this is."""
+
+from __future__ import annotations
+
+import functools
+import json
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from modules import (
+    devices,
+    extra_networks,
+    hashes,
+    images,
+    infotext_utils,
+    paths,
+    paths_internal,
+    processing,
+    script_callbacks,
+    scripts,
+    sd_models,
+    sd_samplers_common,
+    sd_vae,
+    shared,
+)
+from modules.api.api import Api
+from modules.call_queue import queue_lock
+from PIL import Image
+from torch import Tensor
+
+from vae_lib.decode import Operation
+from vae_lib.errors import InputError
+from vae_lib.files import write_atomically
+from vae_lib.guard import NOTHING_LOADED, precision
+from vae_lib.guard.host import Callbacks, Folders, Need, Points, Setting
+from vae_lib.guard.notices import Notices
+from vae_lib.hosts import picture_functions, vae_files
+from vae_lib.hosts.patching import Function, Patches
+
+SECTION = ("vae_guard", "VAE Guard")
+
+
+class WebUIFamily:
+    """Implements all of ``guard.host.Host`` and ``webui.host.WebUI`` that does not differ."""
+
+    name = "Stable Diffusion WebUI"
+    is_known = True
+    script_class = scripts.Script
+    always_visible = scripts.AlwaysVisible
+
+    def __init__(self) -> None:
+        self._patches = Patches()
+
+    # What is computed with, and how
+
+    def device(self) -> torch.device:
+        return torch.device(devices.device)
+
+    def dtype(self) -> torch.dtype:
+        dtype: torch.dtype = devices.dtype_vae
+        return dtype
+
+    def repair_dtypes(self) -> tuple[torch.dtype, ...]:
+        if shared.opts.auto_vae_precision_bfloat16:
+            return (torch.bfloat16,)
+        return (torch.float32,) if shared.opts.auto_vae_precision else ()
+
+    def checks_numbers(self) -> bool:
+        return not shared.cmd_opts.disable_nan_check
+
+    def numeric_error(self, message: str) -> Exception:
+        error: Exception = devices.NansException(message)
+        return error
+
+    def lock(self) -> AbstractContextManager[object]:
+        lock: AbstractContextManager[object] = queue_lock
+        return lock
+
+    # The host's picture functions
+
+    def wrap(self, points: Points) -> None:
+        """Wrap the functions that decode or encode a picture; they bear the same names in the whole family."""
+        for owner, name, wrapper in picture_functions.WRAPPED:
+            self._patches.patch(owner, name, functools.partial(wrapper, points))
+
+    def unwrap(self) -> None:
+        self._patches.undo_all()
+
+    def decode(self, latents: Tensor) -> Tensor:
+        latents = latents.to(devices.device, devices.dtype_vae)  # (1, C, h, w)
+        try:
+            with devices.without_autocast():
+                pictures: Tensor = sd_samplers_common.samples_to_images_tensor(latents, 0, shared.sd_model)
+        except devices.NansException as error:
+            raise InputError(str(error)) from error
+        return pictures
+
+    def reserving(self, vae: Any, need: Need) -> AbstractContextManager[object]:
+        return nullcontext()
+
+    def make_room_for_own(self, vae: Any, operation: Operation, shape: tuple[int, ...]) -> None:
+        """The family's first has no memory manager."""
+
+    # A generation
+
+    def is_first_pass(self, p: Any) -> bool:
+        return bool(getattr(p, "enable_hr", False)) and not getattr(p, "is_hr_pass", False)
+
+    def infotexts(self, p: Any, count: int) -> list[str]:
+        return [
+            processing.create_infotext(
+                p, p.prompts, p.seeds, p.subseeds, index=index, all_negative_prompts=p.negative_prompts
+            )
+            for index in range(count)
+        ]
+
+    def note(self, p: Any, entries: Mapping[str, str]) -> None:
+        p.extra_generation_params.update(entries)
+
+    def comment(self, p: Any, message: str) -> None:
+        p.comment(message)
+
+    def progress_text(self) -> str | None:
+        text: str | None = shared.state.textinfo
+        return text
+
+    def show_progress_text(self, text: str | None) -> None:
+        shared.state.textinfo = text
+
+    def notify(self, message: str, *, warning: bool) -> None:
+        import gradio as gr
+
+        try:
+            from gradio.context import thread_data  # gradio 3
+        except ImportError:
+            return
+        if not hasattr(thread_data, "blocks"):
+            return
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            (gr.Warning if warning else gr.Info)(message)
+
+    def save(self, image: Image.Image, infotext: str) -> None:
+        folder = shared.opts.outdir_samples or shared.opts.outdir_txt2img_samples
+        images.save_image(
+            image, folder, "", info=infotext, extension=shared.opts.samples_format, suffix="-full"
+        )
+
+    # Settings and folders
+
+    def settings(self) -> Mapping[str, object]:
+        """Of keys beginning as ours do; one that another extension owns is left out."""
+        keys = {key for key in (*shared.opts.data, *shared.opts.data_labels) if key.startswith("vae_guard_")}
+        return {key: getattr(shared.opts, key) for key in keys if self.owns(key)}
+
+    def owns(self, key: str) -> bool:
+        """Whether a setting is ours, or nobody's."""
+        info = shared.opts.data_labels.get(key)
+        return info is None or tuple(info.section or ())[:1] == SECTION[:1]
+
+    def folders(self) -> Folders:
+        return Folders(
+            Path(paths.data_path),
+            Path(shared.cmd_opts.vae_dir or sd_vae.vae_path),
+            Path(paths_internal.models_path) / "VAE-taesd",
+        )
+
+    # The life of the page
+
+    def start(self, callbacks: Callbacks) -> None:
+        """Register what is ours; called once each time the host loads the extension's script."""
+        script_callbacks.on_ui_settings(lambda: self._add_settings(callbacks.settings_page()))
+        script_callbacks.on_ui_tabs(callbacks.tabs)
+        script_callbacks.on_model_loaded(lambda model: callbacks.model_loaded())
+        script_callbacks.on_before_ui(callbacks.before_page)
+        script_callbacks.on_app_started(callbacks.page_started)
+        script_callbacks.on_script_unloaded(callbacks.stop)
+
+    def _add_settings(self, settings: Sequence[Setting]) -> None:
+        for setting in settings:
+            if not self.owns(setting.key):
+                continue
+            info = shared.OptionInfo(
+                setting.default,
+                setting.label,
+                setting.component,
+                setting.arguments,
+                section=SECTION,
+                category_id="sd",
+            )
+            if setting.info:
+                info.info(setting.info)
+            info.do_not_save = not setting.saved
+            shared.opts.add_option(setting.key, info)
+
+    def many_of(self) -> Any:
+        """The settings page's component for several of a list."""
+        from modules.ui_components import DropdownMulti
+
+        return DropdownMulti
+
+    def paste_field(self, component: Any, value_of: Callable[[dict[str, Any]], object], api: str) -> Any:
+        return infotext_utils.PasteField(component, value_of, api=api)
+
+    def has_api(self) -> bool:
+        return bool(shared.cmd_opts.api or shared.cmd_opts.nowebui)
+
+    def api_accounts(self) -> Mapping[str, str]:
+        accounts = shared.cmd_opts.api_auth
+        return dict(entry.split(":", 1) for entry in accounts.split(",")) if accounts else {}
+
+    def on_api_arguments(self, title: str, convert: Callable[[Any], list[Any]]) -> None:
+        """Have our ``args`` in ``alwayson_scripts`` converted before a generation over the API."""
+        self._patches.patch(Api, "init_script_args", functools.partial(_api_arguments, title, convert))
+
+    def add_axes(self, axes: Sequence[tuple[str, type, Any, dict[str, Any]]]) -> None:
+        """Add axes (label, type, apply, options) to the loaded X/Y/Z plot script, once."""
+        for data in scripts.scripts_data:
+            module = data.module
+            if data.script_class.__module__ != "xyz_grid.py" or not hasattr(module, "axis_options"):
+                continue
+            present = {option.label for option in module.axis_options}
+            module.axis_options.extend(
+                module.AxisOption(label, kind, apply, **options)
+                for label, kind, apply, options in axes
+                if label not in present
+            )
+
+    # VAEs
+
+    def watch_vae_files(self, notices: Notices) -> None:
+        vae_files.VAEFiles(notices).install(self._patches)
+
+    def vae_files(self) -> Mapping[str, Path]:
+        return {name: Path(path) for name, path in sd_vae.vae_dict.items()}
+
+    def vae_folders(self) -> Sequence[Path]:
+        return vae_files.folders()
+
+    def refresh_vaes(self) -> None:
+        sd_vae.refresh_vae_list()
+
+    def vae_in_use(self) -> str | None:
+        return next((name for name, path in sd_vae.vae_dict.items() if path == sd_vae.loaded_vae_file), None)
+
+    def cannot_select(self) -> str | None:
+        if shared.cmd_opts.vae_path is not None:
+            return "The VAE was chosen on the command line (--vae-path); start without it to choose one here."
+        return None
+
+    def select_vae(self, name: str) -> None:
+        path = sd_vae.vae_dict.get(name)
+        if path is None:
+            raise InputError(
+                f"{name} is not among the WebUI's VAEs; TAESD is chosen in Settings > VAE instead."
+            )
+        shared.opts.set("sd_vae", name)  # loads it, by the host's own callback and under its lock
+        if self.loaded_model() is not None and sd_vae.loaded_vae_file != path:
+            raise InputError(
+                f"{name} was not loaded; the console says why. The VAE that was in use stays in use."
+            )
+        shared.opts.save(shared.config_filename)
+
+    def assign_vae(self, name: str) -> None:
+        model = self.loaded_model()
+        if model is None:
+            raise InputError(NOTHING_LOADED)
+        if name not in sd_vae.vae_dict:
+            raise InputError(f"{name} is not among the WebUI's VAEs.")
+        checkpoint = Path(model.sd_checkpoint_info.filename)
+        metadata = {**extra_networks.get_user_metadata(str(checkpoint)), "vae": name}
+        text = json.dumps(metadata, indent=4)
+        write_atomically(
+            checkpoint.with_suffix(".json"), lambda aside: aside.write_text(text, encoding="utf-8")
+        )
+
+    def checkpoint_title(self) -> str | None:
+        model = self.loaded_model()
+        return None if model is None else str(model.sd_checkpoint_info.title)
+
+    def loaded_model(self) -> Any:
+        """The loaded checkpoint; unlike ``shared.sd_model`` asking does not load one."""
+        return sd_models.model_data.sd_model
+
+
+def weights_identity(model: Any) -> str:
+    """Of the VAE in use: of its file, or of the checkpoint that it came with."""
+    path = sd_vae.loaded_vae_file
+    if path is None:
+        checkpoint = getattr(model, "sd_checkpoint_info", None)
+        if known := getattr(checkpoint, "sha256", None):
+            return str(known)
+        path = getattr(checkpoint, "filename", "")
+    return precision.identity(str(path), hashes.sha256)
+
+
+def _api_arguments(title: str, convert: Callable[[Any], list[Any]], original: Function) -> Function:
+    def init_script_args(self: Any, api_request: Any, *args: Any, **kwargs: Any) -> Any:
+        for name, values in (getattr(api_request, "alwayson_scripts", None) or {}).items():
+            if name.lower() == title and isinstance(values, dict) and "args" in values:
+                values["args"] = convert(values["args"])
+        return original(self, api_request, *args, **kwargs)
+
+    return init_script_args

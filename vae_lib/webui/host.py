@@ -1,0 +1,71 @@
+"""What the page, the tab and the API ask of the WebUI, beside what ``guard`` asks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from vae_lib.guard.host import Callbacks, Host, HostVAE
+from vae_lib.guard.notices import Notices
+
+
+class WebUI(Host, Protocol):
+    """A WebUI with a page."""
+
+    script_class: Any
+    """The base class of what is shown in txt2img and img2img."""
+    always_visible: Any
+    """What ``show`` of such a script gives to be there without being chosen."""
+
+    def start(self, callbacks: Callbacks) -> None:
+        """Register what is ours; called once each time the host loads the extension's script."""
+
+    def owns(self, key: str) -> bool:
+        """Whether a setting is ours, or nobody's."""
+
+    def many_of(self) -> Any:
+        """The settings page's component for several of a list."""
+
+    def paste_field(self, component: Any, value_of: Callable[[dict[str, Any]], object], api: str) -> Any:
+        """How a pasted infotext fills a component."""
+
+    def has_api(self) -> bool: ...
+
+    def api_accounts(self) -> Mapping[str, str]:
+        """Users and passwords of the API; empty where it has none."""
+
+    def on_api_arguments(self, title: str, convert: Callable[[Any], list[Any]]) -> None:
+        """Have the ``args`` of the script of that title (lower case) converted before a generation over the API."""
+
+    def add_axes(self, axes: Sequence[tuple[str, type, Any, dict[str, Any]]]) -> None:
+        """Add axes (label, type, apply, options) to the X/Y/Z plot, once."""
+
+    def watch_vae_files(self, notices: Notices) -> None:
+        """Teach the host's loading and listing of VAEs what it does not know."""
+
+    def vae_files(self) -> Mapping[str, Path]:
+        """The VAEs that can be chosen, by name."""
+
+    def vae_folders(self) -> Sequence[Path]: ...
+
+    def refresh_vaes(self) -> None:
+        """Look at the folders again."""
+
+    def vae_in_use(self) -> str | None:
+        """The name of the chosen VAE; None where it is the checkpoint's own."""
+
+    def cannot_select(self) -> str | None:
+        """Why no VAE can be chosen, in a sentence."""
+
+    def select_vae(self, name: str) -> None:
+        """Choose a VAE; raises InputError, and then what was in use stays."""
+
+    def assign_vae(self, name: str) -> None:
+        """Note a VAE for the loaded checkpoint; raises InputError."""
+
+    def loaded(self) -> HostVAE | None:
+        """The VAE of what is loaded now; never loads anything."""
+
+    def checkpoint_title(self) -> str | None:
+        """Of the loaded checkpoint."""

@@ -1,0 +1,51 @@
+"""The section Settings > VAE Guard."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import gradio as gr
+
+from vae_lib.guard import Setting
+from vae_lib.guard.settings import FALLBACKS, MODES, OPTIONS
+from vae_lib.webui.host import WebUI
+
+
+def settings(host: WebUI) -> Sequence[Setting]:
+    """What is shown of each option; keys, defaults and limits are those of ``guard.settings``."""
+    return (
+        _shown(
+            "fixed", "When to fall back from the full VAE decode", gr.Radio, {"choices": list(MODES)},
+            "automatic: when the picture needs more memory than is free; every way but TAESD gives the same picture",
+        ),
+        _shown(
+            "threshold", "Fixed threshold: free memory in GB below which the full decode is not tried", gr.Slider,
+            {"minimum": 0, "maximum": 80, "step": 0.25},
+        ),
+        _shown(
+            "fallback", "Fall back to, in this order", host.many_of(), {"choices": list(FALLBACKS)},
+            "TAESD is approximate; its latents are kept so that the picture can be decoded again in full",
+        ),
+        _shown(
+            "reserve_mb", "Memory to keep free for other programs, in MB", gr.Slider,
+            {"minimum": 0, "maximum": 8192, "step": 64},
+        ),
+        _shown("encode", "Fall back when encoding, too", gr.Checkbox, info="img2img, inpaint, hires fix"),
+        _shown(
+            "keep", "Generations whose latents are kept in RAM", gr.Slider,
+            {"minimum": 0, "maximum": 64, "step": 1}, "to decode them again; 64 kB each for a 1024x1024 picture",
+        ),
+        _shown(
+            "disk_mb", "Most disk space for latents of unfinished pictures, in MB", gr.Slider,
+            {"minimum": 0, "maximum": 4096, "step": 16},
+            "written before each decode, removed after it; what a crash leaves can be decoded later. 0: off",
+        ),
+    )  # fmt: skip
+
+
+def _shown(
+    name: str, label: str, component: Any, arguments: dict[str, Any] | None = None, info: str = ""
+) -> Setting:
+    option = OPTIONS[name]
+    return Setting(option.key, option.default, label, component, arguments, info)
