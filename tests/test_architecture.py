@@ -14,11 +14,12 @@ PACKAGE = Path(__file__).resolve().parents[1] / "vae_lib"
 # Each room, and those that it may import beside itself and the single modules on the ground (errors, files, units).
 ROOMS: dict[str, set[str]] = {
     "networks": set(),
-    "checkpoints": {"networks"},
+    "catalog": set(),
+    "checkpoints": {"networks", "catalog"},
     "decode": {"networks"},
-    "hub": {"checkpoints"},
+    "hub": {"catalog", "checkpoints"},
     "ui": {"networks", "checkpoints", "decode", "hub"},
-    "cli": {"networks", "checkpoints", "decode", "hub", "ui"},
+    "cli": {"networks", "catalog", "checkpoints", "decode", "hub", "ui"},
     "guard": {"networks", "checkpoints", "decode"},
     "hosts": {"checkpoints", "decode", "guard"},
     "webui": {"decode", "hub", "ui", "guard"},

@@ -21,6 +21,10 @@ class CheckpointError(VAEGuardError):
     """A weights file is missing, damaged, unsafe, or not a VAE."""
 
 
+class UnknownVAE(CheckpointError):
+    """A file holds a VAE, whole perhaps, of a kind that there is no network for here."""
+
+
 class InputError(VAEGuardError):
     """Latents, a picture or an argument that cannot be used."""
 

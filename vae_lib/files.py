@@ -12,7 +12,7 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from vae_lib.errors import InputError, printable
@@ -100,6 +100,44 @@ def check_target(path: PathLike) -> Path:
     except OSError as error:
         raise InputError(f"{path} cannot be written: {(error.strerror or str(error)).lower()}.") from error
     return target
+
+
+def check_outputs(outputs: Sequence[PathLike], inputs: Sequence[PathLike | None]) -> None:
+    """See before the work that its results can be written, and that they replace nothing that it reads.
+
+    Raises:
+        InputError: an output cannot be written, is one of the inputs, or is named twice.
+    """
+    read = {os.path.realpath(path): path for path in inputs if path is not None}
+    seen: set[Path] = set()
+    for path in outputs:
+        target = check_target(path)
+        if any(_is_same(target, there) for there in read):
+            raise InputError(f"{path} is one of the files that are read here; give another name to write to.")
+        if target in seen:
+            raise InputError(f"{path} was given for two results; give each its own name.")
+        seen.add(target)
+        _check_writable(target)
+
+
+def _is_same(one: Path, other: str) -> bool:
+    try:
+        return os.path.samefile(one, other)
+    except OSError:  # one of them is not there
+        return str(one) == other
+
+
+def _check_writable(target: Path) -> None:
+    """By writing: permissions alone tell too little of a network drive, and nothing to an administrator."""
+    probe = target.with_name(f".{secrets.token_hex(6)}.tmp")
+    try:
+        probe.touch(exist_ok=False)
+        probe.unlink()
+    except OSError as error:
+        raise InputError(
+            f"The folder {target.parent} cannot be written to ({(error.strerror or str(error)).lower()}); check its "
+            "permissions, or choose another."
+        ) from error
 
 
 def write_atomically(path: PathLike, writer: Callable[[Path], object]) -> None:

@@ -22,6 +22,8 @@ SMALL_SD3 = AutoencoderKLConfig(
     use_post_quant_conv=False,
 )
 
+SMALL_FLUX2 = AutoencoderKLConfig(ch=32, ch_mult=(1, 2), num_res_blocks=1, z_channels=32, embed_dim=32)
+
 
 def weights_of(model: torch.nn.Module) -> Weights:
     return {key: value.detach() for key, value in model.state_dict().items()}
@@ -37,6 +39,13 @@ def weights() -> Weights:
 def sd3_weights() -> Weights:
     """An AutoencoderKL of 16 latent channels without quant convs, in the ldm layout."""
     return weights_of(AutoencoderKL(SMALL_SD3))
+
+
+@pytest.fixture(scope="session")
+def flux2_weights() -> Weights:
+    """An AutoencoderKL of 32 latent channels with the statistics of its packed latents, in the ldm layout."""
+    statistics = {"bn.running_mean": torch.randn(128), "bn.running_var": torch.rand(128) + 0.5}
+    return weights_of(AutoencoderKL(SMALL_FLUX2)) | statistics | {"bn.num_batches_tracked": torch.tensor(9)}
 
 
 @pytest.fixture(scope="session")

@@ -51,8 +51,11 @@ def inspect(path: Path) -> None:
 
 def listed() -> list[tuple[str, str]]:
     """The rows of the tab's table of this folder: name, and the sentence."""
-    rows = Library(FolderBackend(Path())).rows()
-    return [(row.name, "fine" if row.problem is None else row.problem) for row in rows]
+    library = Library(FolderBackend(Path()))
+    library.rows()
+    while library.hashing:  # the tab, too, knows more when the files have been read
+        time.sleep(0.01)
+    return [(row.name, "fine" if row.problem is None else row.problem) for row in library.rows()]
 
 
 def _peak_megabytes() -> float:

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import AutoencoderKL as ReferenceVAE
 
-from vae_lib.checkpoints import FAMILIES, digest, identify, load_vae, save_safetensors, sha256_of
-from vae_lib.errors import CheckpointError
+from vae_lib.checkpoints import FAMILIES, digest, evidence, identify, load_vae, save_safetensors, sha256_of
+from vae_lib.errors import CheckpointError, InputError
 
 Weights = dict[str, torch.Tensor]
 
@@ -57,10 +58,13 @@ def test_other_channels_belong_to_no_family(weights: Weights, tmp_path: Path) ->
     bare = {key: value for key, value in weights.items() if "quant_conv" not in key}
     bare["decoder.conv_in.weight"] = torch.zeros(64, 7, 3, 3)
     bare["encoder.conv_out.weight"] = torch.zeros(14, 64, 3, 3)
+    bare["encoder.conv_out.bias"] = torch.zeros(14)
     save_safetensors(bare, tmp_path / "x.safetensors")
     identity = identify(tmp_path / "x.safetensors")
     assert (identity.latent_channels, identity.family_name) == (7, "unknown")
-    assert "No known family has 7 latent channels" in identity.explanation
+    assert "No known family of VAEs has 7 latent channels" in identity.explanation
+    with pytest.raises(InputError, match=r"x\.safetensors: No known family .* by hand"):
+        identity.likely_family()
 
 
 def test_the_hash_is_believed_first(weights: Weights, tmp_path: Path) -> None:
@@ -228,6 +232,76 @@ def test_the_config_of_another_file_is_not_believed(weights: Weights, tmp_path: 
     assert identify(tmp_path / "one-of-many.safetensors", known=nothing_known).family is None
 
 
+SDXL_CONFIG = json.dumps({"_class_name": "AutoencoderKL", "scaling_factor": 0.13025, "latent_channels": 4})
+
+
+@pytest.fixture(scope="module")
+def diffusers_weights() -> Weights:
+    theirs = ReferenceVAE(
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(32, 64),
+    )
+    return {key: value.detach() for key, value in theirs.state_dict().items()}
+
+
+def test_the_only_file_beside_a_config_is_its_own(diffusers_weights: Weights, tmp_path: Path) -> None:
+    save_safetensors(diffusers_weights, tmp_path / "my-vae.safetensors")
+    (tmp_path / "config.json").write_text(SDXL_CONFIG)
+    assert identify(tmp_path / "my-vae.safetensors", known=nothing_known).family == FAMILIES["SDXL"]
+
+
+def test_one_config_does_not_tell_the_family_of_all_files_in_its_folder(
+    diffusers_weights: Weights, tmp_path: Path
+) -> None:
+    names = ("one.safetensors", "vae-ft-mse.safetensors", "diffusion_pytorch_model.safetensors")
+    for name in names:
+        save_safetensors(diffusers_weights, tmp_path / name)
+    (tmp_path / "config.json").write_text(SDXL_CONFIG)
+    found = [identify(tmp_path / name, known=nothing_known).family for name in names]
+    assert found == [None, None, FAMILIES["SDXL"]]
+
+
+def test_a_config_that_the_files_name_contradicts_is_not_believed_and_said(
+    diffusers_weights: Weights, tmp_path: Path
+) -> None:
+    save_safetensors(diffusers_weights, tmp_path / "vae-ft-mse.safetensors")
+    (tmp_path / "config.json").write_text(SDXL_CONFIG)
+    identity = identify(tmp_path / "vae-ft-mse.safetensors", known=nothing_known)
+    assert (identity.family, identity.guess) == (None, FAMILIES["SD1"])
+    assert identity.doubt == identity.explanation
+    assert "The config.json beside the file says SDXL and the file's own name SD1" in identity.explanation
+
+
+def test_a_config_of_latents_normalised_by_channel_is_no_factor(
+    diffusers_weights: Weights, tmp_path: Path
+) -> None:
+    save_safetensors(diffusers_weights, tmp_path / "diffusion_pytorch_model.safetensors")
+    config = json.loads(SDXL_CONFIG) | {"latents_mean": [0.0] * 4, "latents_std": [1.0] * 4}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    identity = identify(tmp_path / "diffusion_pytorch_model.safetensors", known=nothing_known)
+    assert (identity.family, identity.candidates) == (None, ())
+    assert "mean and deviation for each channel" in identity.explanation
+
+
+@pytest.mark.parametrize(
+    ("name", "metadata", "doubt"),
+    [
+        ("sdxl_vae", {"scaling_factor": "0.18215"}, "But that is not certain: its name says SDXL."),
+        ("sdxl_vae", {"scaling_factor": "0.13025"}, None),
+        ("vae-ft-mse", {"vae_guard.family": "SD2"}, None),  # the same latents
+    ],
+)
+def test_metadata_that_the_name_contradicts_is_believed_and_doubted(
+    name: str, metadata: dict[str, str], doubt: str | None, weights: Weights, tmp_path: Path
+) -> None:
+    save_safetensors(weights, tmp_path / f"{name}.safetensors", metadata)
+    identity = identify(tmp_path / f"{name}.safetensors", known=nothing_known)
+    assert identity.certainty == "metadata"
+    assert (identity.doubt is None) == (doubt is None)
+    assert doubt is None or (doubt in identity.explanation and identity.doubt == identity.explanation)
+
+
 @pytest.mark.parametrize(
     ("name", "guess"),
     [
@@ -288,30 +362,11 @@ def test_the_digest_is_computed_once_per_state_of_a_file(
 def test_the_packages_own_catalog_is_asked_by_default(
     vae_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    catalog = pytest.importorskip("vae_lib.hub.catalog")
     sha256 = sha256_of(vae_file)
 
     class Catalog:
         def by_sha256(self, wanted: str) -> Known | None:
             return Known("the one", "SD2") if wanted == sha256 else None
 
-    monkeypatch.setattr(catalog, "load_catalog", Catalog)
+    monkeypatch.setattr(evidence, "load_catalog", Catalog)
     assert identify(vae_file).family == FAMILIES["SD2"]
-
-
-def test_families() -> None:
-    factors = {name: (f.latent_channels, f.scaling_factor, f.shift_factor) for name, f in FAMILIES.items()}
-    assert factors == {
-        "SD1": (4, 0.18215, 0.0),
-        "SD2": (4, 0.18215, 0.0),
-        "SDXL": (4, 0.13025, 0.0),
-        "SD3": (16, 1.5305, 0.0609),
-        "FLUX.1": (16, 0.3611, 0.1159),
-    }
-    assert [family.taesd_stem for family in FAMILIES.values()] == [
-        "taesd",
-        "taesd",
-        "taesdxl",
-        "taesd3",
-        "taef1",
-    ]

@@ -54,6 +54,27 @@ def test_every_container_and_prefix(suffix: str, prefix: str, weights: Weights, 
     assert loaded.identity.parameters == sum(value.numel() for value in weights.values())
 
 
+@pytest.mark.parametrize(
+    "prefix", ["module.", "_orig_mod.", "ema_model.", "model.", "module._orig_mod.", "generator.", "net."]
+)
+def test_what_wrappers_put_before_the_keys(prefix: str, weights: Weights, tmp_path: Path) -> None:
+    save_safetensors({prefix + key: value for key, value in weights.items()}, tmp_path / "x.safetensors")
+    loaded = load_vae(tmp_path / "x.safetensors")
+    assert_loaded(loaded.model, weights)
+    assert loaded.identity.layout == "ldm"
+
+
+@pytest.mark.parametrize("prefix", ["model.vae.", "model.first_stage_model.", "autoencoder."])
+def test_what_checkpoints_put_before_the_keys(prefix: str, weights: Weights, tmp_path: Path) -> None:
+    save_safetensors(
+        {prefix + key: value for key, value in weights.items()} | EXTRAS, tmp_path / "x.safetensors"
+    )
+    loaded = load_vae(tmp_path / "x.safetensors")
+    assert_loaded(loaded.model, weights)
+    assert loaded.identity.layout == "ldm in a checkpoint"
+    assert loaded.identity.candidates
+
+
 def test_only_the_vae_is_read_of_a_checkpoint(
     weights: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -242,6 +263,7 @@ def test_a_huge_dimension_is_refused_before_anything_is_allocated(weights: Weigh
         (["text_model.embeddings.token_embedding.weight"], "a text encoder"),
         (["model.diffusion_model.out.0.weight"], "a diffusion model without its VAE"),
         (["emb_params"], "a textual inversion embedding"),
+        (["latents"], "a file of latents"),
         (["control_model.input_hint_block.0.weight"], "a ControlNet"),
         (["what.is.this"], r"something unknown \(tensors 'what\.is\.this'\)"),
     ],

@@ -9,9 +9,10 @@ import subprocess
 import sys
 import types
 import zipfile
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from datetime import datetime
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -43,7 +44,17 @@ def save(request: pytest.FixtureRequest) -> Callable[[Any, Path], None]:
     return saver
 
 
-@pytest.mark.parametrize("nesting", [(), ("state_dict",), ("model", "state_dict"), ("model_state_dict",)])
+@pytest.mark.parametrize(
+    "nesting",
+    [
+        (),
+        ("state_dict",),
+        ("model", "state_dict"),
+        ("model_state_dict",),
+        *((key,) for key in ("params", "params_ema", "ema", "generator", "vae", "net")),
+        ("net", "vae", "state_dict"),
+    ],
+)
 def test_tensors_are_found_however_they_are_wrapped(
     nesting: tuple[str, ...], save: Callable[[Any, Path], None], tmp_path: Path
 ) -> None:
@@ -171,6 +182,47 @@ def test_the_stand_ins_are_gone_afterwards(
     read_header(path)
     with pytest.raises(Exception, match="ModelCheckpoint"):
         torch.load(path, weights_only=True)
+
+
+HARMLESS = {
+    "classes": {
+        "ref_type": int,
+        "others": [str, bool, float, bytes, dict, list, tuple, object, frozenset, slice],
+    },
+    "int": {"key_type": int, "element_type": str},
+    "containers": {
+        "default": defaultdict(list, a=[1]),
+        "deque": deque([1, 2]),
+        "set": {1, 2},
+        "frozen": frozenset({1}),
+        "range": range(3),
+        "complex": 1j,
+        "slice": slice(1, 2),
+    },
+    "times and places": {"when": datetime(2024, 1, 1), "where": PurePosixPath("a/b")},
+    "NumPy": {"dtype": np.dtype("float32"), "scalar": np.float32(1), "class": np.float32},
+}
+
+
+@pytest.mark.parametrize("kind", HARMLESS)
+@pytest.mark.parametrize("protocol", [2, 3, 4])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_what_cannot_act_is_no_accusation(kind: str, protocol: int, zipped: bool, tmp_path: Path) -> None:
+    """Lightning's hyper_parameters, with OmegaConf's bookkeeping of types, name builtins by the dozen."""
+    path = tmp_path / "x.ckpt"
+    stored = {"hyper_parameters": HARMLESS[kind], "state_dict": TENSORS}
+    if kind == "containers" and protocol == 4:
+        stored["hyper_parameters"] = {**HARMLESS[kind], "set": None, "frozen": None}
+    torch.save(stored, path, pickle_protocol=protocol, _use_new_zipfile_serialization=zipped)
+    with open_weights(path) as file:
+        assert torch.equal(file.read("a"), TENSORS["a"])
+
+
+def test_python_2s_names_of_builtins(tmp_path: Path) -> None:
+    names = b"".join(b"c__builtin__\n" + name + b"\n" for name in (b"long", b"unicode", b"xrange", b"object"))
+    value = corpus.table(hyper=b"](" + names + b"e", x=corpus.stored_tensor((1,), (1,)))
+    (tmp_path / "x.pt").write_bytes(corpus.zipped(corpus.pickled(value)))
+    assert list(read_header(tmp_path / "x.pt").tensors) == ["x"]
 
 
 def test_an_expanded_tensor_is_not_blown_up(save: Callable[[Any, Path], None], tmp_path: Path) -> None:

@@ -80,6 +80,7 @@ class HubServer:
         self.faults: list[Fault] = []
         self.requests: list[Request] = []
         self.token: str | None = None
+        self.plain = False  # a mirror that serves files itself and tells neither sizes nor hashes of them
         self.lock = threading.Lock()
         self._hub = _serve(self, cdn=False)
         self._cdn = _serve(self, cdn=True)
@@ -198,7 +199,7 @@ class _Handler(BaseHTTPRequestHandler):
         siblings = []
         for name, content in repo.files.items():
             sibling: dict[str, object] = {"rfilename": name}
-            if "blobs" in self.request_seen.query and repo.lfs_info:
+            if "blobs" in self.request_seen.query and repo.lfs_info and not self.hub.plain:
                 sibling["blobId"] = git_sha1(content)
                 sibling["size"] = len(content)
                 if repo.is_lfs(name):
@@ -230,6 +231,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._error(404, "EntryNotFound", "Entry not found")
             return
         content = repo.files[path]
+        if self.hub.plain:
+            self._send(200, {}, b"" if self.command == "HEAD" else content)
+            return
         headers = {"X-Repo-Commit": repo.commit, "Accept-Ranges": "bytes"}
         if repo.is_lfs(path):
             sha256 = repo.sha256(path)

@@ -849,3 +849,47 @@ def test_every_catalog_entry_can_be_asked_for(hub: HubServer, models: Path) -> N
         with pytest.raises(DownloadError, match="no longer the file that the catalog knows"):
             fetch(hub, models, entry.id, allow_pickle=True)
     assert not hub.gets()
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "said"),
+    [
+        ("decoder.norm_out.bias", None, "is an incomplete VAE: 'decoder.norm_out.bias' missing"),
+        ("decoder.norm_out.bias", torch.full((32,), float("nan")), "holds NaN or infinite numbers"),
+    ],
+)
+def test_what_no_decode_would_take_is_not_verified(
+    name: str, tensor: torch.Tensor | None, said: str, hub: HubServer, models: Path
+) -> None:
+    state = {key: value for key, value in vae_state().items() if key != name}
+    if tensor is not None:
+        state[name] = tensor
+    hub.add("acme/broken", {"broken.safetensors": bytes(save(state))})
+    with pytest.raises(VerificationError, match=said):
+        fetch(hub, models, "acme/broken")
+    assert listed(models / "VAE") == []
+
+
+class TestWithoutAHash:
+    """Mirrors may tell neither size nor hash, and servers may answer 0 to every HEAD."""
+
+    @pytest.fixture(autouse=True)
+    def _mirror(self, hub: HubServer) -> None:
+        hub.plain = True
+
+    def test_it_is_not_called_verified(self, hub: HubServer, models: Path) -> None:
+        result = fetch(hub, models)
+        assert result.path.read_bytes() == VAE
+        assert (result.verified_by, result.sha256) == (None, SHA256)
+
+    def test_an_empty_answer_is_not_the_folders_fault(self, hub: HubServer, models: Path) -> None:
+        hub.repos["acme/my-vae"].files["my_vae.safetensors"] = b""
+        with pytest.raises(
+            DownloadError, match=r"The hub sent an empty file for acme/my-vae/my_vae\.safetensors"
+        ):
+            fetch(hub, models)
+
+
+def test_what_it_was_verified_by(hub: HubServer, models: Path) -> None:
+    assert fetch(hub, models).verified_by == "SHA-256"
+    assert fetch(hub, models).verified_by == "SHA-256"  # found in its place

@@ -181,7 +181,10 @@ class TestAccess:
     def test_gated_without_a_token_names_the_page_of_the_licence(self, hub: HubServer) -> None:
         with pytest.raises(GatedRepository, match="accept its licence") as caught:
             found(hub, "acme/gated")
-        assert caught.value.url == "https://huggingface.co/acme/gated"
+        assert caught.value.url == f"{hub.endpoint}/acme/gated"  # the hub that is in use
+        assert f"open {hub.endpoint}/acme/gated (or https://huggingface.co/acme/gated, if" in str(
+            caught.value
+        )
         assert caught.value.url in str(caught.value)
 
     def test_with_the_right_token(self, hub: HubServer) -> None:
@@ -347,3 +350,80 @@ class TestCatalog:
             found(hub, "a-vae", catalog=catalog)
         # Asked for by name it is a file like any other.
         assert found(hub, "Acme/x/a.safetensors", catalog=catalog).entry is None
+
+
+@pytest.mark.parametrize(
+    ("reference", "branch", "path"),
+    [
+        ("acme/vae@refs/pr/1", "refs/pr/1", "a.safetensors"),
+        ("acme/vae@refs/pr/1/a.safetensors", "refs/pr/1", "a.safetensors"),
+        ("acme/vae@feature/x", "feature/x", "a.safetensors"),
+        ("acme/vae@feature/x/a.safetensors", "feature/x", "a.safetensors"),
+        ("acme/vae@feature/x/y/sub/b.safetensors", "feature/x/y", "sub/b.safetensors"),
+        ("hf://acme/vae@feature/x/a.safetensors", "feature/x", "a.safetensors"),
+        ("{hub}/acme/vae/tree/feature/x", "feature/x", "a.safetensors"),
+        ("{hub}/acme/vae/resolve/feature/x/sub/b.safetensors", "feature/x", "sub/b.safetensors"),
+        ("{host}/acme/vae/blob/feature/x/a.safetensors", "feature/x", "a.safetensors"),
+        ("huggingface.co/acme/vae@main", None, "a.safetensors"),
+    ],
+)
+def test_branches_with_a_slash(reference: str, branch: str | None, path: str, hub: HubServer) -> None:
+    files = {"a.safetensors": vae_bytes(), "sub/b.safetensors": vae_bytes(seed=1), "sub/c.txt": b""}
+    hub.add("acme/vae", files, branches=("main", *([branch] if branch else [])))
+    reference = reference.format(hub=hub.endpoint, host=hub.endpoint.removeprefix("http://"))
+    if branch is None:
+        reference = "huggingface.co/acme/vae/blob/main/a.safetensors"
+    if "/" not in path and not reference.endswith(path):
+        del hub.repos["acme/vae"].files["sub/b.safetensors"]
+    assert found(hub, reference).filename == path
+
+
+def test_a_branch_that_is_not_there_is_told_as_it_was_written(hub: HubServer) -> None:
+    hub.add("acme/vae", {"a.safetensors": vae_bytes()})
+    with pytest.raises(DownloadError, match="has no revision 'feature'"):
+        found(hub, "acme/vae@feature/x/a.safetensors")
+
+
+def test_an_empty_file_is_the_files_fault(hub: HubServer) -> None:
+    hub.add("acme/vae", {"a.safetensors": b""})
+    with pytest.raises(DownloadError, match=r"acme/vae/a\.safetensors is an empty file on the hub"):
+        found(hub, "acme/vae")
+    hub.repos["acme/vae"].lfs_info = False
+    with pytest.raises(DownloadError, match=r"acme/vae/a\.safetensors is an empty file on the hub"):
+        found(hub, "acme/vae")
+
+
+@pytest.mark.parametrize(
+    ("given", "address"),
+    [
+        ("https://mirror.example", "https://mirror.example"),
+        ("https://mirror.example/hub/ ", "https://mirror.example/hub"),
+        (" mirror.example", "https://mirror.example"),
+        ("localhost:8080", "http://localhost:8080"),
+        ("127.0.0.1:9/x", "http://127.0.0.1:9/x"),
+        ("", client.HUB),
+        ("  ", client.HUB),
+    ],
+)
+def test_addresses_of_hubs(given: str, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", given.rstrip("/"))
+    assert client.endpoint_in_use() == address
+    if given.strip():
+        assert client.endpoint_in_use(given) == address
+
+
+@pytest.mark.parametrize("given", ["ftp://mirror.example", "https://", "https://a b", "://"])
+def test_what_is_no_address_is_told(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", given)
+    with pytest.raises(DownloadError, match=rf"HF_ENDPOINT is '{given}', which is not the address of a hub"):
+        resolve("acme/vae")
+
+
+def test_files_come_from_an_endpoint_without_a_scheme(hub: HubServer) -> None:
+    hub.add("acme/vae", {"a.safetensors": vae_bytes()})
+    host = hub.endpoint.removeprefix("http://")
+    assert resolve("acme/vae", endpoint=f"{host} ").url.startswith(f"{hub.endpoint}/acme/vae/resolve/")

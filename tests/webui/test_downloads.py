@@ -51,7 +51,7 @@ def hub() -> Iterator[HubServer]:
 def start(folder: Path, hub: HubServer, **settings: Any) -> Host:
     hosts.prepare_data(folder)
     shutil.rmtree(folder / "models/VAE-taesd")
-    catalog = folder / "extensions" / hosts.EXTENSION / "vae_lib/hub/catalog.toml"
+    catalog = folder / "extensions" / hosts.EXTENSION / "vae_lib/catalog/files.toml"
     sha256 = hashlib.sha256(taesd_bytes()).hexdigest()
     catalog.write_text(
         '[[entry]]\nid = "taesd"\ntitle = "TAESD"\nrepository = "acme/tiny"\nfile = "taesd.safetensors"\n'

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import os
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from tests.checkpoints import corpus, odd
 from tests.webui import host as hosts
 from tests.webui import weights
 from tests.webui.host import Host, Picture
 from tests.webui.test_pictures import assert_same
+from vae_lib.checkpoints import identify
+from vae_lib.errors import CheckpointError
 
 
 @pytest.fixture(autouse=True)
@@ -75,6 +80,26 @@ def test_a_wrong_file_leaves_the_vae_that_was_in_use(host: Host, before: str) ->
     assert "stays in use" in host.log()
 
 
+def test_the_dropdown_says_what_inspect_says(host: Host, without: dict[str, Picture]) -> None:
+    folder = host.data / "models/VAE/odd"
+    folder.mkdir()
+    files = odd.write(folder)
+    host.post("/sdapi/v1/refresh-vae")
+    try:
+        for path in files:
+            choose(host, path.name)
+            assert in_use(host) is None
+            if "TAESD" not in path.name:  # of those it says first that a full VAE is wanted
+                with pytest.raises(CheckpointError) as raised:
+                    identify(path)
+                assert str(raised.value).rstrip(".") in host.log()
+    finally:
+        for path in files:
+            path.unlink()
+        host.post("/sdapi/v1/refresh-vae")
+    assert_same(host.generate(), without["txt2img"])
+
+
 def test_a_file_that_vanished_leaves_the_vae_that_was_in_use(host: Host, without: dict[str, Picture]) -> None:
     path = weights.save_vae(host.data / "models/VAE/short-lived.safetensors", weights.vae(4))
     host.post("/sdapi/v1/refresh-vae")
@@ -127,3 +152,28 @@ def test_a_link_that_leads_in_a_circle_lists_nothing_twice(host: Host) -> None:
         circle.unlink()
         host.post("/sdapi/v1/refresh-vae")
     assert after == {name: os.path.realpath(path) for name, path in before.items()}
+
+
+def test_a_pickle_that_acts_is_not_handed_to_a_host_that_checks_nothing(tmp_path: Path) -> None:
+    """With --disable-safe-unpickle the host's own loader would run it, and then be told that nothing was run."""
+    hosts.prepare_data(tmp_path)
+    canary, folder = tmp_path / "it ran", tmp_path / "models/VAE"
+    acts = corpus.Runs(os.system, f"touch '{canary}'")
+    torch.save({"state_dict": {"decoder.conv_in.weight": acts}}, folder / "acts.pt")
+    (folder / "acts too.ckpt").write_bytes(corpus.legacy(pickle.dumps(acts, 2), []))
+    (folder / "perhaps.pt").write_bytes(
+        pickle.dumps(corpus.Runs(Path, "x"), 4)
+    )  # no weights, but no accusation
+    running = hosts.start(tmp_path, "--disable-safe-unpickle")
+    try:
+        for name in ("acts.pt", "acts too.ckpt"):
+            choose(running, name)
+            assert in_use(running) is None
+            assert f"{name} wants to run code when it is opened" in running.log()
+        choose(running, "perhaps.pt")
+        assert in_use(running) is None
+        assert "perhaps.pt contains a Python object that is not weights" in running.log()
+        assert "VAE Guard: full" in running.generate().infotext
+    finally:
+        running.stop()
+    assert not canary.exists()

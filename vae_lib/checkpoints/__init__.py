@@ -1,12 +1,14 @@
 """Weights files: read safely, in every layout in which VAEs are published, and told apart."""
 
+from vae_lib.catalog import FAMILIES, Family, LatentSpace
 from vae_lib.checkpoints.digest import sha256_of
-from vae_lib.checkpoints.families import FAMILIES, Family
+from vae_lib.checkpoints.evidence import Certainty, KnownFile
 from vae_lib.checkpoints.header import Header, TensorInfo
-from vae_lib.checkpoints.identify import Certainty, Identity, Kind, KnownFile, identify
-from vae_lib.checkpoints.latents import check_finite, load_latents
+from vae_lib.checkpoints.identify import Identity, Kind, identify
+from vae_lib.checkpoints.latents import check_channels, check_finite, factors_in, load_latents
 from vae_lib.checkpoints.layouts import Layout, convert_to_ldm, layout_of
-from vae_lib.checkpoints.load import VAE, LoadedVAE, load_vae
+from vae_lib.checkpoints.load import LoadedVAE, load_vae
+from vae_lib.checkpoints.network import VAE, describe
 from vae_lib.checkpoints.source import open_weights, read_header
 from vae_lib.checkpoints.write import save_safetensors
 
@@ -19,11 +21,15 @@ __all__ = [
     "Identity",
     "Kind",
     "KnownFile",
+    "LatentSpace",
     "Layout",
     "LoadedVAE",
     "TensorInfo",
+    "check_channels",
     "check_finite",
     "convert_to_ldm",
+    "describe",
+    "factors_in",
     "identify",
     "layout_of",
     "load_latents",

@@ -18,6 +18,7 @@ _SIGNS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
             "a LoRA",
             r"lora_(up|down|A|B|unet|te\d?)\b|lora_|\.lora\.|hada_w|lokr_w|oft_(blocks|diag)|\.dora_scale$",
         ),
+        ("a file of latents", r"^(latents|latent_tensor)$"),
         ("a textual inversion embedding", r"^(emb_params|string_to_param|clip_[lg]|<[^>]+>|\*)$"),
         ("a diffusion model without its VAE", r"^model\.diffusion_model\."),
         ("a diffusion model without its VAE", r"^(input_blocks\.\d|joint_blocks\.\d|double_blocks\.\d)"),
@@ -35,6 +36,28 @@ _SIGNS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
         ("an upscaler", r"^(conv_first|RRDB_trunk|model\.\d+\.(sub|weight)|body\.\d+\.(rdb|weight)|params)"),
     )
 )
+
+_HALF = r"^([a-z_]+\.)*(encoder|decoder)\."
+# VAEs whose keys look like those of ours, and whose networks are others
+_OTHER_VAES: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
+    (what, re.compile(pattern))
+    for what, pattern in (
+        (
+            "a deep-compression autoencoder (DC-AE)",
+            _HALF + r"((down|up)_blocks\.\d+\.\d+\.|stages\.\d+\.op_list\.|project_(in|out)\.)",
+        ),
+        ("a consistency decoder", r"^decoder_unet\."),
+        ("a VAE for inpainting that takes the masked picture as well", _HALF + r"condition_encoder\."),
+        ("a video VAE", _HALF + r".*\.(spatial_res_block|temporal_res_block|time_mixer|time_stack)\b"),
+        ("a video VAE", _HALF + r"time_conv_out\."),
+    )
+)
+
+
+def describe_other_vae(keys: Iterable[str]) -> str | None:
+    """A noun phrase for a VAE of a kind that there is no network for here; None for any other file."""
+    keys = [key for key in keys if isinstance(key, str)]
+    return next((what for what, pattern in _OTHER_VAES if any(pattern.match(key) for key in keys)), None)
 
 
 def describe_foreign(keys: Iterable[str]) -> str:

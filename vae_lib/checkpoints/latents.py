@@ -1,50 +1,68 @@
-"""Latents on disk: one tensor ``latents`` in a safetensors file, as the sampler left it."""
+"""Latents on disk, and what there is to check of them before they are decoded."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
 import torch
 
-from vae_lib.checkpoints.header import quote_some
-from vae_lib.checkpoints.source import open_weights
+from vae_lib.catalog import FAMILIES
+from vae_lib.checkpoints import latent_files
+from vae_lib.checkpoints.evidence import join
+from vae_lib.checkpoints.header import quote
+from vae_lib.checkpoints.identify import Identity
 from vae_lib.errors import CheckpointError, InputError
 from vae_lib.files import PathLike
 
-KEY = "latents"
+_CHANNELS = {channels for f in FAMILIES.values() for channels in (f.latent_channels, f.sampler_channels)}
 
 
 def load_latents(path: PathLike) -> tuple[torch.Tensor, dict[str, str]]:
     """The latents (B, C, h, w) in a file, on the CPU and in the file's float dtype, and the file's metadata.
 
+    Read are safetensors files with one tensor ``latents``, or with one tensor at all; ComfyUI's ``.latent``; what
+    ``torch.save`` makes of a tensor, of a list of them or of a dict; ``.npy``; and kohya's ``.npz``. Latents of one
+    picture (C, h, w) are a batch of one. Where the tool keeps them as the VAE gives them, the metadata has factors 1
+    and 0.
+
     Raises:
-        InputError: when the file cannot be read, has no such tensor, or the latents cannot be decoded: not of
+        InputError: when the file cannot be read, has no latents, or the latents cannot be decoded: not of
             four dimensions, empty, not floating point, or with NaN or infinite numbers in them.
     """
+    name = Path(path).name
     try:
-        with open_weights(path) as file:
-            name, tensors = file.header.path.name, file.header.tensors
-            if KEY not in tensors:
-                held = f"only {quote_some(list(tensors))}" if tensors else "nothing"
-                raise InputError(
-                    f"{name} holds no tensor named '{KEY}' ({held}); save the latents under that name."
-                )
-            shape = tensors[KEY].shape
-            if len(shape) != 4:
-                raise InputError(
-                    f"The latents in {name} have shape {shape}; (batch, channels, height, width) is needed."
-                )
-            if 0 in shape:
-                raise InputError(f"The latents in {name} are empty: their shape is {shape}.")
-            latents = file.read(KEY)
-            metadata = dict(file.header.metadata)
+        found = latent_files.read(Path(path))
     except CheckpointError as error:
         raise InputError(str(error)) from error
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
+    latents = found.latents
+    shape = tuple(latents.shape)
+    if 0 in shape:
+        raise InputError(f"The latents in {name} are empty: their shape is {shape}.")
+    if latents.ndim == 3 and shape[0] in _CHANNELS:
+        latents = latents[None]
+    elif latents.ndim != 4:
+        raise InputError(
+            f"The latents in {name} have shape {shape}; (batch, channels, height, width) is needed{_hint(shape)}."
+        )
     if not latents.is_floating_point():
         kind = str(latents.dtype).removeprefix("torch.")
         raise InputError(f"The latents in {name} are of type {kind}; floating-point numbers are needed.")
     if latents.element_size() == 1:
         latents = latents.to(torch.float16)  # few operations know fp8
     check_finite(latents, name)
-    return latents, metadata
+    return latents, found.metadata
+
+
+def _hint(shape: tuple[int, ...]) -> str:
+    if len(shape) == 3:
+        return (
+            ". If they are a transformer's sequence of packed latents, unpack them to height and width first"
+        )
+    return ". If they are a video's, save the latents of each frame by themselves" if len(shape) == 5 else ""
 
 
 def check_finite(latents: torch.Tensor, name: str = "the input") -> None:
@@ -59,3 +77,60 @@ def check_finite(latents: torch.Tensor, name: str = "the input") -> None:
             f"The latents in {name} hold {bad} NaN or infinite numbers of {latents.numel()}; the diffusion "
             "model (UNet) failed, not the VAE. Sample again, in full precision (--no-half) if it recurs."
         )
+
+
+def factors_in(metadata: Mapping[str, str], what: str = "The file") -> tuple[float, float] | None:
+    """Scaling and shift factor that a file's metadata gives; None when it gives none.
+
+    Args:
+        what: what the sentence calls the file.
+
+    Raises:
+        InputError: when they are no numbers that latents can be divided by and added to.
+    """
+    if "scaling_factor" not in metadata:
+        return None
+    told = (metadata["scaling_factor"], metadata.get("shift_factor", "0"))
+    scale, shift = (_number(text) for text in told)
+    if not scale or shift is None:
+        name, text = ("scaling", told[0]) if not scale else ("shift", told[1])
+        raise InputError(
+            f"{what} say in their metadata that their {name} factor is {quote(text)}, which cannot be; remove it "
+            "there, or write them again with the tool that made them."
+        )
+    return scale, shift
+
+
+def _number(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def check_channels(identity: Identity, channels: int) -> None:
+    """Refuse latents that are not a VAE's.
+
+    Raises:
+        InputError: it names the families that the latents may be of.
+    """
+    wanted = {identity.latent_channels}
+    if identity.family is not None and not identity.is_taesd:
+        wanted.add(identity.family.sampler_channels)
+    if channels in wanted:
+        return
+    others = [
+        family.name
+        for family in FAMILIES.values()
+        if channels in (family.latent_channels, family.sampler_channels)
+    ]
+    belong = (
+        f"those of {join(others, 'or')} have so many. Choose that family's VAE."
+        if others
+        else ("no known family has so many. Choose the VAE of the model that made them.")
+    )
+    raise InputError(
+        f"These latents have {channels} channels and {identity.path.name} takes "
+        f"{join(list(map(str, sorted(wanted))), 'or')}; {belong}"
+    )

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, cast
 
 import torch
@@ -23,8 +23,14 @@ from vae_lib.errors import CheckpointError
 
 Layout = Literal["ldm", "ldm in a checkpoint", "diffusers", "taesd", "taesd (diffusers)"]
 
-_PREFIXES = ("", "first_stage_model.", "vae.", "model.first_stage_model.", "module.", "autoencoder.")
+# what wrappers put before a VAE's keys, and what checkpoints do
+_PREFIX = re.compile(
+    r"((?:(?:module|_orig_mod|ema_model|ema|model|net|network|generator|first_stage_model|vae|autoencoder)\.)*)"
+    r"(?:taesd_)?(?:encoder|decoder)\."
+)
+_IN_A_CHECKPOINT = re.compile(r"(?:^|\.)(first_stage_model|vae|autoencoder)\.")
 _VAE_KEY = re.compile(r"(encoder|decoder|quant_conv|post_quant_conv|quantize)\.")
+_NESTED = re.compile(r"^(?:encoder|decoder)\.((?:post_)?quant_conv\.)")  # where FLUX.2's own file has them
 _LDM_KEY = re.compile(
     r"(encoder\.down|decoder\.up)\.\d+\.block\.|(encoder|decoder)\.mid\.(block_[12]|attn_1)\."
 )
@@ -34,6 +40,13 @@ _DIFFUSERS_KEY = re.compile(
 _TAESD_BARE = re.compile(r"\d{1,3}\..+")
 _TAESD_KEY = re.compile(r"(?:taesd_)?(encoder|decoder)\.(\d{1,3})\.(.+)")
 _TINY_KEY = re.compile(r"(encoder|decoder)\.layers\.(\d{1,3})\.(.+)")
+# Beside the VAE: what training leaves in its file, and the other models of a checkpoint. Anything else may say
+# something of its latents.
+_UNRELATED = re.compile(
+    r"(loss|model|model_ema|ema|discriminator|logvar|cond_stage_model|conditioner|text_encoders?|text_model|unet"
+    r"|transformer|denoiser|first_stage_model|vae|autoencoder|module|epoch|global_step|scale_factor"
+    r"|betas|alphas_\w+|sqrt_\w+|log_one_minus_\w+|posterior_\w+)(\.|$)"
+)
 _TAESD_BLOCK = "3.conv.0.weight"  # there in both halves, with and without diffusers' shift by one
 
 _UP_BLOCK = re.compile(r"decoder\.up_blocks\.(\d{1,3})\.")
@@ -61,10 +74,14 @@ _ATTENTION_WEIGHT = re.compile(r"(encoder|decoder)\.mid\.attn_1\.(q|k|v|proj_out
 
 @dataclass(frozen=True)
 class KeyMap:
-    """Where each of our parameters is in a file: ``sources`` maps our name to the file's."""
+    """Where each of our parameters is in a file: ``sources`` maps our name to the file's.
+
+    ``beside`` maps the names of tensors that stand beside the VAE and may say something of its latents.
+    """
 
     layout: Layout
     sources: Mapping[str, str]
+    beside: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def is_taesd(self) -> bool:
@@ -83,13 +100,16 @@ def map_keys(keys: Iterable[str]) -> KeyMap | None:
     Everything else (UNet, text encoders, ``loss.``, ``model_ema.``) is left out.
     """
     keys = [key for key in keys if isinstance(key, str)]  # pickles may have others
-    for prefix in _PREFIXES:
-        bare = {key[len(prefix) :]: key for key in keys if key.startswith(prefix)}
+    prefixes = {match[1] for key in keys if (match := _PREFIX.match(key))} | {""}
+    for prefix in sorted(prefixes, key=lambda prefix: (len(prefix), prefix)):
+        bare = {_NESTED.sub(r"\1", key[len(prefix) :]): key for key in keys if key.startswith(prefix)}
+        own = {key: source for key, source in bare.items() if _VAE_KEY.match(key)}
+        beside = {key: bare[key] for key in bare if key not in own and not _UNRELATED.match(key)}
         if any(_LDM_KEY.match(key) for key in bare):
-            sources = {key: source for key, source in bare.items() if _VAE_KEY.match(key)}
-            return KeyMap("ldm" if prefix in ("", "module.") else "ldm in a checkpoint", sources)
+            layout: Layout = "ldm in a checkpoint" if _IN_A_CHECKPOINT.search(prefix) else "ldm"
+            return KeyMap(layout, own, beside)
         if any(_DIFFUSERS_KEY.match(key) for key in bare):
-            return KeyMap("diffusers", _from_diffusers({k: s for k, s in bare.items() if _VAE_KEY.match(k)}))
+            return KeyMap("diffusers", _from_diffusers(own), beside)
         if found := _map_taesd(bare):
             return found
     return None

@@ -9,6 +9,7 @@ classes, NumPy scalars) is read as inert placeholders; the real classes are neve
 
 from __future__ import annotations
 
+import _compat_pickle
 import contextlib
 import io
 import re
@@ -23,15 +24,22 @@ from typing import Any
 
 import torch
 
+from vae_lib.checkpoints import pickle_protocol
 from vae_lib.checkpoints.header import Header, TensorInfo, quote
 from vae_lib.checkpoints.pickle_scan import Scan
 from vae_lib.errors import CheckpointError
 
 MAX_PICKLE_BYTES = 8_000_000  # those of whole checkpoints have one; each byte may cost a list, and time
+MAX_EXPANDED_BYTES = 64 << 20  # of a tensor that repeats its numbers
 _ZIP_MAGIC = b"PK\x03\x04"
 _LEGACY_PICKLES = 5  # magic number, protocol, system, the object, the storages' keys; raw bytes follow
 _globals_lock = threading.RLock()
-_NESTED = ("state_dict", "model_state_dict", "model", "module")
+# Where training scripts keep the weights, the likeliest first.
+_NESTED = (
+    "state_dict", "model_state_dict", "model", "module", "params_ema", "params", "generator", "vae", "autoencoder",
+    "net", "network", "weights", "ema",
+)  # fmt: skip
+_MOST_NESTED = 4
 
 # Modules with which a pickle can run programs, reach files or the network, or look further objects up.
 _DANGEROUS = frozenset(
@@ -42,10 +50,17 @@ _DANGEROUS = frozenset(
     operator _operator functools types marshal inspect site signal glob fileinput linecache pydoc
     """.split()  # noqa: SIM905 - a list of fifty quoted names reads worse
 )
+# What builtins make: values, which cannot act. (``type`` and ``getattr`` could.)
+_BUILTIN_VALUES = (
+    r"(builtins|__builtin__)\."
+    r"(list|dict|tuple|set|frozenset|complex|int|long|float|bool|str|unicode|bytes|object|slice|x?range)"
+)
 # Training bookkeeping: never needed to read the weights, so placeholders do.
 _BOOKKEEPING = re.compile(
-    r"(pytorch_lightning|lightning|lightning_fabric|omegaconf)\..+|argparse\.Namespace|typing\.Any|_codecs\.encode"
-    r"|numpy\.(dtype|ndarray|_?core\.multiarray\.(scalar|_reconstruct))"
+    r"(pytorch_lightning|lightning|lightning_fabric|omegaconf)\..+|argparse\.Namespace|typing\.\w+|_codecs\.encode"
+    r"|numpy\.(dtype|ndarray|float\d+|int\d+|bool_?|_?core\.multiarray\.(scalar|_reconstruct))"
+    r"|collections\.(defaultdict|deque|Counter)|(pathlib|datetime)\.\w+|(copyreg|copy_reg)\._reconstructor|"
+    + _BUILTIN_VALUES
 )
 # What torch.load(weights_only=True) takes by itself; only used to word a refusal.
 _WEIGHTS = re.compile(
@@ -54,15 +69,12 @@ _WEIGHTS = re.compile(
 )
 # What weights call. The classes of tensors, which torch.load would call too, make any size out of a number.
 _CALLS = re.compile(
-    _BOOKKEEPING.pattern + r"|collections\.OrderedDict|(builtins|__builtin__)\.(set|dict|list|int|float)"
+    _BOOKKEEPING.pattern + r"|collections\.OrderedDict"
     r"|torch\.(Size|device|serialization\._get_layout|nn\.parameter\.Parameter)"
     r"|torch\.(_utils\._rebuild_\w+|_tensor\._rebuild_from_type_v2)"
 )
-_BUILTIN_DATA = frozenset(
-    f"{module}.{name}"
-    for module in ("builtins", "__builtin__")
-    for name in ("set", "dict", "list", "int", "float")
-)
+# Byte arrays are values too, but torch makes them itself, of any size: they are not called.
+_BUILTIN_DATA = re.compile(_BUILTIN_VALUES + r"|(builtins|__builtin__)\.bytearray")
 
 
 def looks_like_pickle(start: bytes) -> bool:
@@ -80,7 +92,7 @@ class PickleFile:
 
     def __init__(self, path: Path) -> None:
         size = path.stat().st_size
-        self._tensors = _tensors(_load(path), path.name)
+        self._tensors = _tensors(load_pickle(path), path.name)
         plain = [tensor.untyped_storage() for tensor in self._tensors.values() if _is_plain(tensor)]
         # a tensor that is larger than its storage makes the storage grow
         if sum({storage.data_ptr(): storage.nbytes() for storage in plain}.values()) > size:
@@ -105,21 +117,33 @@ class PickleFile:
         Raises:
             CheckpointError: when it is not a plain tensor of its own data.
         """
-        tensor = self._tensors[name]
-        # a stride of 0 makes a tensor of any size out of one number: a copy must not follow it
-        if (
-            not _is_plain(tensor)
-            or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes()
-        ):
-            raise CheckpointError(f"{self.header.path.name} is damaged: {quote(name)} is not a plain tensor.")
-        return tensor.clone(memory_format=torch.contiguous_format)
+        return plain_copy(self._tensors[name], self.header.path.name, quote(name))
+
+
+def plain_copy(tensor: torch.Tensor, file: str, name: str) -> torch.Tensor:
+    """A tensor in memory of its own. An expanded one is written out, up to 64 MiB.
+
+    Raises:
+        CheckpointError: when it is not a plain tensor of its own data, or would be larger.
+    """
+    size = tensor.numel() * tensor.element_size()
+    # a stride of 0 makes a tensor of any size out of one number: a copy must not follow it everywhere
+    if not _is_plain(tensor) or size > max(tensor.untyped_storage().nbytes(), MAX_EXPANDED_BYTES):
+        raise CheckpointError(f"{file} is damaged: {name} is not a plain tensor.")
+    return torch.Tensor.detach(tensor).clone(memory_format=torch.contiguous_format)
 
 
 def _is_plain(tensor: torch.Tensor) -> bool:
     return tensor.layout == torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
 
 
-def _load(path: Path) -> Any:
+def load_pickle(path: Path) -> Any:
+    """What a pickle of tensors and containers holds; nothing else of it is built, and nothing is run.
+
+    Raises:
+        CheckpointError: when it is damaged, or names other objects.
+        OSError: when it cannot be read.
+    """
     with path.open("rb") as file:
         is_zip = file.read(4) == _ZIP_MAGIC
     scan = Scan()
@@ -134,20 +158,35 @@ def _load(path: Path) -> Any:
     if uncalled := sorted(name for name in scan.called if not _CALLS.fullmatch(name)):
         raise _not_weights(uncalled[0], path.name)
     if failure is None:
-        # Mapped where the format allows it: then only the tensors that are used are read. Where mapping fails
-        # (some network drives, some versions of torch), read whole.
-        for mapped in (True, False) if is_zip else (False,):
-            try:
-                # A file object where it can be: newer versions of torch go by the ending of a name.
-                with path.open("rb") as file, _placeholders(scan.named):
-                    # Not torch.load, which the WebUI replaces by one that refuses the files of newer versions of torch.
-                    return torch.serialization.load(
-                        str(path) if mapped else file, map_location="cpu", weights_only=True, mmap=mapped
-                    )
-            except Exception as error:
-                failure = error
-    others = sorted(name for name in scan.named - _BUILTIN_DATA if not _WEIGHTS.fullmatch(name))
+        try:
+            return _loaded(path, scan, is_zip)
+        except Exception as error:
+            failure = error
+    others = sorted(
+        name for name in scan.named if not (_WEIGHTS.fullmatch(name) or _BUILTIN_DATA.fullmatch(name))
+    )
     raise _not_weights(others[0], path.name) if others else _damaged(path.name) from failure
+
+
+def _loaded(path: Path, scan: Scan, is_zip: bool) -> Any:
+    """What is in a file that was found harmless. Newer protocols are rewritten to the one that the gate knows."""
+    if pickle_protocol.protocol_of(path, is_zip=is_zip) > 2:
+        named = scan.named | {pickle_protocol.BYTES_BY}
+        return _through_the_gate(pickle_protocol.rewritten(path, is_zip=is_zip), named, mapped=False)
+    # Mapped where the format allows it: then only the tensors that are used are read. Where mapping fails
+    # (some network drives, some versions of torch), read whole.
+    if is_zip:
+        with contextlib.suppress(Exception):
+            return _through_the_gate(str(path), scan.named, mapped=True)
+    # A file object where it can be: newer versions of torch go by the ending of a name.
+    with path.open("rb") as file:
+        return _through_the_gate(file, scan.named, mapped=False)
+
+
+def _through_the_gate(source: Any, named: set[str], *, mapped: bool) -> Any:
+    with _placeholders(named):
+        # Not torch.load, which the WebUI replaces by one that refuses the files of newer versions of torch.
+        return torch.serialization.load(source, map_location="cpu", weights_only=True, mmap=mapped)
 
 
 def _damaged(name: str) -> CheckpointError:
@@ -167,7 +206,7 @@ def _not_weights(found: str, name: str) -> CheckpointError:
 
 def _refuse_code(named: set[str], name: str) -> None:
     for found in sorted(named):
-        if found.partition(".")[0] in _DANGEROUS and found not in _BUILTIN_DATA:
+        if found.partition(".")[0] in _DANGEROUS and not _BUILTIN_DATA.fullmatch(found):
             raise CheckpointError(
                 f"{name} wants to run code when it is opened ({quote(found)}), so it was refused "
                 "and nothing was run; use the .safetensors version of it, and do not trust "
@@ -237,7 +276,9 @@ def _placeholders(named: set[str]) -> Iterator[None]:
     Before PyTorch 2.5 there is no public way to name them; its table of known objects is extended for the
     while.
     """
-    stand_ins = {name: _placeholder(name) for name in sorted(named) if _BOOKKEEPING.fullmatch(name)}
+    names = {name for name in named if _BOOKKEEPING.fullmatch(name)}
+    # newer versions of torch look for the names that Python 2's have today
+    stand_ins = {name: _placeholder(name) for name in sorted(names | set(map(_renamed, names)))}
     with contextlib.ExitStack() as stack:
         if stand_ins:
             stack.enter_context(_globals_lock)  # both ways change a table that all threads share
@@ -249,6 +290,14 @@ def _placeholders(named: set[str]) -> Iterator[None]:
                     table[name] = stand_ins[name]
                     stack.callback(table.pop, name)
         yield
+
+
+def _renamed(name: str) -> str:
+    """Python 3's name of an object that a pickle of protocol 2 calls by Python 2's."""
+    module, _, short = name.rpartition(".")
+    if (module, short) in _compat_pickle.NAME_MAPPING:
+        return ".".join(_compat_pickle.NAME_MAPPING[module, short])
+    return f"{_compat_pickle.IMPORT_MAPPING.get(module, module)}.{short}"
 
 
 def _placeholder(name: str) -> type:
@@ -265,6 +314,8 @@ def _placeholder(name: str) -> type:
             empty = torch.nn.Parameter(torch.empty(0), requires_grad=False)
             vars(empty)["__setstate__"] = lambda state: None
             return empty
+        if short == "deque":
+            return []
         return OrderedDict()
 
     return type(short, (), {"__module__": module, "__new__": make})
@@ -272,20 +323,27 @@ def _placeholder(name: str) -> type:
 
 def _tensors(loaded: Any, name: str) -> dict[str, torch.Tensor]:
     """The state dict in what was loaded, however it is wrapped; entries that are no tensors are left out."""
-    for _ in range(len(_NESTED)):
-        inner = next((loaded[key] for key in _NESTED if isinstance(loaded, dict) and key in loaded), None)
-        if not isinstance(inner, dict):
-            break
-        loaded = inner
-    if isinstance(loaded, dict):
-        if "string_to_param" in loaded:
-            raise CheckpointError(f"{name} is a textual inversion embedding, not a VAE.")
-        # the classes' own methods: a pickle can put anything in the place of an object's
-        found = {
-            str(key): torch.Tensor.detach(value)
-            for key, value in dict.items(loaded)
-            if isinstance(value, torch.Tensor) and not value.is_nested
-        }
-        if found:
-            return found
+    if isinstance(loaded, dict) and dict.__contains__(loaded, "string_to_param"):
+        raise CheckpointError(f"{name} is a textual inversion embedding, not a VAE.")
+    if found := _named_tensors(loaded, _MOST_NESTED):
+        return found
+    if isinstance(loaded, torch.Tensor) or (isinstance(loaded, (list, tuple)) and loaded):
+        shape = f", of shape {tuple(loaded.shape)}" if isinstance(loaded, torch.Tensor) else ""
+        what = "one tensor" if shape else "a list"
+        raise CheckpointError(f"{name} holds {what} without names{shape}: latents, perhaps, but not a VAE.")
     raise CheckpointError(f"{name} holds no tensors, so it is not a VAE.")
+
+
+def _named_tensors(loaded: Any, depth: int) -> dict[str, torch.Tensor]:
+    """Those in the likeliest of the nested dicts that have any, else those of the dict itself."""
+    if not isinstance(loaded, dict):
+        return {}
+    # the classes' own methods: a pickle can put anything in the place of an object's
+    for key in _NESTED if depth else ():
+        if found := _named_tensors(dict.get(loaded, key), depth - 1):
+            return found
+    return {
+        str(key): torch.Tensor.detach(value)
+        for key, value in dict.items(loaded)
+        if isinstance(value, torch.Tensor) and not value.is_nested
+    }

@@ -41,15 +41,20 @@ def run_pull(options: argparse.Namespace) -> None:
         bar.close()
     if options.json:
         described = {
-            "path": str(file.path), "sha256": file.sha256, "bytes_fetched": file.bytes_fetched,
-            "resumed_from": file.resumed_from, "also": [str(path) for path in file.also],
+            "path": str(file.path), "sha256": file.sha256, "verified_by": file.verified_by,
+            "bytes_fetched": file.bytes_fetched, "resumed_from": file.resumed_from,
+            "also": [str(path) for path in file.also],
             "family": None if file.identity is None else file.identity.family_name,
         }  # fmt: skip
         print(json.dumps(described))
         return
     how = f"{size_text(file.bytes_fetched)} fetched" if file.bytes_fetched else "already there"
     family = "" if file.identity is None else f", {file.identity.family_name}"
-    print(f"{file.path}: {how}, verified (SHA-256 {file.sha256[:10]}){family}.")
+    verified = {
+        "SHA-256": f"verified (SHA-256 {file.sha256[:10]})",
+        "git SHA-1": f"verified (git SHA-1; SHA-256 {file.sha256[:10]})",
+    }.get(file.verified_by or "", f"not verified, as the hub gave no hash (SHA-256 {file.sha256[:10]})")
+    print(f"{file.path}: {how}, {verified}{family}.")
     for path in file.also:
         print(f"{path}: for the WebUI's own TAESD option.")
 

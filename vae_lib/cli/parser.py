@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from vae_lib import __version__
-from vae_lib.cli import commands, hub
+from vae_lib.cli import commands, hub, work
 from vae_lib.cli.check import run_check
 from vae_lib.cli.demo import run_demo
 from vae_lib.cli.values import ROUTES, byte_size, factor, number, pixels, positive
@@ -42,10 +42,11 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=__version__)
     sub = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    decode = _command(sub, "decode", "latents to a picture", commands.run_decode)
+    decode = _command(sub, "decode", "latents to a picture", work.run_decode)
     decode.add_argument(
-        "latents", type=Path, metavar="LATENTS.safetensors",
-        help="one tensor 'latents' (B, C, h, w), as the sampler leaves it",
+        "latents", type=Path, metavar="LATENTS",
+        help="latents (B, C, h, w) as the sampler leaves them, in a .safetensors with one tensor 'latents', or what "
+        "torch.save, NumPy (.npy), ComfyUI (.latent) and kohya (.npz) write",
     )  # fmt: skip
     decode.add_argument(
         "-o", "--output", type=Path, metavar="OUT.png", help="picture; OUT-1.png, OUT-2.png, ... for a batch"
@@ -56,7 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     _work_options(decode)
 
-    encode = _command(sub, "encode", "a picture to latents", commands.run_encode)
+    encode = _command(sub, "encode", "a picture to latents", work.run_encode)
     encode.add_argument(
         "image", type=Path, metavar="IMAGE", help="any picture that Pillow reads; cropped to multiples of 8"
     )

@@ -55,7 +55,7 @@ class ForgeVAE:
             (
                 family.name
                 for family in FAMILIES.values()
-                if (family.scaling_factor, family.shift_factor or 0.0) == self.factors
+                if family.packing is None and (family.scaling_factor, family.shift_factor) == self.factors
             ),
             None,
         )

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from modules import sd_models, sd_vae, shared
 
-from vae_lib.checkpoints import convert_to_ldm, load_vae
-from vae_lib.errors import CheckpointError
+from vae_lib.checkpoints import load_vae
+from vae_lib.errors import CheckpointError, UnknownVAE
 from vae_lib.guard.notices import Notices
 from vae_lib.hosts.patching import Patches
 
@@ -36,8 +37,8 @@ class VAEFiles:
         sd_vae.refresh_vae_list()
 
     def _load_vae_dict(self, original: Wrapper) -> Wrapper:
-        def load_vae_dict(filename: str, map_location: Any) -> dict[str, torch.Tensor]:
-            state_dict = _read(original, filename, map_location)
+        def load_vae_dict(filename: str, map_location: Any) -> Mapping[str, torch.Tensor]:
+            state_dict = _read(original, filename, map_location, self._wanted)
             if self._wanted:
                 _check_fit(os.path.basename(filename), state_dict, self._wanted[-1])
             return state_dict
@@ -82,27 +83,24 @@ class VAEFiles:
         return get_loaded_vae_hash
 
 
-def _read(original: Wrapper, filename: str, map_location: Any) -> dict[str, torch.Tensor]:
-    """The file in the ldm layout.
+def _read(
+    original: Wrapper, filename: str, map_location: Any, wanted: Sequence[Mapping[str, torch.Tensor]]
+) -> Mapping[str, torch.Tensor]:
+    """The file in the ldm layout, read by us alone.
 
-    Pickles are read by us first: the host cannot read those of a newer torch. What we refuse, the host may try.
+    The host's loader never sees a pickle that we refuse: with --disable-safe-unpickle it runs whatever a file asks for,
+    and without it, it checks an archive with another reader than it loads it with.
     """
-    name, refusal = os.path.basename(filename), None
-    if not filename.lower().endswith(".safetensors"):
-        try:
-            return dict(load_vae(filename, kind="AutoencoderKL", hash_file=False).model.state_dict())
-        except CheckpointError as error:
-            refusal = error
     try:
-        state_dict = original(filename, map_location)
-    except Exception as error:
-        raise refusal or CheckpointError(f"{name} cannot be read: {error}") from error
-    if not isinstance(state_dict, Mapping):
-        raise refusal or CheckpointError(f"{name} cannot be read.")
-    try:
-        return convert_to_ldm(state_dict)
-    except CheckpointError as error:
-        raise refusal or CheckpointError(f"{name}: {error}") from error
+        return dict(load_vae(filename, kind="AutoencoderKL", hash_file=False).model.state_dict())
+    except UnknownVAE:
+        # safetensors files cannot act: where the loaded checkpoint has such a VAE, it is the host's own affair
+        if filename.lower().endswith(".safetensors") and wanted:
+            with contextlib.suppress(Exception):
+                found: Mapping[str, torch.Tensor] = original(filename, map_location)
+                _check_fit(os.path.basename(filename), found, wanted[-1])
+                return found
+        raise
 
 
 def _check_fit(name: str, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:

@@ -5,7 +5,7 @@
 PosixPath('models/VAE/sdxl-vae-fp16-fix.safetensors')
 """
 
-from vae_lib.hub.catalog import Catalog, CatalogEntry, KnownFile, load_catalog
+from vae_lib.catalog.files import Catalog, CatalogEntry, KnownFile, load_catalog
 from vae_lib.hub.download import DownloadedFile, download, pull
 from vae_lib.hub.errors import (
     AmbiguousReference,

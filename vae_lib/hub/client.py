@@ -27,7 +27,7 @@ from urllib.parse import urljoin, urlsplit
 
 from vae_lib import __version__
 from vae_lib.errors import Cancelled, DownloadError
-from vae_lib.hub.errors import GatedRepository
+from vae_lib.hub.errors import GatedRepository, RevisionNotFound
 
 T = TypeVar("T")
 
@@ -46,6 +46,7 @@ LONGEST_RETRY_AFTER = 300.0
 CHUNK = 64 * 1024
 MOST_REDIRECTS = 5
 
+_LOCAL = re.compile(r"(localhost|127\.[\d.]+|\[::1\])(:|/|$)", re.IGNORECASE)
 _RETRIED_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
@@ -98,14 +99,27 @@ class HTTPStatus(Exception):
 
 
 def endpoint_in_use(endpoint: str | None = None) -> str:
-    """The hub's address: ``endpoint``, or ``HF_ENDPOINT``, or huggingface.co."""
-    return (endpoint or str(_library().constants.ENDPOINT)).rstrip("/")
+    """The hub's address: ``endpoint``, or ``HF_ENDPOINT``, or huggingface.co; without a scheme, https is meant.
+
+    Raises:
+        DownloadError: it is not an address.
+    """
+    given = endpoint or str(_library().constants.ENDPOINT)
+    address = given.strip() or HUB
+    if "://" not in address:  # a mirror on this machine has no certificate
+        address = f"{'http' if _LOCAL.match(address) else 'https'}://{address}"
+    parts = urlsplit(address)
+    if parts.scheme not in ("http", "https") or not parts.hostname or re.search(r"\s", address):
+        raise DownloadError(
+            f"HF_ENDPOINT is {given!r}, which is not the address of a hub; set it to one such as {HUB}, or unset it."
+        )
+    return address.rstrip("/")
 
 
 def file_url(repo_id: str, path: str, revision: str, endpoint: str | None = None) -> str:
     """The address of a file's bytes."""
     url: str = _library().hf_hub_url(repo_id, path, revision=revision)
-    default = endpoint_in_use()
+    default = str(_library().constants.ENDPOINT)  # as it was set, blanks and all
     # hf_hub_url takes an endpoint in newer versions only.
     return endpoint_in_use(endpoint) + url[len(default) :] if url.startswith(default) else url
 
@@ -134,7 +148,7 @@ def list_repository(
         files = {}
         for sibling in info.siblings or ():
             lfs = sibling.lfs or {}
-            size = lfs.get("size") or sibling.size
+            size = lfs.get("size", sibling.size)
             files[sibling.rfilename] = HubFile(sibling.rfilename, size, lfs.get("sha256"))
         commit = info.sha or revision or "main"
         return Repository(repo_id, commit, files, bool(getattr(info, "gated", False)))
@@ -173,6 +187,8 @@ def file_metadata(
             utils.hf_raise_for_status(response)
         found = response.headers
         size = found.get("X-Linked-Size") or (None if location else found.get("Content-Length"))
+        if size == "0" and not found.get("X-Linked-Size"):
+            size = None  # some servers say so to every HEAD; the answer to the GET will tell
         etag = (found.get("X-Linked-Etag") or found.get("ETag") or "").removeprefix("W/").strip('"')
         return FileMetadata(int(size) if size and size.isdigit() else None, etag or None)
 
@@ -271,12 +287,13 @@ def explain(
     """The sentence for an error of the library or of its HTTP client."""
     utils = _library().utils
     host = urlsplit(endpoint_in_use(endpoint)).netloc
+    page = f"{endpoint_in_use(endpoint)}/{repo_id}"
     status = _status(error)
     said = _server_message(error)
     if isinstance(error, utils.GatedRepoError):
-        return explain_gated(repo_id)
+        return explain_gated(repo_id, endpoint)
     if isinstance(error, utils.RevisionNotFoundError):
-        return DownloadError(
+        return RevisionNotFound(
             f"{repo_id} has no revision {revision!r} on {host}; leave it out to get the newest."
         )
     if isinstance(error, utils.EntryNotFoundError):
@@ -300,7 +317,7 @@ def explain(
     if status in (401, 403):
         return AccessDenied(
             f"{host} denied access to {repo_id}{f' ({said})' if said else ''}: set HF_TOKEN to an access "
-            f"token that may read it, and see {HUB}/{repo_id} for conditions to accept."
+            f"token that may read it, and see {page} for conditions to accept."
         )
     if status == 429:
         return DownloadError(
@@ -325,10 +342,12 @@ def explain(
     )
 
 
-def explain_gated(repo_id: str) -> GatedRepository:
-    url = f"{HUB}/{repo_id}"
+def explain_gated(repo_id: str, endpoint: str | None = None) -> GatedRepository:
+    """The sentence for a repository whose licence has to be accepted, on the hub that is in use."""
+    url = f"{endpoint_in_use(endpoint)}/{repo_id}"
+    elsewhere = "" if url.startswith(f"{HUB}/") else f" (or {HUB}/{repo_id}, if the mirror has no such page)"
     return GatedRepository(
-        f"{repo_id} is gated: open {url}, accept its licence there while logged in, then set HF_TOKEN to an "
+        f"{repo_id} is gated: open {url}{elsewhere}, accept its licence there while logged in, then set HF_TOKEN to an "
         "access token of that account and try again.",
         url,
     )

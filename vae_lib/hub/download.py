@@ -8,28 +8,28 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
+from vae_lib.catalog.files import Catalog, CatalogEntry, load_catalog
+from vae_lib.catalog.names import target_name
+from vae_lib.checkpoints import FAMILIES, Identity, identify, load_vae, sha256_of
 from vae_lib.errors import CheckpointError, DownloadError
-from vae_lib.hub.catalog import Catalog, CatalogEntry, load_catalog
 from vae_lib.hub.errors import TargetExists, VerificationError
 from vae_lib.hub.fetch import Fetched, fetch
-from vae_lib.hub.names import target_name
 from vae_lib.hub.progress import Callback, Meter
 from vae_lib.hub.remote import RemoteFile, resolve
 from vae_lib.hub.staging import Staging, as_sentence, flush, free_name, place, quarantine, staging_for
 from vae_lib.hub.taesd import stem_of_family, taesd_stem, write_host_files
 
-if TYPE_CHECKING:
-    from vae_lib.checkpoints import Identity
-
 OnConflict = Literal["ask", "rename"]
+VerifiedBy = Literal["SHA-256", "git SHA-1"]
 
 
 @dataclass(frozen=True)
 class DownloadedFile:
-    """A verified file in its place.
+    """A file in its place, checked in all that could be.
 
+    ``verified_by`` names the hash of the hub or the catalog that it was compared with, None where there was none.
     ``bytes_fetched`` came over the network in this call, 0 when the file was here already; ``resumed_from``
     is how many an earlier call had left. ``identity`` is what the file is. ``also`` are further files that
     were written (the ``.pth`` halves of a TAESD).
@@ -41,6 +41,7 @@ class DownloadedFile:
     bytes_fetched: int
     resumed_from: int
     also: tuple[Path, ...] = ()
+    verified_by: VerifiedBy | None = "SHA-256"
 
 
 def pull(
@@ -153,7 +154,7 @@ def download(
         target = _put(remote, staging, destination, on_conflict)
     identity = dataclasses.replace(identity, path=target)
     also = _host_taesd(identity, target, taesd_stem(remote), tiny_folder)
-    return DownloadedFile(target, identity, sha256, got.fetched, got.resumed_from, also)
+    return DownloadedFile(target, identity, sha256, got.fetched, got.resumed_from, also, _verified_by(remote))
 
 
 def _find_same(
@@ -167,7 +168,8 @@ def _find_same(
                 continue
         verifiable = remote.sha256 is not None or remote.git_sha1 is not None
         if verifiable and not _wrong_bytes(remote, path, folder):
-            return _known_good(path, taesd_stem(remote), taesd_folder, catalog)
+            known = _known_good(path, taesd_stem(remote), taesd_folder, catalog)
+            return dataclasses.replace(known, verified_by=_verified_by(remote))
     return None
 
 
@@ -175,8 +177,6 @@ def _present(
     entry: CatalogEntry, folder: Path, taesd_folder: Path | None, catalog: Catalog
 ) -> DownloadedFile | None:
     """A catalog entry's file, when it is in its place already, by its hash alone."""
-    from vae_lib.checkpoints import sha256_of
-
     in_folder = taesd_folder if entry.kind == "TAESD" and taesd_folder is not None else folder
     path = in_folder / (entry.save_as or target_name(entry.repository, entry.file))
     with as_sentence(in_folder):
@@ -189,8 +189,6 @@ def _present(
 
 
 def _known_good(path: Path, stem: str | None, taesd_folder: Path | None, catalog: Catalog) -> DownloadedFile:
-    from vae_lib.checkpoints import identify, sha256_of
-
     try:
         identity = identify(path, known=catalog.by_sha256)
     except CheckpointError as error:
@@ -230,8 +228,6 @@ def _put(remote: RemoteFile, staging: Staging, folder: Path, on_conflict: OnConf
 
 def _wrong_bytes(remote: RemoteFile, path: Path, folder: Path) -> str | None:
     """Why a file's size or hash is not what the hub says, or None."""
-    from vae_lib.checkpoints import sha256_of
-
     with as_sentence(folder):
         size = path.stat().st_size
         if remote.size is not None and size != remote.size:
@@ -245,6 +241,12 @@ def _wrong_bytes(remote: RemoteFile, path: Path, folder: Path) -> str | None:
     return None
 
 
+def _verified_by(remote: RemoteFile) -> VerifiedBy | None:
+    if remote.sha256 is not None:
+        return "SHA-256"
+    return None if remote.git_sha1 is None else "git SHA-1"
+
+
 def _git_sha1(path: Path) -> str:
     """The SHA-1 under which git stores a file: the hub's ETag for files outside LFS."""
     digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
@@ -256,8 +258,6 @@ def _git_sha1(path: Path) -> str:
 
 def _checked(remote: RemoteFile, staging: Staging, folder: Path, catalog: Catalog) -> tuple[Identity, str]:
     """What the finished file is and its SHA-256; a file that is not what it should be goes to quarantine."""
-    from vae_lib.checkpoints import identify, load_vae, sha256_of
-
     reason = _wrong_bytes(remote, staging.part, folder)
     with as_sentence(folder):
         staging.part.replace(staging.whole)
@@ -285,8 +285,6 @@ def _checked(remote: RemoteFile, staging: Staging, folder: Path, catalog: Catalo
 
 def _unwanted(remote: RemoteFile, identity: Identity) -> str | None:
     """Why a VAE is not the one that was asked for, or None."""
-    from vae_lib.checkpoints import FAMILIES
-
     if identity.layout == "ldm in a checkpoint":
         return "it is a whole checkpoint, which belongs into models/Stable-diffusion."
     entry = remote.entry

@@ -15,6 +15,10 @@ class AmbiguousReference(DownloadError):
         self.candidates = candidates
 
 
+class RevisionNotFound(DownloadError):
+    """The repository has no such branch, tag or commit."""
+
+
 class PickleRefused(DownloadError):
     """The file is a pickle and nobody agreed to one: ``reference`` with ``allow_pickle=True`` fetches it."""
 

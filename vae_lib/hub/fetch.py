@@ -61,6 +61,10 @@ def fetch(
         try:
             _stream(remote, staging, folder, meter, state, cancelled, token)
             if remote.size is None:
+                if not state.done:
+                    raise DownloadError(
+                        f"The hub sent an empty file for {remote}: try again later, or choose another file."
+                    )
                 break
         except (client.HTTPStatus, _NotContinued) as error:
             problem = error

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from vae_lib.catalog.files import Catalog
 from vae_lib.errors import Cancelled, VAEGuardError
-from vae_lib.hub.catalog import Catalog
 from vae_lib.hub.download import DownloadedFile, OnConflict, pull
 from vae_lib.hub.progress import Progress
 
@@ -210,8 +210,9 @@ class DownloadManager:
         else:
             size = result.identity.file_size
             verb = "is downloaded" if result.bytes_fetched else "was here already"
+            verified = "verified" if result.verified_by else "could not be verified, as the hub gave no hash"
             self._change(task, done=size, total=size)
-            self._finish(task, "done", f"{result.path.name} {verb} and verified.", result=result)
+            self._finish(task, "done", f"{result.path.name} {verb} and {verified}.", result=result)
 
     def _progressed(self, task: _Task, progress: Progress) -> None:
         if task.cancelled.is_set():

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import difflib
 import re
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from urllib.parse import unquote, urlsplit
 
+from vae_lib.catalog.files import Catalog, CatalogEntry
+from vae_lib.catalog.names import is_plain_path
 from vae_lib.errors import DownloadError
-from vae_lib.hub.catalog import Catalog, CatalogEntry
-from vae_lib.hub.names import is_plain_path
 
 # Hosts whose addresses name repositories of the hub; that of HF_ENDPOINT is added. Wherever an address comes
 # from, the file is fetched from the endpoint in use.
@@ -27,13 +28,21 @@ class Reference:
     revision: str | None = None
     entry: CatalogEntry | None = None
 
+    def readings(self) -> Iterator[Reference]:
+        """This, and what else it may mean: names of branches may have slashes, as the beginning of a path has."""
+        yield self
+        parts = (self.path or "").split("/") if self.revision and self.path else []
+        for count in range(1, len(parts) + 1):
+            revision, path = "/".join((self.revision or "", *parts[:count])), "/".join(parts[count:])
+            yield replace(self, revision=revision, path=path or None)
+
     def __str__(self) -> str:
         text = self.repo_id + (f"@{self.revision}" if self.revision else "")
         return f"{text}/{self.path}" if self.path else text
 
 
 def parse_reference(text: str, catalog: Catalog, endpoint: str) -> Reference:
-    """Understand a catalog id, ``owner/name[@revision][/path]`` or an address on the hub.
+    """Understand a catalog id, ``owner/name[@revision][/path]`` or an address on the hub, with or without https://.
 
     Addresses: the ``resolve``, ``blob``, ``raw`` and ``tree`` forms with their revision, a repository's page,
     and ``hf://owner/name[@revision]/path``; on huggingface.co, hf.co, a known mirror or the host of
@@ -52,12 +61,15 @@ def parse_reference(text: str, catalog: Catalog, endpoint: str) -> Reference:
         return _from_url(text, endpoint)
     if text.lower().startswith("hf://"):
         text = text[len("hf://") :]
+    elif text.split("/")[0].lower() in HUB_HOSTS | {urlsplit(endpoint).netloc.lower()}:
+        return _from_url(f"https://{text}", endpoint)
     if "/" not in text:
         near = difflib.get_close_matches(text.lower(), [entry.id for entry in catalog.entries], n=3)
         hint = f"did you mean {' or '.join(near)}?" if near else "a repository is named 'owner/name'."
         raise DownloadError(f"{text!r} is not in the catalog; {hint}")
     owner, name, *rest = text.rstrip("/").split("/")
     name, _, revision = name.partition("@")
+    revision, rest = _whole_revision(revision, rest)
     return _checked(owner, name, "/".join(rest), revision)
 
 
@@ -89,10 +101,15 @@ def _from_url(text: str, endpoint: str) -> Reference:
     form, *rest = rest
     if form not in ("resolve", "blob", "raw", "tree") or not rest:
         raise DownloadError(f"{text} is neither a file nor a folder of a repository.")
-    revision, *rest = rest
-    if revision == "refs" and len(rest) >= 2:  # refs/pr/1, refs/convert/parquet, written without encoding
-        revision, rest = "/".join((revision, *rest[:2])), rest[2:]
+    revision, rest = _whole_revision(rest[0], rest[1:])
     return _checked(owner, name, "/".join(rest), revision)
+
+
+def _whole_revision(first: str, rest: list[str]) -> tuple[str, list[str]]:
+    """refs/pr/1 and refs/convert/parquet, written without encoding; other names may go on, too: see ``readings``."""
+    if first == "refs" and len(rest) >= 2:
+        return "/".join((first, *rest[:2])), rest[2:]
+    return first, rest
 
 
 def _checked(owner: str, name: str, path: str, revision: str) -> Reference:

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+from vae_lib.catalog.files import Catalog, CatalogEntry, load_catalog
+from vae_lib.catalog.names import is_pickle, is_plain_path, is_weights, target_name, variant
 from vae_lib.errors import DownloadError
 from vae_lib.hub import client
-from vae_lib.hub.catalog import Catalog, CatalogEntry, load_catalog
-from vae_lib.hub.errors import AmbiguousReference, PickleRefused
-from vae_lib.hub.names import is_pickle, is_plain_path, is_weights, target_name, variant
+from vae_lib.hub.errors import AmbiguousReference, PickleRefused, RevisionNotFound
 from vae_lib.hub.reference import Reference, parse_reference
 
 # No VAE of an image model comes near this; whole checkpoints are beyond it.
@@ -89,9 +89,7 @@ def resolve(
     """
     catalog = load_catalog() if catalog is None else catalog
     parsed = parse_reference(reference, catalog, client.endpoint_in_use(endpoint))
-    repository = client.list_repository(
-        parsed.repo_id, parsed.revision, endpoint=endpoint, token=token, cancelled=cancelled
-    )
+    parsed, repository = _repository(parsed, endpoint, token, cancelled)
     path = choose_file(repository, parsed, allow_pickle=allow_pickle)
     known = repository.files[path]
     try:
@@ -100,7 +98,7 @@ def resolve(
         )
     except client.AccessDenied:
         if repository.gated:  # a token without access to it may get a plain 403
-            raise client.explain_gated(parsed.repo_id) from None
+            raise client.explain_gated(parsed.repo_id, endpoint) from None
         raise
     etag = (asked.etag or "").lower()
     sha256 = (known.sha256 or (etag if re.fullmatch(r"[0-9a-f]{64}", etag) else "")).lower() or None
@@ -121,12 +119,32 @@ def resolve(
         gated=repository.gated,
         target_name=(entry and entry.save_as) or target_name(parsed.repo_id, path),
     )
+    if size == 0:
+        raise DownloadError(
+            f"{remote} is an empty file on the hub: choose another file, or tell its owner. Nothing was downloaded."
+        )
     if size is not None and size > MAX_BYTES:
         raise DownloadError(
             f"{remote} has {size / 1e9:.1f} GB, which no VAE has: it is probably a whole checkpoint. Nothing "
             "was downloaded."
         )
     return remote
+
+
+def _repository(
+    parsed: Reference, endpoint: str | None, token: str | None, cancelled: Callable[[], bool] | None
+) -> tuple[Reference, client.Repository]:
+    """The repository at the revision that is meant, with the reading of the reference that it bears out."""
+    missing: RevisionNotFound | None = None
+    for reading in parsed.readings():
+        try:
+            return reading, client.list_repository(
+                reading.repo_id, reading.revision, endpoint=endpoint, token=token, cancelled=cancelled
+            )
+        except RevisionNotFound as error:
+            missing = missing or error
+    assert missing is not None
+    raise missing
 
 
 def _entry_for(parsed: Reference, path: str, sha256: str | None, catalog: Catalog) -> CatalogEntry | None:

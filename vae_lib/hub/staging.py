@@ -20,8 +20,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from vae_lib.catalog.names import numbered
 from vae_lib.errors import Cancelled, DownloadError
-from vae_lib.hub.names import numbered
 from vae_lib.hub.remote import RemoteFile
 from vae_lib.units import size_text
 

@@ -6,12 +6,20 @@ import os
 import re
 from pathlib import Path
 
+import torch
+
+from vae_lib.catalog import FAMILIES
+from vae_lib.checkpoints import load_vae
 from vae_lib.hub.remote import RemoteFile
 from vae_lib.hub.staging import flush, own_part, place
 
 HALVES = ("encoder", "decoder")
 
-_STEM = re.compile(r"taesdxl|taesd3|taesd|taef1", re.IGNORECASE)
+# the longest first: taesdxl begins with taesd
+_STEMS = sorted(
+    {family.taesd_stem for family in FAMILIES.values() if family.taesd_stem}, key=len, reverse=True
+)
+_STEM = re.compile("|".join(_STEMS), re.IGNORECASE)
 
 
 def taesd_stem(remote: RemoteFile) -> str | None:
@@ -24,8 +32,6 @@ def taesd_stem(remote: RemoteFile) -> str | None:
 
 def stem_of_family(family: str) -> str | None:
     """``taesdxl`` of SDXL; None for a family that has no TAESD."""
-    from vae_lib.checkpoints import FAMILIES
-
     return FAMILIES[family].taesd_stem if family in FAMILIES else None
 
 
@@ -55,10 +61,6 @@ def write_host_files(source: Path, folder: Path, stem: str) -> list[Path]:
         CheckpointError: ``source`` is not a TAESD.
         OSError: a file cannot be written.
     """
-    import torch
-
-    from vae_lib.checkpoints import load_vae
-
     state_dict = load_vae(source, kind="TAESD", hash_file=False).model.state_dict()
     written = []
     for half, target in host_files(folder, stem).items():

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vae_lib.checkpoints import FAMILIES, Family, LoadedVAE, load_vae
+from vae_lib.checkpoints import FAMILIES, Family, LoadedVAE, check_channels, load_vae
 from vae_lib.decode import DEFAULT_ORDER, Ladder, PeakMemory, Route, wording
 from vae_lib.errors import Cancelled, InputError, VAEGuardError
 from vae_lib.networks import TAESD, AutoencoderKL
@@ -231,21 +231,20 @@ def _unscaled(source: Source, loaded: LoadedVAE) -> tuple[Tensor, str]:
     """The latents as this VAE takes them, and what there is to say about that."""
     assert source.latents is not None
     latents, identity = source.latents.float(), loaded.identity
-    if latents.shape[1] != identity.latent_channels:
-        raise InputError(
-            f"These latents have {latents.shape[1]} channels and this VAE takes {identity.latent_channels}."
-        )
+    check_channels(identity, latents.shape[1])
     if identity.is_taesd:
         return latents, ""
+    if loaded.space is not None and loaded.space.patch > 1:
+        return (
+            loaded.space.for_vae(latents) if latents.shape[1] != identity.latent_channels else latents
+        ), ""
     family = source.family or identity.family or identity.guess
     remark = ""
     if source.family is not None and identity.family is not None:
         if source.family.scaling_factor != identity.family.scaling_factor:
             remark = f"The latents are of {source.family.name}, the VAE is of {identity.family.name}."
     elif family is None:
-        family = next((f for f in FAMILIES.values() if f.latent_channels == latents.shape[1]), None)
-        if family is None:
-            raise InputError("No known family has such latents, so their scaling factor is unknown.")
+        family = identity.likely_family()
         remark = f"Neither file tells the family; the scaling factor of {family.name} was taken."
     assert family is not None
     return latents / family.scaling_factor + family.shift_factor, remark

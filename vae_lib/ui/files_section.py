@@ -19,6 +19,7 @@ from vae_lib.units import size_text
 PICK = "vg_pick_file"
 _SURE = {
     "hash": "by its hash",
+    "tensors": "by its tensors",
     "metadata": "by its metadata",
     "checkpoint": "by its checkpoint",
     "ambiguous": "not certain",

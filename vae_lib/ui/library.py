@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import queue
 import threading
 from collections.abc import Sequence
@@ -40,7 +41,7 @@ class Library:
         self._known: dict[_State, Identity | str] = {}
         self._hashed: set[_State] = set()
         self._pending: set[_State] = set()
-        self._queue: queue.SimpleQueue[_State] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[_State | None] = queue.SimpleQueue()
         self._worker: threading.Thread | None = None
 
     def rows(self) -> list[Row]:
@@ -86,11 +87,22 @@ class Library:
                 if self._worker is None:
                     self._worker = threading.Thread(target=self._hash, name="vae-guard-hash", daemon=True)
                     self._worker.start()
+                    atexit.register(self._end)
             return Row(file, known, hashing=state in self._pending)
 
+    def _end(self) -> None:
+        """A thread that is inside PyTorch when the interpreter ends would take the process down with an abort."""
+        with self._lock:
+            self._pending.clear()
+        self._queue.put(None)
+        if self._worker is not None:
+            self._worker.join()
+
     def _hash(self) -> None:
-        while True:
-            state = self._queue.get()
+        while (state := self._queue.get()) is not None:
+            with self._lock:
+                if state not in self._pending:
+                    continue
             found = _identify(Path(state[0]), hash_file=True)
             with self._lock:
                 self._known[state] = found

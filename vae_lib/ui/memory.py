@@ -9,12 +9,11 @@ from html import escape
 from math import floor, log2, log10, prod, sqrt
 from pathlib import Path
 
-from vae_lib.checkpoints import read_header
-from vae_lib.checkpoints.identify import config_of, find_vae, taesd_channels, vae_shapes
+from vae_lib.checkpoints import describe, read_header
 from vae_lib.decode import Plan, Route, Work, candidates, choose, smallest
 from vae_lib.decode.wording import time_text
 from vae_lib.errors import PlanError
-from vae_lib.networks import AutoencoderKLConfig
+from vae_lib.networks import AutoencoderKL, AutoencoderKLConfig
 from vae_lib.ui import markup
 from vae_lib.ui.backend import Memory
 from vae_lib.units import size_text
@@ -63,13 +62,8 @@ def vae_of_file(path: Path) -> tuple[AutoencoderKLConfig | None, int]:
     Raises:
         CheckpointError: when there is no VAE in it.
     """
-    header = read_header(path)
-    found = find_vae(header)
-    shapes = vae_shapes(header, found)
-    if found.is_taesd:
-        return None, taesd_channels(shapes, path.name)
-    config = config_of(shapes, path.name)
-    return config, config.latent_channels
+    network = describe(read_header(path)).network
+    return network.config if isinstance(network, AutoencoderKL) else None, network.latent_channels
 
 
 def routes_of(work: Work) -> list[Route]:

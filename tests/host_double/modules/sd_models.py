@@ -67,7 +67,10 @@ def select_checkpoint():
 def read_state_dict(checkpoint_file, print_global_state=False, map_location=None):
     if Path(checkpoint_file).suffix.lower() == ".safetensors":
         return load_file(checkpoint_file, device=str(map_location or "cpu"))
-    loaded = torch.load(checkpoint_file, map_location=map_location or "cpu", weights_only=True)
+    is_checked = (
+        not shared.cmd_opts.disable_safe_unpickle
+    )  # as the real one: with the flag, a pickle may do anything
+    loaded = torch.load(checkpoint_file, map_location=map_location or "cpu", weights_only=is_checked)
     return loaded.get("state_dict", loaded)
 
 

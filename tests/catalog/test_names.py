@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from vae_lib.hub.names import MAX_NAME_BYTES, is_plain_path, numbered, safe_name, target_name, variant
+from vae_lib.catalog.names import MAX_NAME_BYTES, is_plain_path, numbered, safe_name, target_name, variant
 
 
 @pytest.mark.parametrize(

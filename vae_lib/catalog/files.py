@@ -1,4 +1,4 @@
-"""The catalog: VAEs that people use, with what is known of them for certain (``catalog.toml``)."""
+"""The catalog of files: VAEs that people use, with what is known of them for certain (``files.toml``)."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from vae_lib.catalog.families import FAMILIES
+from vae_lib.catalog.names import is_pickle, safe_name
 from vae_lib.errors import InputError
-from vae_lib.hub.names import is_pickle, safe_name
 
-CATALOG_FILE = Path(__file__).with_name("catalog.toml")
+CATALOG_FILE = Path(__file__).with_name("files.toml")
 
-FAMILIES = ("SD1", "SD2", "SDXL", "SD3", "FLUX.1")
 KINDS = ("AutoencoderKL", "TAESD")
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -90,9 +90,10 @@ class Catalog:
         )
 
     def taesd_for(self, family: str) -> CatalogEntry | None:
-        """The tiny autoencoder of a family. SD2 has the latents of SD1, hence its TAESD."""
-        family = "SD1" if family == "SD2" else family
-        return next((e for e in self.entries if e.kind == "TAESD" and e.family == family), None)
+        """The tiny autoencoder of a family, which may be listed under another of the same latents (SD1 for SD2)."""
+        stem = FAMILIES[family].taesd_stem if family in FAMILIES else None
+        tiny = (entry for entry in self.entries if entry.kind == "TAESD")
+        return next((entry for entry in tiny if stem and FAMILIES[entry.family].taesd_stem == stem), None)
 
     @functools.cached_property
     def _hashes(self) -> Mapping[str, KnownFile]:

@@ -1,0 +1,110 @@
+"""The families that are known: one row each, and how a family is told by what a file says."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+
+from vae_lib.catalog.family import Family, Packing
+
+FAMILIES: dict[str, Family] = {
+    family.name: family
+    for family in (
+        Family(
+            "SD1",
+            4,
+            0.18215,
+            taesd_stem="taesd",
+            words=r"(?<![a-z])(stable[-_ ]diffusion|sd)[-_ ]?v?1([._-]?[1-5])?(?![0-9])"
+            r"|ft[-_](mse|ema)|kl[-_]f8|(?<![a-z])taesd(?!xl|3)",
+            context_widths=(768,),
+        ),
+        Family(
+            "SD2",
+            4,
+            0.18215,
+            taesd_stem="taesd",
+            words=r"(?<![a-z])(stable[-_ ]diffusion|sd)[-_ ]?v?2([._-]?[01])?(?![0-9])",
+            context_widths=(1024,),
+        ),
+        Family(
+            "SDXL",
+            4,
+            0.13025,
+            taesd_stem="taesdxl",
+            words=r"sdxl|stable[-_ ]diffusion[-_ ]xl|(?<![a-z])sd[-_]?xl",
+            context_widths=(2048, 1280),
+            beside=r"conditioner\.embedders\.",
+        ),
+        Family(
+            "SD3",
+            16,
+            1.5305,
+            0.0609,
+            taesd_stem="taesd3",
+            words=r"(?<![a-z])(stable[-_ ]diffusion|sd|taesd)[-_ ]?v?3([._-]?5)?(?![0-9])",
+            beside=r"model\.diffusion_model\.joint_blocks\.",
+        ),
+        Family(
+            "FLUX.1",
+            16,
+            0.3611,
+            0.1159,
+            taesd_stem="taef1",
+            words=r"(?<![a-z])flux[-_. ]?1|(?<![a-z])flux(?![a-z0-9])(?![-_. ]?2)|taef1",
+            beside=r"model\.diffusion_model\.double_blocks\.",
+        ),
+        Family(
+            "FLUX.2",
+            32,
+            words=r"(?<![a-z])flux[-_. ]?2(?![0-9])",
+            beside=r"model\.diffusion_model\.double_blocks\.",
+            packing=Packing(patch=2, mean="bn.running_mean", variance="bn.running_var", eps=1e-4),
+        ),
+    )
+}
+
+_CONTEXT = re.compile(r"model\.diffusion_model\..*\.attn2\.to_k\.weight")
+
+
+def families_of(channels: int) -> list[Family]:
+    """Those whose VAEs have so many latent channels."""
+    return [family for family in FAMILIES.values() if family.latent_channels == channels]
+
+
+def family_in_text(text: str) -> Family | None:
+    """The family that a name or a piece of metadata speaks of."""
+    # "sd" and "flux" alone mean the first of their kind: ask the later ones first
+    return next(
+        (
+            family
+            for family in reversed(FAMILIES.values())
+            if family.words is not None and re.search(family.words, text[:200], re.IGNORECASE)
+        ),
+        None,
+    )
+
+
+def family_by_factors(channels: int, scale: float, shift: float, name: str | None = None) -> Family:
+    """The family of these factors (and this name, if one is given), or one of its own where no known one has them."""
+    for family in families_of(channels):
+        if (
+            name in (None, family.name)
+            and math.isclose(family.scaling_factor, scale, rel_tol=1e-4)
+            and math.isclose(family.shift_factor, shift, rel_tol=1e-4, abs_tol=1e-6)
+        ):
+            return family
+    return Family(name or "its own", channels, scale, shift)
+
+
+def family_of_diffusion_model(shapes: Mapping[str, Sequence[int]], channels: int) -> Family | None:
+    """The family of latents of ``channels`` whose UNet or transformer is among the tensors ``name -> shape``."""
+    widths = {shape[1] for name, shape in shapes.items() if _CONTEXT.fullmatch(name) and len(shape) == 2}
+    for family in families_of(channels):
+        if widths.intersection(family.context_widths):
+            return family
+    for family in families_of(channels):
+        if family.beside is not None and any(re.match(family.beside, name) for name in shapes):
+            return family
+    return None

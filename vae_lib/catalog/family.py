@@ -1,0 +1,57 @@
+"""A family of VAEs: the same architecture perhaps as another's, but latents of its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Packing:
+    """How a family's sampler packs latents: squares of ``patch`` x ``patch`` become channels, each one normalised.
+
+    ``mean`` and ``variance`` name the tensors beside the VAE that hold one number for each packed channel; ``eps``
+    is added to the variance.
+    """
+
+    patch: int
+    mean: str
+    variance: str
+    eps: float
+
+
+@dataclass(frozen=True)
+class Family:
+    """A latent space, and the signs by which its files are told. Rows are in ``families``.
+
+    Attributes:
+        scaling_factor, shift_factor: the sampler's latents are ``(z - shift_factor) * scaling_factor`` of the VAE's
+            ``z``; 1 and 0 where ``packing`` says how they are normalised instead.
+        taesd_stem: the tiny autoencoder of the same space ("taesd": taesd_decoder.pth), or None.
+        words: a regular expression for its name in metadata and file names.
+        context_widths: widths of the text context that its UNets attend to.
+        beside: a regular expression for names of tensors that only its checkpoints have beside the VAE.
+    """
+
+    name: str
+    latent_channels: int
+    scaling_factor: float = 1.0
+    shift_factor: float = 0.0
+    taesd_stem: str | None = None
+    words: str | None = None
+    context_widths: tuple[int, ...] = ()
+    beside: str | None = None
+    packing: Packing | None = None
+
+    @property
+    def sampler_channels(self) -> int:
+        """Channels of the latents as the sampler leaves them."""
+        return self.latent_channels * (self.packing.patch**2 if self.packing else 1)
+
+    def shares_latents(self, other: Family) -> bool:
+        """Whether latents of the one are latents of the other, as with SD1 and SD2."""
+        return (self.latent_channels, self.scaling_factor, self.shift_factor, self.packing) == (
+            other.latent_channels,
+            other.scaling_factor,
+            other.shift_factor,
+            other.packing,
+        )

@@ -1,0 +1,145 @@
+"""What network a file holds, told by its header: the one place where a VAE is taken on or refused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import reduce
+
+import torch
+
+from vae_lib.catalog import Packing, families_of
+from vae_lib.checkpoints.foreign import describe_foreign, describe_other_vae
+from vae_lib.checkpoints.header import Header, quote, quote_some
+from vae_lib.checkpoints.layouts import KeyMap, ldm_shape, map_keys
+from vae_lib.errors import CheckpointError, UnknownVAE
+from vae_lib.networks import TAESD, AutoencoderKL, AutoencoderKLConfig
+from vae_lib.networks.config import MAX_CHANNELS
+
+VAE = AutoencoderKL | TAESD
+
+_MIDDLE_ATTENTION = ".mid.attn_1."
+_KNOWN = "choose a VAE of Stable Diffusion 1, 2, XL or 3, or of FLUX"
+
+
+@dataclass(frozen=True)
+class Described:
+    """A VAE in a file, of which only the header was read.
+
+    Attributes:
+        keys: where its tensors are in the file.
+        network: on the meta device; each of its tensors is in the file, of this shape.
+        dtype: one dtype for all the weights that loses nothing and that convolutions run in.
+        packing: how the sampler's latents are packed, where the file holds the statistics that this takes.
+    """
+
+    header: Header
+    keys: KeyMap
+    network: VAE
+    dtype: torch.dtype
+    packing: Packing | None
+
+
+def describe(header: Header) -> Described:
+    """The VAE in a file, after checking that all of it is there and that we have its network.
+
+    Raises:
+        UnknownVAE: it is a VAE of a kind that we have no network for.
+        CheckpointError: there is none, or it is incomplete, damaged or of a dtype that cannot be used.
+    """
+    keys = find_vae(header)
+    name = header.path.name
+    shapes = {key: ldm_shape(key, header.tensors[source].shape) for key, source in keys.sources.items()}
+    network = _network(name, shapes, keys.is_taesd)
+    _check_shapes(name, shapes, {key: tuple(value.shape) for key, value in network.state_dict().items()})
+    packing = None if keys.is_taesd else _packing(header, keys, network.latent_channels)
+    return Described(header, keys, network, _dtype(header, keys), packing)
+
+
+def find_vae(header: Header) -> KeyMap:
+    """Where the VAE's tensors are in a file.
+
+    Raises:
+        UnknownVAE, CheckpointError: when there is none that we have a network for; it says what the file is instead.
+    """
+    if (what := describe_other_vae(header.tensors)) is not None:
+        raise UnknownVAE(f"{header.path.name} is {what}, for which VAE Guard has no network; {_KNOWN}.")
+    found = map_keys(header.tensors)
+    if found is None:
+        raise CheckpointError(f"{header.path.name} is {describe_foreign(header.tensors)}, not a VAE.")
+    return found
+
+
+def _network(name: str, shapes: Mapping[str, tuple[int, ...]], is_taesd: bool) -> VAE:
+    with torch.device("meta"):
+        if is_taesd:
+            halves = {key.partition(".")[0] for key in shapes}
+            channels = _taesd_channels(shapes, name)
+            return TAESD(channels, encoder="encoder" in halves, decoder="decoder" in halves)
+        try:
+            config = AutoencoderKLConfig.from_state_dict(shapes)
+        except CheckpointError as error:
+            raise type(error)(f"{name}: {error}") from error
+        return AutoencoderKL(config)
+
+
+def _taesd_channels(shapes: Mapping[str, tuple[int, ...]], name: str) -> int:
+    for key, axis in (("decoder.1.weight", 1), ("encoder.14.weight", 0)):
+        if len(shapes.get(key, ())) == 4:
+            channels = shapes[key][axis]
+            if not 0 < channels <= MAX_CHANNELS:
+                raise CheckpointError(f"{name} is damaged: a TAESD of {channels} latent channels.")
+            return channels
+    raise CheckpointError(f"{name} looks like a TAESD, but its first or last layers are missing.")
+
+
+def _check_shapes(
+    name: str, shapes: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]]
+) -> None:
+    missing = [key for key in wanted if key not in shapes]
+    extra = [key for key in shapes if key not in wanted]
+    if missing == [key for key in wanted if _MIDDLE_ATTENTION in key] != []:
+        raise UnknownVAE(
+            f"{name} is a VAE without attention in its middle, for which VAE Guard has no network; {_KNOWN}."
+        )
+    if missing:
+        raise CheckpointError(
+            f"{name} is an incomplete VAE: {quote_some(missing)} missing; use another copy of it."
+        )
+    if extra:
+        raise UnknownVAE(f"{name} is a VAE of an unknown kind: it has {quote_some(extra)}; {_KNOWN}.")
+    if wrong := [key for key in wanted if shapes[key] != wanted[key]]:
+        raise CheckpointError(
+            f"{name} is damaged or of an unknown kind: {quote(wrong[0])} has shape {shapes[wrong[0]]} where "
+            f"{wanted[wrong[0]]} is expected ({len(wrong)} such tensors); use another copy of it."
+        )
+
+
+def _packing(header: Header, keys: KeyMap, channels: int) -> Packing | None:
+    for family in families_of(channels):
+        packing = family.packing
+        if packing is None or not {packing.mean, packing.variance} <= keys.beside.keys():
+            continue
+        for key in (packing.mean, packing.variance):
+            shape = header.tensors[keys.beside[key]].shape
+            if shape != (family.sampler_channels,):
+                raise CheckpointError(
+                    f"{header.path.name} is damaged: {quote(key)} has shape {shape} where "
+                    f"({family.sampler_channels},) is expected."
+                )
+        return packing
+    return None
+
+
+def _dtype(header: Header, keys: KeyMap) -> torch.dtype:
+    dtypes = []
+    for source in keys.sources.values():
+        stored = getattr(torch, header.tensors[source].dtype, None)
+        if not isinstance(stored, torch.dtype) or not stored.is_floating_point:
+            raise CheckpointError(
+                f"{header.path.name} stores its weights as {header.tensors[source].dtype}, "
+                "which cannot be used; choose an fp16, bf16 or fp32 file."
+            )
+        dtypes.append(stored if stored.itemsize > 1 else torch.float16)
+    widest = reduce(torch.promote_types, dtypes)
+    return torch.float32 if widest == torch.float64 else widest

@@ -1,0 +1,283 @@
+"""The commands that compute: decode and encode. All that can be known to fail is found before the work."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from vae_lib.catalog import LatentSpace
+from vae_lib.checkpoints import (
+    LoadedVAE,
+    check_channels,
+    factors_in,
+    load_latents,
+    load_vae,
+    save_safetensors,
+)
+from vae_lib.cli.pictures import check_picture, picture_names, read_picture, write_picture
+from vae_lib.decode import (
+    DTYPES,
+    Compute,
+    Ladder,
+    Operation,
+    Outcome,
+    PeakMemory,
+    Rates,
+    Route,
+    choose_device,
+    dtype_name,
+    free_bytes,
+    rates_for,
+    trusted_rates,
+    usual_dtype,
+    wording,
+)
+from vae_lib.errors import InputError
+from vae_lib.files import check_outputs
+from vae_lib.networks import TAESD, AutoencoderKL
+from vae_lib.units import size_text
+
+
+def run_decode(options: argparse.Namespace) -> None:
+    if options.output is None and options.tensor is None:
+        raise InputError("Nothing to write: give -o OUT.png, or --tensor OUT.safetensors.")
+    latents, metadata = load_latents(options.latents)
+    pictures = [] if options.output is None else picture_names(options.output, len(latents))
+    check_outputs([*pictures, *filter(None, [options.tensor])], [options.latents, options.vae, options.taesd])
+    job = Job(options, Operation.DECODE)
+    space = job.space(latents.shape[1], metadata)
+    unscaled = space.for_vae(latents)
+    height, width = (side * job.downscale for side in unscaled.shape[2:])
+    for path in pictures:
+        check_picture(path, width, height, job.picture_channels)
+    with job.ladder() as ladder, PeakMemory(ladder.device) as peak:
+        outcome = ladder.decode(unscaled, latents.to(torch.float32))
+    written = _write_decoded(outcome, options, pictures, metadata.get("parameters"))
+    job.report(outcome, peak.bytes, written)
+
+
+def _write_decoded(
+    outcome: Outcome, options: argparse.Namespace, pictures: Sequence[Path], parameters: str | None
+) -> list[Path]:
+    """Write what was asked for; where something fails, the rest is written all the same, and the error says where."""
+    image = outcome.result.float().cpu()
+    written: list[Path] = []
+    problems: list[str] = []
+    tensors = [] if options.tensor is None else [options.tensor]
+    for path in tensors:
+        try:
+            save_safetensors({"image": image.contiguous()}, path, {"route": outcome.plan.route.value})
+            written.append(path)
+        except InputError as error:
+            problems.append(str(error))
+    for item, path in zip(image, pictures, strict=False):
+        try:
+            write_picture(item, path, parameters)
+            written.append(path)
+        except InputError as error:
+            problems.append(str(error))
+    if problems:
+        safe = f" What was written is in {', '.join(map(str, written))}." if written else ""
+        raise InputError(f"{problems[0]}{safe} The latents are untouched in {options.latents}.")
+    return [*written[len(tensors) :], *tensors]
+
+
+def run_encode(options: argparse.Namespace) -> None:
+    check_outputs([options.output], [options.image, options.vae, options.taesd])
+    job = Job(options, Operation.ENCODE)
+    space = job.space(job.latent_channels, {})
+    picture = read_picture(options.image, job.downscale * space.patch, job.picture_channels)
+    with job.ladder() as ladder, PeakMemory(ladder.device) as peak:
+        outcome = ladder.encode(picture)
+    latents = outcome.result.float().cpu()
+    if not outcome.scaled:
+        latents = space.for_diffusion(latents)
+    metadata = {}
+    if isinstance(space.scale, float) and isinstance(space.shift, float):
+        metadata = {"scaling_factor": repr(space.scale), "shift_factor": repr(space.shift)}
+    tensors = {"latents": latents.contiguous()}
+    try:
+        save_safetensors(tensors, options.output, metadata)
+    except InputError as error:
+        rescue = Path(tempfile.mkdtemp(prefix="vae-guard-")) / "latents.safetensors"
+        save_safetensors(tensors, rescue, metadata)
+        raise InputError(f"{error} The latents were kept in {rescue} instead.") from error
+    job.report(outcome, peak.bytes, [options.output])
+
+
+class Job:
+    """The VAE, the device and the route that the options of decode and encode ask for.
+
+    Raises:
+        VAEGuardError: when something is missing, or a network cannot do what is asked of it.
+    """
+
+    def __init__(self, options: argparse.Namespace, operation: Operation) -> None:
+        self.options, self.operation = options, operation
+        self.device = choose_device("cpu" if options.route == "cpu" else options.device)
+        self.dtype = DTYPES[options.dtype] if options.dtype else usual_dtype(self.device)
+        self.loaded: LoadedVAE | None = None
+        self.tiny: LoadedVAE | None = None
+        self.vae: AutoencoderKL | None = None
+        self.taesd: TAESD | None = None
+        if options.route == "taesd" and options.taesd is None:
+            raise InputError("The route taesd needs the tiny autoencoder's file: give it with --taesd FILE.")
+        if options.route != "taesd":
+            if options.vae is None:
+                raise InputError("A VAE is needed: give its file with --vae FILE.")
+            self.loaded = load_vae(options.vae, dtype=self.dtype, device=self.device, kind="AutoencoderKL")
+            assert isinstance(self.loaded.model, AutoencoderKL)
+            self.vae = self.loaded.model
+            self._check_half(self.vae, options.vae)
+        if options.taesd is not None and options.route in ("auto", "taesd"):
+            self.tiny = load_vae(options.taesd, dtype=self.dtype, device=self.device, kind="TAESD")
+            assert isinstance(self.tiny.model, TAESD)
+            self.taesd = self.tiny.model
+            self._check_half(self.taesd, options.taesd)
+            self._check_taesd(self.taesd)
+
+    def _check_half(self, network: AutoencoderKL | TAESD, path: Path) -> None:
+        if getattr(network, self.operation.half) is None:
+            raise InputError(
+                f"{path.name} holds only {self.operation.other_half}, so it cannot {self.operation.value}; give a file "
+                "with both halves."
+            )
+
+    def _check_taesd(self, tiny: TAESD) -> None:
+        if self.loaded is None:
+            return
+        family = self.loaded.identity.family
+        wanted = family.sampler_channels if family is not None else self.loaded.identity.latent_channels
+        if tiny.latent_channels != wanted:
+            raise InputError(
+                f"{self.options.taesd.name} takes latents of {tiny.latent_channels} channels and those of "
+                f"{self.options.vae.name} have {wanted}: it is the tiny autoencoder of another family. Give that of "
+                "this VAE's family, or leave --taesd out."
+            )
+
+    @property
+    def latent_channels(self) -> int:
+        network = self.vae or self.taesd
+        assert network is not None
+        return network.latent_channels
+
+    @property
+    def downscale(self) -> int:
+        return 8 if self.vae is None else self.vae.downscale
+
+    @property
+    def picture_channels(self) -> int:
+        """Channels of the picture that comes out, or goes in."""
+        if self.vae is None:
+            return 3
+        config = self.vae.config
+        return config.out_channels if self.operation is Operation.DECODE else config.in_channels
+
+    def space(self, channels: int, metadata: dict[str, str]) -> LatentSpace:
+        """Factors as given by hand, else the latents file's own, else the VAE's family's.
+
+        Raises:
+            InputError: when the latents are not of this VAE, or nothing tells their factors.
+        """
+        if self.loaded is None:
+            assert self.tiny is not None
+            check_channels(self.tiny.identity, channels)
+            return LatentSpace(1.0)  # TAESD takes the sampler's latents as they are
+        check_channels(self.loaded.identity, channels)
+        options, identity = self.options, self.loaded.identity
+        own = factors_in(metadata, "The latents")
+        if channels != identity.latent_channels or self.operation is Operation.ENCODE:
+            space = self.loaded.space
+        elif own is not None:
+            space = LatentSpace(*own)
+        elif self.loaded.space is not None and self.loaded.space.patch > 1:
+            space = LatentSpace(1.0)  # not packed: they are the VAE's own
+        else:
+            space = self.loaded.space
+        if options.scaling_factor is not None:
+            shift = space.shift if space is not None and isinstance(space.shift, float) else 0.0
+            space = LatentSpace(options.scaling_factor, shift, space.patch if space is not None else 1)
+        elif space is None:
+            space = LatentSpace.of(identity.likely_family(), {})
+            self._warn(f"{options.vae.name}: {identity.explanation} {identity.likely_family().name}'s scaling factor "
+                       f"{space.scale} and shift factor {space.shift} are assumed.")  # fmt: skip
+        elif identity.doubt is not None and own is None:
+            self._warn(f"{options.vae.name}: {identity.doubt}")
+        return space if options.shift_factor is None else replace(space, shift=options.shift_factor)
+
+    @staticmethod
+    def _warn(sentence: str) -> None:
+        print(
+            f"vae_lib: {sentence} If colours or contrast look wrong, give --scaling-factor and --shift-factor.",
+            file=sys.stderr,
+        )
+
+    @contextmanager
+    def ladder(self) -> Iterator[Ladder]:
+        """The ladder with a progress bar, which shows after a second and leaves nothing behind."""
+        options = self.options
+        order = tuple(Route) if options.route == "auto" else (Route(options.route),)
+        if self.device.type == "cpu" and options.route == "auto":
+            order = tuple(route for route in order if route is not Route.CPU)
+        budget: Callable[[torch.device], int] = free_bytes
+        if options.budget is not None:
+            budget = lambda device: options.budget if device == self.device else free_bytes(device)  # noqa: E731
+        bar = tqdm(delay=1, leave=False, unit="band", file=sys.stderr, disable=None)
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        try:
+            yield Ladder(
+                self.vae,
+                self.taesd,
+                self.device,
+                self.dtype,
+                order,
+                budget,
+                wrap=options.seamless,
+                rates=self._rates(),
+                progress=progress,
+            )
+        finally:
+            bar.close()
+
+    def _rates(self) -> Rates | None:
+        compute = Compute(self.device, self.dtype)
+        if self.vae is None:
+            return rates_for(self.device, self.dtype)
+        return trusted_rates(self.vae, compute, lambda text: print(f"vae_lib: {text}", file=sys.stderr))
+
+    def report(self, outcome: Outcome, peak_bytes: int, written: Sequence[Path]) -> None:
+        described: dict[str, Any] = {
+            "route": outcome.plan.route.value,
+            "bands": outcome.plan.bands,
+            "band_rows": outcome.plan.band_rows,
+            "predicted_peak_bytes": outcome.plan.peak_bytes,
+            "peak_bytes": peak_bytes,
+            "seconds": round(outcome.seconds, 3),
+            "reason": wording.line(outcome),
+            "dtype": dtype_name(outcome.plan.dtype),
+            "device": outcome.plan.device.type,
+            "files": [str(path) for path in written],
+        }
+        if self.options.json:
+            print(json.dumps(described))
+            return
+        files = ", ".join(described["files"])
+        print(f"{files}: {wording.line(outcome)}; took {outcome.seconds:.1f} s and {size_text(peak_bytes)}.")
+        if not outcome.plan.route.exact:
+            print(
+                "This is TAESD's approximation; decode again with --route auto and more memory for the exact one."
+            )
