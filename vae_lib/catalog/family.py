@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,12 @@ class Family:
     def sampler_channels(self) -> int:
         """Channels of the latents as the sampler leaves them."""
         return self.latent_channels * (self.packing.patch**2 if self.packing else 1)
+
+    def taesd_files(self, folder: Path | str, half: str) -> list[Path]:
+        """Where a half ("encoder") of its TAESD may lie: the file that the WebUI itself reads, then safetensors."""
+        if self.taesd_stem is None:
+            return []
+        return [Path(folder) / f"{self.taesd_stem}_{half}{suffix}" for suffix in (".pth", ".safetensors")]
 
     def shares_latents(self, other: Family) -> bool:
         """Whether latents of the one are latents of the other, as with SD1 and SD2."""

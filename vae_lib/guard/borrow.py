@@ -75,10 +75,7 @@ class TAESDFolder:
 
     def load(self, family: str | None, operation: Operation) -> TAESD | None:
         """The half for a family of models that ``operation`` needs; None where it is not there or not sound."""
-        stem = FAMILIES[family or "SD1"].taesd_stem
-        for path in (
-            self._folder / f"{stem}_{operation.half}{suffix}" for suffix in (".pth", ".safetensors")
-        ):
+        for path in FAMILIES[family or "SD1"].taesd_files(self._folder, operation.half):
             try:
                 key = (str(path), os.stat(path).st_mtime_ns)
             except OSError:

@@ -41,9 +41,10 @@ def host_files(folder: Path | str, stem: str) -> dict[str, Path]:
 
 
 def has_taesd(folder: Path | str, family: str) -> bool:
-    """True if the WebUI's own TAESD option works offline for a family (by name, as in ``FAMILIES``)."""
-    stem = stem_of_family(family)
-    return stem is not None and all(os.path.isfile(path) for path in host_files(folder, stem).values())
+    """Whether both halves are there for a family (by name, as in ``FAMILIES``)."""
+    return family in FAMILIES and all(
+        any(map(os.path.isfile, FAMILIES[family].taesd_files(folder, half))) for half in HALVES
+    )
 
 
 def write_host_files(source: Path, folder: Path, stem: str) -> list[Path]:

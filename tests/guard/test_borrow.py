@@ -1,0 +1,44 @@
+"""TAESD on disk: found by the fallback exactly where the page says that it is there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.webui import weights
+from vae_lib.catalog import FAMILIES
+from vae_lib.checkpoints import load_vae, save_safetensors
+from vae_lib.decode import Operation
+from vae_lib.guard.borrow import TAESDFolder
+from vae_lib.hub import has_taesd
+
+
+def found(folder: Path, family: str) -> bool:
+    taesd = TAESDFolder(folder, lambda key, sentence: None)
+    return all(taesd.load(family, operation) is not None for operation in Operation)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_both_say_the_same(tmp_path: Path, suffix: str) -> None:
+    assert not has_taesd(tmp_path, "SD1")
+    assert not found(tmp_path, "SD1")
+    weights.save_taesd(tmp_path)
+    if suffix == ".safetensors":
+        for path in (
+            FAMILIES["SD1"].taesd_files(tmp_path, "encoder")[:1]
+            + FAMILIES["SD1"].taesd_files(tmp_path, "decoder")[:1]
+        ):
+            half = path.stem.removeprefix("taesd_")
+            tensors = {
+                name.removeprefix(f"{half}."): tensor
+                for name, tensor in load_vae(path, kind="TAESD").model.state_dict().items()
+                if name.startswith(half)
+            }
+            save_safetensors(tensors, path.with_suffix(suffix))
+            path.unlink()
+    assert has_taesd(tmp_path, "SD1")
+    assert found(tmp_path, "SD1")
+    assert not has_taesd(tmp_path, "SDXL")
+    assert not has_taesd(tmp_path, "FLUX.2")
+    assert not found(tmp_path, "FLUX.2")
