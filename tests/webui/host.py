@@ -40,9 +40,8 @@ WEBUI_DIR = os.environ.get("WEBUI_DIR") and os.path.abspath(os.environ["WEBUI_DI
 WEBUI_PYTHON = os.path.abspath(os.environ.get("WEBUI_PYTHON") or sys.executable)
 IS_REAL = bool(WEBUI_DIR)
 IS_FORK = bool(WEBUI_DIR) and os.path.isdir(f"{WEBUI_DIR}/modules_forge")  # Forge, reForge
-IS_FORGE = IS_FORK and os.path.isdir(
-    f"{WEBUI_DIR}/backend"
-)  # which loads no model before the first generation
+IS_REFORGE = IS_FORK and os.path.isdir(f"{WEBUI_DIR}/ldm_patched")
+IS_FORGE = IS_FORK and not IS_REFORGE
 
 
 class ApiError(Exception):
@@ -263,7 +262,7 @@ def start(
     """Start the host on a data folder and wait until its checkpoint is loaded; ``variables``: its environment."""
     port = free_port()
     quiet = {"live_previews_enable": False, "samples_save": False, "disabled_extensions": list(disabled)}
-    if IS_FORK:  # which does not note it by itself, and puts back after a generation only what is noted
+    if IS_FORK:  # reForge does not note it by itself, and puts back after a generation only what is noted
         quiet["sd_model_checkpoint"] = "small.safetensors"
     settings = quiet | settings
     (data / "config.json").write_text(json.dumps(settings))
@@ -308,6 +307,7 @@ def start(
     try:
         host.wait(
             lambda: host.starts() > 0
+            # Forge loads at the first generation
             and (IS_FORGE or re.search("^Model .*loaded in", host.log(), re.MULTILINE) is not None)
             and host.get("/probe/state")["model"],
             600,

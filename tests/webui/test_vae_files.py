@@ -28,6 +28,14 @@ def _put_back(host: Host) -> Iterator[None]:
 
 def choose(host: Host, name: str) -> None:
     host.post("/sdapi/v1/options", {"sd_vae": name})
+    if name == "None":
+        bring_back_the_checkpoints_own(host)
+
+
+def bring_back_the_checkpoints_own(host: Host) -> None:
+    """reForge forgets to, after a generation (it does so without the extension too): the checkpoint loaded anew."""
+    for checkpoint in ("small_refiner.safetensors", "small.safetensors") if hosts.IS_REFORGE else ():
+        host.post("/sdapi/v1/options", {"sd_model_checkpoint": checkpoint})
 
 
 def in_use(host: Host) -> str | None:
@@ -66,6 +74,7 @@ def test_override_settings_may_name_a_vae(host: Host, without: dict[str, Picture
     other = host.generate(override_settings={"sd_vae": "other-diffusers.safetensors"})
     assert "VAE: other-diffusers.safetensors" in other.infotext
     assert in_use(host) is None
+    bring_back_the_checkpoints_own(host)
     assert_same(host.generate(), without["txt2img"])
 
 
