@@ -112,6 +112,8 @@ class Host:
             "seed": 1,
             "sampler_name": "Euler",
         }
+        if IS_FORGE and parameters.get("enable_hr"):
+            body["hr_additional_modules"] = ["Use same choices"]  # Forge's hires fix fails without it
         body |= parameters
         if guard is not None:
             body["alwayson_scripts"] = {"VAE Guard": {"args": guard}}
