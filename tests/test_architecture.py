@@ -22,7 +22,7 @@ ROOMS: dict[str, set[str]] = {
     "cli": {"networks", "catalog", "checkpoints", "decode", "hub", "ui"},
     "guard": {"networks", "checkpoints", "decode"},
     "hosts": {"checkpoints", "decode", "guard"},
-    "webui": {"decode", "hub", "ui", "guard"},
+    "webui": {"catalog", "decode", "hub", "ui", "guard"},
 }
 HOSTS_PACKAGES = {"modules", "modules_forge", "backend", "ldm_patched"}
 MODULES = sorted(PACKAGE.rglob("*.py"))

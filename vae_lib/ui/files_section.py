@@ -9,7 +9,7 @@ from typing import Any
 
 import gradio as gr
 
-from vae_lib.checkpoints import FAMILIES, Family, Identity
+from vae_lib.checkpoints import FAMILIES, Identity
 from vae_lib.errors import VAEGuardError
 from vae_lib.ui import markup
 from vae_lib.ui.backend import Backend, Checkpoint
@@ -27,22 +27,13 @@ _SURE = {
 _HEAD = ("Name", "Family", "Layout", "Type", "Size", "Hash")
 
 
-def same_latents(one: Family, other: Family) -> bool:
-    """Whether two families share a latent space, as SD1 and SD2 do."""
-    return (one.latent_channels, one.scaling_factor, one.shift_factor) == (
-        other.latent_channels,
-        other.scaling_factor,
-        other.shift_factor,
-    )
-
-
 def mismatch(identity: Identity, checkpoint: Checkpoint | None) -> str:
     """The sentence for a VAE that does not belong to the checkpoint; empty when it may."""
     wanted = FAMILIES.get(checkpoint.family or "") if checkpoint is not None else None
     if checkpoint is None or wanted is None:
         return ""
     if identity.family is not None:
-        fits = same_latents(identity.family, wanted)
+        fits = identity.family.shares_latents(wanted)
     else:
         fits = identity.latent_channels == wanted.latent_channels
     if fits:

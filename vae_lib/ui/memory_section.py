@@ -40,7 +40,9 @@ class MemorySection:
                                     min_width=90, elem_id="vg_height")  # fmt: skip
             self.dtype = gr.Dropdown(list(DTYPES), value=dtype_name(backend.dtype()), label="Type",
                                      min_width=90, elem_id="vg_dtype")  # fmt: skip
-            self.operation = gr.Dropdown(["decode", "encode"], value="decode", label="Work", min_width=110)
+            self.operation = gr.Dropdown(
+                ["decode", "encode"], value="decode", label="Operation", min_width=110
+            )
             self.device = gr.Dropdown(devices, value=devices[0], label="Device", min_width=110,
                                       visible=len(devices) > 1)  # fmt: skip
             self.vae = gr.Dropdown(

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
+from math import isclose
 from typing import Any
 
 import gradio as gr
 import psutil
 import torch
 
+from vae_lib.catalog import families_of
 from vae_lib.decode import free_bytes
 from vae_lib.errors import InputError, printable
 from vae_lib.files import files_in, is_gone
@@ -129,9 +131,13 @@ def _title(item: Kept) -> str:
 
 
 def _family_of(item: Kept) -> str | None:
-    if item.latents.shape[1] != 4:
-        return "SD3"
-    return "SDXL" if abs(item.scale_factor - 0.13025) < 1e-6 else "SD1"
+    """By the model's factor; where it has none (SD3 in A1111) the first of those with so many channels."""
+    families = families_of(item.latents.shape[1])
+    by_factor = (
+        family for family in families if isclose(family.scaling_factor, item.scale_factor, rel_tol=1e-4)
+    )
+    family = next(by_factor, families[0] if families else None)
+    return None if family is None else family.name
 
 
 def build(backend: HostBackend) -> list[tuple[Any, str, str]]:
