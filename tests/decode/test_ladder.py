@@ -421,3 +421,15 @@ def test_where_nobody_knows_what_is_free_little_is_taken_first() -> None:
     assert known.plan.route is Route.FULL  # it takes little
     assert known.plan.free_bytes is None
     assert "not known" in wording.line(known)
+
+
+def test_weights_that_lie_in_two_places_or_types() -> None:
+    """As a host leaves them that loads a VAE in part."""
+    vae = AutoencoderKL(SMALL).requires_grad_(False)
+    vae.load_state_dict(network().state_dict())
+    assert vae.decoder is not None
+    latents = latents_for(SMALL, 4, 4)
+    assert ladder(vae=vae).work("decode", 4, 4, 1).resident
+    vae.decoder.conv_out.double()
+    assert not ladder(vae=vae).work("decode", 4, 4, 1).resident
+    assert distance(ladder(vae=vae).decode(latents).result, network().decode(latents)) < 1e-5

@@ -220,5 +220,6 @@ class Ladder:
 
 
 def _is_resident(vae: AutoencoderKL, device: torch.device, dtype: torch.dtype) -> bool:
-    weight = next(vae.parameters())
-    return weight.device.type == device.type and weight.dtype == dtype
+    return all(
+        weight.device.type == device.type and weight.dtype == dtype for weight in vae.parameters()
+    )  # a host may leave some of them in main memory
