@@ -161,11 +161,17 @@ def halve_vae():
         tensor.data * 2.0**14 for tensor in (vae.decoder.conv_in.weight, vae.decoder.conv_in.bias)
     )
     vae.half()
-    devices.dtype_vae = torch.float16
+    note_dtype(torch.float16)
+
+
+def note_dtype(dtype):
+    devices.dtype_vae = dtype
+    if getattr(shared.sd_model, "forge_objects", None):
+        shared.sd_model.forge_objects.vae.vae_dtype = dtype
 
 
 def restore_vae():
-    devices.dtype_vae = torch.float32
+    note_dtype(torch.float32)
     network().float()  # a LightningModule notes its dtype
     for tensor, data in _whole.pop():
         tensor.data = data
