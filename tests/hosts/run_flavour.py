@@ -1,0 +1,139 @@
+"""Decode and encode in a fork's own way, with and without VAE Guard; its packages are the stand-ins in ``flavours``.
+
+Run by ``test_flavours.py`` in a process of its own. Prints one JSON object.
+"""
+
+import json
+import sys
+from types import SimpleNamespace
+
+import torch
+
+sys.argv = ["webui.py"]
+from modules import first_stage, processing, sd_models, shared
+
+from vae_lib import hosts
+from vae_lib.guard import Guard, Request
+from vae_lib.guard.forward import Forward
+
+SCALE = 0.18215
+
+
+def belong_to(package):
+    """The layers are the double's; their host knows them as its own."""
+    for layer in vars(first_stage).values():
+        if isinstance(layer, type) and layer.__module__ == first_stage.__name__:
+            layer.__module__ = package
+
+
+def network():
+    """Weights that were loaded in inference mode, as Forge's are."""
+    with torch.inference_mode():
+        torch.manual_seed(1)
+        made = first_stage.AutoencoderKL().eval().requires_grad_(False)
+        made.scaling_factor, made.shift_factor = SCALE, 0.0
+        made.process_in, made.process_out = lambda x: x * SCALE, lambda x: x / SCALE
+        return made
+
+
+class Engine:
+    """The loaded checkpoint's model."""
+
+    sd_checkpoint_info = SimpleNamespace(name_for_extra="small", sha256="abc", title="small")
+    latent_channels, is_sd1 = 4, True
+    filename = ""
+
+    def __init__(self, vae_class, is_forge):
+        made = network()
+        latent_format = SimpleNamespace(
+            scale_factor=SCALE, process_in=made.process_in, process_out=made.process_out
+        )
+        unet = SimpleNamespace(
+            model=SimpleNamespace(model_config=SimpleNamespace(latent_format=latent_format))
+        )
+        self.forge_objects = SimpleNamespace(vae=vae_class(made), unet=unet)
+        self.first_stage_model = None if is_forge else made
+
+    @torch.inference_mode()
+    def decode_first_stage(self, x):
+        vae = self.forge_objects.vae
+        return vae.decode(vae.first_stage_model.process_out(x)).movedim(-1, 1) * 2.0 - 1.0
+
+
+host = hosts.choose()
+is_forge = type(host).__module__.endswith(".forge")
+if is_forge:
+    from backend import memory_management as management
+    from backend.patcher.vae import VAE
+
+    belong_to("backend.nn.vae")
+else:
+    from ldm_patched.modules import model_management as management
+    from ldm_patched.modules.sd import VAE
+
+engine = Engine(VAE, is_forge)
+sd_models.model_data.sd_model = engine
+latents = torch.randn(2, 4, 8, 10, generator=torch.Generator().manual_seed(2))
+pixels = torch.rand(1, 32, 40, 3, generator=torch.Generator().manual_seed(3))
+
+
+def decode():
+    pictures = processing.decode_latent_batch(engine, latents, target_device=torch.device("cpu"))
+    return torch.stack(list(pictures))
+
+
+def encode():
+    torch.manual_seed(4)
+    with torch.inference_mode():
+        return engine.forge_objects.vae.encode(pixels)  # as built-in extensions do
+
+
+own, own_latents, plain = decode(), encode(), list(management.asked)
+guard = Guard(host)
+host.wrap(guard)
+p = SimpleNamespace(extra_generation_params={}, comment=lambda text: None)
+management.asked.clear()
+management.VAE_ALWAYS_TILED = True
+with guard.generations.running(p, Request(False, "Tiled")) as current:
+    ours, our_latents = decode(), encode()
+answer = {
+    "host": type(host).__module__,
+    "pictures": float((ours - own).abs().max()),
+    "latents": float((our_latents - own_latents).abs().max()),
+    "asked": [list(management.asked), plain],
+    "noted": dict(p.extra_generation_params),
+    "records": [record.operation.value for record in current.records],
+    "always_tiled": management.VAE_ALWAYS_TILED,
+    "family": host.vae().family,
+    "factors": host.vae().factors,
+}
+
+# Ours has a bug, and the host's own decode runs out of memory: its own tiles come out, under no name of ours.
+outcome, plain_decode = Forward._outcome, first_stage.Decoder.forward
+
+
+def bug(*args):
+    raise ZeroDivisionError("made by the test")
+
+
+def no_memory(self, z):
+    if z.shape[3] == latents.shape[3]:
+        raise management.OutOfMemory("out of memory")
+    return plain_decode(self, z)
+
+
+Forward._outcome, first_stage.Decoder.forward = bug, no_memory
+p.extra_generation_params.clear()
+management.asked.clear()
+with guard.generations.running(p, Request(False, "Tiled")):
+    tiles = decode()
+Forward._outcome, first_stage.Decoder.forward = outcome, plain_decode
+answer |= {
+    "tiles": list(tiles.shape),
+    "noted then": p.extra_generation_params,
+    "asked then": management.asked,
+}
+host.unwrap()
+answer["own again"] = bool(torch.equal(decode(), own))
+shared.opts.data.pop("forge_additional_modules", None)
+print("\n" + json.dumps(answer))

@@ -1,0 +1,62 @@
+"""Forge's and reForge's ways to a picture, with stand-ins for their packages on the host double's ``modules``."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+
+
+@pytest.fixture(scope="module", params=["forge", "reforge"])
+def answer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp(request.param)
+    paths = (HERE / "flavours" / request.param, ROOT / "tests" / "host_double", ROOT)
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(map(str, paths)),
+        "COMMANDLINE_ARGS": f'--data-dir "{folder}"',
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    done = subprocess.run(
+        [sys.executable, HERE / "run_flavour.py"],
+        env=environment, cwd=folder, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "made by the test" in done.stderr  # told, with its report
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    assert found["host"] == f"vae_lib.hosts.{request.param}"
+    return found
+
+
+def test_the_pictures_and_latents_are_the_hosts(answer: dict[str, Any]) -> None:
+    assert 0 < answer["pictures"] < 1e-4
+    assert 0 <= answer["latents"] < 1e-4
+    assert answer["records"] == ["decode", "decode", "encode"]
+    assert answer["noted"]["VAE Guard"].startswith("tiled")
+    assert answer["family"] == "SD1"
+    assert answer["factors"] == [0.18215, 0.0]
+
+
+def test_the_memory_manager_is_asked_for_less(answer: dict[str, Any]) -> None:
+    ours, plain = answer["asked"]
+    assert len(ours) == len(plain) == 3  # two decodes, an encode
+    assert all(1 < asked <= plain_asked for asked, plain_asked in zip(ours, plain, strict=True))
+    assert ours[0] < plain[0] / 4
+    assert answer["always_tiled"] is True  # it is the user's again
+
+
+def test_when_ours_fails_the_hosts_own_way_is_whole(answer: dict[str, Any]) -> None:
+    assert answer["tiles"] == [2, 3, 64, 80]
+    assert answer["noted then"] == {}
+    ours, theirs, *again = answer["asked then"]
+    assert ours < theirs == answer["asked"][1][0]
+    assert again == [ours, theirs]  # the second picture's
+    assert answer["own again"]
