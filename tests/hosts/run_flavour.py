@@ -131,7 +131,7 @@ Forward._outcome, first_stage.Decoder.forward = outcome, plain_decode
 answer |= {
     "tiles": list(tiles.shape),
     "noted then": p.extra_generation_params,
-    "asked then": management.asked,
+    "asked then": list(management.asked),
 }
 host.unwrap()
 answer["own again"] = bool(torch.equal(decode(), own))
