@@ -292,6 +292,9 @@ def start(
         skipped = ("prepare-environment", "python-version-check", "version-check", "torch-cuda-test")
         flags += ["--no-download-sd-model", *(f"--skip-{name}" for name in skipped)]
         flags += ["--always-cpu", "--all-in-fp32"] if IS_FORK else []
+        flags += (
+            ["--gradio-allowed-path", str(WEBUI_DIR)] if IS_FORGE else []
+        )  # else its own scripts are refused
         command, folder = [WEBUI_PYTHON, "launch.py"], str(WEBUI_DIR)
     else:
         command, folder = [sys.executable, "webui.py"], str(DOUBLE)

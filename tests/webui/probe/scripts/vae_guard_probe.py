@@ -157,11 +157,17 @@ def halve_vae():
     """The loaded VAE in fp16, and its numbers too large for that: in fp32 it gives the same picture as before."""
     vae = network()
     _whole.append([(tensor, tensor.data) for tensor in vae.parameters()])
-    vae.decoder.conv_in.weight.data, vae.decoder.conv_in.bias.data = (
-        tensor.data * 2.0**14 for tensor in (vae.decoder.conv_in.weight, vae.decoder.conv_in.bias)
-    )
-    vae.half()
+    with as_loaded(vae):
+        vae.decoder.conv_in.weight.data, vae.decoder.conv_in.bias.data = (
+            tensor.data * 2.0**14 for tensor in (vae.decoder.conv_in.weight, vae.decoder.conv_in.bias)
+        )
+        vae.half()
     note_dtype(torch.float16)
+
+
+def as_loaded(vae):
+    """Forge loads its weights in inference mode; what is made of them outside of it is neither fish nor flesh."""
+    return torch.inference_mode(next(vae.parameters()).is_inference())
 
 
 def note_dtype(dtype):
@@ -172,9 +178,11 @@ def note_dtype(dtype):
 
 def restore_vae():
     note_dtype(torch.float32)
-    network().float()  # a LightningModule notes its dtype
-    for tensor, data in _whole.pop():
-        tensor.data = data
+    vae = network()
+    with as_loaded(vae):
+        vae.float()  # a LightningModule notes its dtype
+        for tensor, data in _whole.pop():
+            tensor.data = data
 
 
 def vae_dtypes():
