@@ -51,7 +51,8 @@ from vae_lib.decode import (
     free_bytes,
 )
 from vae_lib.decode.calibrate import driver, measure_rates
-from vae_lib.decode.devices import is_out_of_memory, release_cached
+from vae_lib.decode.devices import release_cached
+from vae_lib.decode.failures import is_out_of_memory
 from vae_lib.decode.plan import Rates
 from vae_lib.errors import PlanError
 from vae_lib.networks import AutoencoderKL

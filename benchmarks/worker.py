@@ -16,7 +16,8 @@ from benchmarks.peers import Missing
 from benchmarks.systems import SYSTEMS, Builder, Place, plain
 from benchmarks.workload import Job, difference, timed
 from vae_lib.decode import DTYPES, PeakMemory, free_bytes
-from vae_lib.decode.devices import is_out_of_memory, release_cached
+from vae_lib.decode.devices import release_cached
+from vae_lib.decode.failures import is_out_of_memory
 from vae_lib.errors import PlanError
 
 REFERENCE = "the plain network in fp32"

@@ -37,23 +37,20 @@ def unpacked(latents: torch.Tensor, vae: Path) -> torch.Tensor:
     return torch.nn.functional.pixel_shuffle(latents * (variance + 1e-4).sqrt() + mean, 2)
 
 
+def decoded(run: Runner, latents: torch.Tensor, vae: Path, folder: Path) -> torch.Tensor:
+    """The picture that the command line makes of latents, without a word."""
+    given, image = folder / "l.safetensors", folder / "i.safetensors"
+    save_file({"latents": latents}, given)
+    done = run("decode", given, "--vae", vae, "--tensor", image, "--device", "cpu")
+    assert (done.code, done.err) == (0, "")
+    return load_file(image)["image"]
+
+
 def test_packed_latents_become_the_picture(
     run: Runner, network: AutoencoderKL, vae: Path, tmp_path: Path
 ) -> None:
     latents = torch.randn(1, 128, 3, 2)
-    save_file({"latents": latents}, tmp_path / "l.safetensors")
-    done = run(
-        "decode",
-        tmp_path / "l.safetensors",
-        "--vae",
-        vae,
-        "--tensor",
-        tmp_path / "i.safetensors",
-        "--device",
-        "cpu",
-    )
-    assert (done.code, done.err) == (0, "")
-    image = load_file(tmp_path / "i.safetensors")["image"]
+    image = decoded(run, latents, vae, tmp_path)
     assert image.shape == (1, 3, 48, 32)  # 16 pixels a latent
     torch.testing.assert_close(image, network.decode(unpacked(latents, vae)), atol=1e-5, rtol=0)
 
@@ -62,21 +59,8 @@ def test_latents_that_are_not_packed_are_the_vaes_own(
     run: Runner, network: AutoencoderKL, vae: Path, tmp_path: Path
 ) -> None:
     z = torch.randn(1, 32, 3, 2)
-    save_file({"latents": z}, tmp_path / "l.safetensors")
-    done = run(
-        "decode",
-        tmp_path / "l.safetensors",
-        "--vae",
-        vae,
-        "--tensor",
-        tmp_path / "i.safetensors",
-        "--device",
-        "cpu",
-    )
-    assert (done.code, done.err) == (0, "")
-    torch.testing.assert_close(
-        load_file(tmp_path / "i.safetensors")["image"], network.decode(z), atol=1e-5, rtol=0
-    )
+    image = decoded(run, z, vae, tmp_path)
+    torch.testing.assert_close(image, network.decode(z), atol=1e-5, rtol=0)
 
 
 def test_a_picture_is_encoded_to_what_the_sampler_takes(

@@ -18,7 +18,8 @@ ROOT = HERE.parents[1]
 @pytest.fixture(scope="module", params=["forge", "reforge"])
 def answer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp(request.param)
-    paths = (HERE / "flavours" / request.param, ROOT / "tests" / "host_double", ROOT)
+    flavours = HERE / "flavours"
+    paths = (flavours / request.param, flavours / "shared", ROOT / "tests" / "host_double", ROOT)
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(map(str, paths)),

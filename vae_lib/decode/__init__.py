@@ -52,7 +52,6 @@ __all__ = [
     "free_memory",
     "free_memory",
     "is_out_of_memory",
-    "is_out_of_memory",
     "rates_for",
     "smallest",
     "trusted_rates",

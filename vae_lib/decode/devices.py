@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from vae_lib.decode.failures import is_out_of_memory as is_out_of_memory
 from vae_lib.errors import InputError
 
 

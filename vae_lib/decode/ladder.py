@@ -14,7 +14,7 @@ from vae_lib.decode import engine, plain, tiny, wording
 from vae_lib.decode.compute import Compute, Operation, Progress
 from vae_lib.decode.devices import free_memory, keeps_freed_memory, release_cached
 from vae_lib.decode.events import Attempt, MaybeOutOfMemory, NoScratch, OutOfMemory, Overflow
-from vae_lib.decode.failures import Failure, judge
+from vae_lib.decode.failures import Answer, Failure, answer, judge
 from vae_lib.decode.outcome import Outcome
 from vae_lib.decode.padding import Padding
 from vae_lib.decode.plan import DEFAULT_ORDER, Plan, Rates, Work, dtype_name
@@ -22,6 +22,8 @@ from vae_lib.decode.route import Route
 from vae_lib.decode.search import Preference, Search
 from vae_lib.errors import DeviceLost, InputError, NumericError, PlanError, printable
 from vae_lib.networks import TAESD, AutoencoderKL
+
+_FAILURES = {OutOfMemory: Failure.OUT_OF_MEMORY, MaybeOutOfMemory: Failure.MAYBE_OUT_OF_MEMORY}
 
 
 @dataclass
@@ -95,7 +97,7 @@ class Ladder:
         while True:
             plan = search.next_plan()
             result = self._try(plan, operation, tensor, for_taesd, handled)
-            if isinstance(result, OutOfMemory) and keeps_freed_memory(plan.device):
+            if self._answer(result, plan, repeated=False) is Answer.SAME_PLAN:
                 release_cached(plan.device)  # it may have been there, but in pieces
                 result = self._try(plan, operation, tensor, for_taesd, handled)
             if isinstance(result, Outcome):
@@ -105,14 +107,23 @@ class Ladder:
                 search.can_repair(plan) and torch.isfinite(tensor).all()
             ):
                 self._blame(operation, tensor, plan)
-            if isinstance(result, MaybeOutOfMemory) and search.has_failed(MaybeOutOfMemory):
+            if self._answer(result, plan, search.has_failed(type(result))) is Answer.HAND_OVER:
                 raise PlanError(
                     f"{plan.describe()} failed, and a smaller attempt before it, too: {wording.problem(result)}."
                 )
             search.failed(result, self._is_resident)
 
     def _is_resident(self, dtype: torch.dtype) -> bool:
-        return self.vae is None or _is_resident(self.vae, self.device, dtype)
+        """Whether the weights lie on the device in that dtype; a host may leave some of them in main memory."""
+        return self.vae is None or all(
+            weight.device.type == self.device.type and weight.dtype == dtype
+            for weight in self.vae.parameters()
+        )
+
+    def _answer(self, result: Outcome | Attempt, plan: Plan, repeated: bool) -> Answer | None:
+        """What to do about an attempt that failed for want of memory; None where it did not."""
+        failure = _FAILURES.get(type(result))
+        return None if failure is None else answer(failure, repeated, keeps_freed_memory(plan.device))
 
     def _try(
         self,
@@ -217,9 +228,3 @@ class Ladder:
             f"The VAE gave NaN or infinite numbers in {dtype_name(plan.dtype)}, and no wider type was allowed. "
             "Allow fp32, or use a VAE made for half precision (for SDXL: sdxl-vae-fp16-fix)."
         )
-
-
-def _is_resident(vae: AutoencoderKL, device: torch.device, dtype: torch.dtype) -> bool:
-    return all(
-        weight.device.type == device.type and weight.dtype == dtype for weight in vae.parameters()
-    )  # a host may leave some of them in main memory

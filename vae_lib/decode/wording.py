@@ -94,12 +94,10 @@ def failed_attempts(events: Iterable[Attempt]) -> str:
 
 def _against(event: Event, briefly: bool = False) -> str:
     """What spoke against a way, as a remark in a list."""
-    if isinstance(event, DoesNotFit):
+    if isinstance(event, (DoesNotFit, FreeUnknown)):
         needs = f"{event.route.label} needs {size_text(event.need_bytes, up=True)}"
-        return needs if briefly else f"{needs} and {size_text(event.free_bytes)} was free"
-    if isinstance(event, FreeUnknown):
-        needs = f"{event.route.label} needs {size_text(event.need_bytes, up=True)}"
-        return needs if briefly else f"{needs} and {_UNKNOWN}"
+        free = _UNKNOWN if isinstance(event, FreeUnknown) else f"{size_text(event.free_bytes)} was free"
+        return needs if briefly else f"{needs} and {free}"
     if isinstance(event, BelowThreshold):
         return f"{size_text(event.free_bytes)} was free, less than the threshold of {event.threshold_bytes / 1e9:g} GB"
     if isinstance(event, Distrusted):

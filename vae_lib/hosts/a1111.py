@@ -27,11 +27,6 @@ class Host(WebUIFamily):
             lowvram.send_everything_to_cpu()
         devices.torch_gc()
 
-    def loaded(self) -> HostVAE | None:
-        """The same of what is loaded now; unlike ``vae`` this never loads anything."""
-        model = self.loaded_model()
-        return None if model is None else self.vae(model)
-
 
 def is_here() -> bool:
     """Forge has all the functions, but keeps the VAE elsewhere; its packages tell it apart."""

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from vae_lib.hosts.webui_family import weights_identity
+from vae_lib.hosts.webui_family import checkpoint_name, weights_identity
 
 _FAMILY_FLAGS = {"is_sdxl": "SDXL", "is_sd3": "SD3", "is_sd2": "SD2", "is_sd1": "SD1"}
 
@@ -28,7 +28,7 @@ class FirstStage:
 
     @property
     def model_name(self) -> str:
-        return str(getattr(getattr(self.model, "sd_checkpoint_info", None), "name_for_extra", "?"))
+        return checkpoint_name(self.model)
 
     @property
     def family(self) -> str | None:

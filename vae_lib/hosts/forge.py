@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
 from backend import memory_management
 from backend.patcher.vae import VAE
-from modules import devices, hashes, sd_models, shared
+from modules import hashes, sd_models, shared
 from modules_forge import main_entry
 from torch import Tensor, nn
 
 from vae_lib.checkpoints import FAMILIES
-from vae_lib.decode import Operation
 from vae_lib.errors import InputError
-from vae_lib.guard import Need, Notices, Points, precision
+from vae_lib.guard import Notices, precision
 from vae_lib.guard.host import HostVAE
-from vae_lib.hosts import forge_memory, picture_functions, vae_files
-from vae_lib.hosts.webui_family import WebUIFamily
+from vae_lib.hosts import picture_functions, vae_files
+from vae_lib.hosts.forge_family import ForgeFamily
+from vae_lib.hosts.webui_family import checkpoint_name
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,7 @@ class ForgeVAE:
 
     @property
     def model_name(self) -> str:
-        return str(getattr(getattr(self.model, "sd_checkpoint_info", None), "name_for_extra", "?"))
+        return checkpoint_name(self.model)
 
     @property
     def family(self) -> str | None:
@@ -83,10 +81,12 @@ class ForgeVAE:
         return precision.identity(str(path), hashes.sha256)
 
 
-class Host(WebUIFamily):
+class Host(ForgeFamily):
     """Implements ``guard.host.Host`` and ``webui.host.WebUI``."""
 
     name = "Forge"
+    vae_class = VAE
+    management = memory_management
 
     def vae(self, model: Any = None) -> HostVAE | None:
         if isinstance(model, VAE):  # an extension's own call
@@ -95,33 +95,10 @@ class Host(WebUIFamily):
         objects = getattr(model, "forge_objects", None)
         return None if objects is None else ForgeVAE(objects.vae, model)
 
-    def loaded(self) -> HostVAE | None:
-        model = self.loaded_model()
-        return None if model is None else self.vae(model)
-
     def loaded_model(self) -> Any:
         """Before the first generation there is only a stand-in."""
         model = super().loaded_model()
         return model if getattr(model, "forge_objects", None) is not None else None
-
-    def wrap(self, points: Points) -> None:
-        """Built-in extensions (inpaint, tile and reference preprocessors) call the VAE object themselves."""
-        super().wrap(points)
-        for name in ("decode", "encode"):
-            self._patches.patch(VAE, name, lambda original: forge_memory.guarded(points, original))
-
-    def reserving(self, vae: ForgeVAE, need: Need) -> AbstractContextManager[object]:
-        return forge_memory.reserving(memory_management, vae.owner, need)
-
-    def make_room_for_own(self, vae: ForgeVAE, operation: Operation, shape: tuple[int, ...]) -> None:
-        forge_memory.make_room_for_own(memory_management, vae.owner, operation, shape)
-
-    def decode(self, latents: Tensor) -> Tensor:
-        with torch.inference_mode():  # the weights were loaded in it
-            return super().decode(latents)
-
-    def after_decoding(self) -> None:
-        devices.torch_gc()
 
     # "VAE / Text Encoder" takes several files, of which one is the VAE
 

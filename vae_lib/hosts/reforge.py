@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
 from ldm_patched.modules import model_management
 from ldm_patched.modules.sd import VAE
-from modules import devices, shared
+from modules import shared
 from torch import Tensor
 
-from vae_lib.decode import Operation
-from vae_lib.guard.host import HostVAE, Need, Points
-from vae_lib.hosts import forge_memory, picture_functions
+from vae_lib.guard.host import HostVAE
+from vae_lib.hosts import picture_functions
 from vae_lib.hosts.first_stage import FirstStage
-from vae_lib.hosts.webui_family import WebUIFamily
+from vae_lib.hosts.forge_family import ForgeFamily
 
 
 @dataclass(frozen=True)
@@ -49,10 +46,12 @@ class OwnedFirstStage(FirstStage):
         return unscaled
 
 
-class Host(WebUIFamily):
+class Host(ForgeFamily):
     """Implements ``guard.host.Host`` and ``webui.host.WebUI``."""
 
     name = "reForge"
+    vae_class = VAE
+    management = model_management
 
     def vae(self, model: Any = None) -> HostVAE | None:
         if isinstance(model, VAE):  # an extension's own call
@@ -60,29 +59,6 @@ class Host(WebUIFamily):
         model = shared.sd_model if model is None else model
         objects = getattr(model, "forge_objects", None)
         return None if objects is None else OwnedFirstStage(model, objects.vae)
-
-    def loaded(self) -> HostVAE | None:
-        model = self.loaded_model()
-        return None if model is None else self.vae(model)
-
-    def wrap(self, points: Points) -> None:
-        """Built-in extensions call the VAE object themselves."""
-        super().wrap(points)
-        for name in ("decode", "encode"):
-            self._patches.patch(VAE, name, lambda original: forge_memory.guarded(points, original))
-
-    def reserving(self, vae: OwnedFirstStage, need: Need) -> AbstractContextManager[object]:
-        return forge_memory.reserving(model_management, vae.owner, need)
-
-    def make_room_for_own(self, vae: OwnedFirstStage, operation: Operation, shape: tuple[int, ...]) -> None:
-        forge_memory.make_room_for_own(model_management, vae.owner, operation, shape)
-
-    def decode(self, latents: Tensor) -> Tensor:
-        with torch.inference_mode():  # the weights may have been loaded in it
-            return super().decode(latents)
-
-    def after_decoding(self) -> None:
-        devices.torch_gc()
 
 
 def is_here() -> bool:

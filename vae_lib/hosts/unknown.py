@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
-
-from vae_lib.guard.host import Callbacks
 
 
 class Host:
@@ -15,12 +14,12 @@ class Host:
     def __init__(self, problem: str) -> None:
         self.problem = problem  # what was looked for in vain, for those who report it
 
-    def start(self, callbacks: Callbacks) -> None:
+    def show_tab(self, build: Callable[[], list[tuple[Any, str, str]]]) -> None:
+        """``build`` makes it: a gr.Blocks, its title and its elem_id."""
         try:
             from modules import script_callbacks
         except ImportError:
             return
-        for register, callback in (("on_ui_tabs", callbacks.tabs), ("on_script_unloaded", callbacks.stop)):
-            known: Any = getattr(script_callbacks, register, None)
-            if known is not None:
-                known(callback)
+        register: Any = getattr(script_callbacks, "on_ui_tabs", None)
+        if register is not None:
+            register(build)

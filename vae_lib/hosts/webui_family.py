@@ -36,7 +36,7 @@ from vae_lib.decode import Operation
 from vae_lib.errors import InputError
 from vae_lib.files import write_atomically
 from vae_lib.guard import NOTHING_LOADED, precision
-from vae_lib.guard.host import Callbacks, Folders, Need, Points, Setting
+from vae_lib.guard.host import Callbacks, Folders, HostVAE, Need, Points, Setting
 from vae_lib.guard.notices import Notices
 from vae_lib.hosts import picture_functions, vae_files
 from vae_lib.hosts.patching import Function, Patches
@@ -79,6 +79,16 @@ class WebUIFamily:
     def lock(self) -> AbstractContextManager[object]:
         lock: AbstractContextManager[object] = queue_lock
         return lock
+
+    # What is loaded
+
+    def vae(self, model: Any = None) -> HostVAE | None:
+        raise NotImplementedError  # each keeps it somewhere else
+
+    def loaded(self) -> HostVAE | None:
+        """The VAE of what is loaded now; unlike ``vae`` this never loads anything."""
+        model = self.loaded_model()
+        return None if model is None else self.vae(model)
 
     # The host's picture functions
 
@@ -285,6 +295,11 @@ class WebUIFamily:
     def loaded_model(self) -> Any:
         """The loaded checkpoint; unlike ``shared.sd_model`` asking does not load one."""
         return sd_models.model_data.sd_model
+
+
+def checkpoint_name(model: Any) -> str:
+    """Of the checkpoint that a model was loaded from."""
+    return str(getattr(getattr(model, "sd_checkpoint_info", None), "name_for_extra", "?"))
 
 
 def weights_identity(model: Any) -> str:

@@ -59,29 +59,7 @@ class Extension:
         self.downloads.close()
 
 
-class Unknown:
-    """Implements ``guard.host.Callbacks`` for a WebUI that we do not know: the tab says so."""
-
-    def settings_page(self) -> Sequence[Setting]:
-        return ()
-
-    def tabs(self) -> list[tuple[Any, str, str]]:
-        return tab.build_note(UNKNOWN)
-
-    def before_page(self) -> None:
-        """Nothing of it is touched."""
-
-    def page_started(self, demo: Any, app: Any) -> None:
-        """Nothing of it is touched."""
-
-    def model_loaded(self) -> None:
-        """Nothing of it is touched."""
-
-    def stop(self) -> None:
-        """Nothing of it was touched."""
-
-
-_running: list[Extension | Unknown] = []  # what the next load of the script has to stop
+_running: list[Extension] = []  # what the next load of the script has to stop
 
 
 def start(host: Any) -> type | None:
@@ -92,8 +70,7 @@ def start(host: Any) -> type | None:
     """
     if not host.is_known:
         print(f"{UNKNOWN} ({host.problem})" if host.problem else UNKNOWN)
-        _running.append(Unknown())
-        host.start(_running[-1])
+        host.show_tab(lambda: tab.build_note(UNKNOWN))
         return None
     extension = Extension(host)
     _running.append(extension)

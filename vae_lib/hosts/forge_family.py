@@ -1,0 +1,46 @@
+"""What Forge and the forks that share its VAE object and memory manager do alike."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Any, ClassVar
+
+import torch
+from modules import devices
+from torch import Tensor
+
+from vae_lib.decode import Operation
+from vae_lib.guard.host import Need, Points
+from vae_lib.hosts import forge_memory
+from vae_lib.hosts.webui_family import WebUIFamily
+
+
+class ForgeFamily(WebUIFamily):
+    """Implements what does not differ between them; a ``HostVAE`` of theirs has its VAE object as ``owner``.
+
+    Attributes:
+        vae_class: of the VAE object.
+        management: the module of the memory manager.
+    """
+
+    vae_class: ClassVar[Any]
+    management: ClassVar[Any]
+
+    def wrap(self, points: Points) -> None:
+        """Built-in extensions (inpaint, tile and reference preprocessors) call the VAE object themselves."""
+        super().wrap(points)
+        for name in ("decode", "encode"):
+            self._patches.patch(self.vae_class, name, lambda original: forge_memory.guarded(points, original))
+
+    def reserving(self, vae: Any, need: Need) -> AbstractContextManager[object]:
+        return forge_memory.reserving(self.management, vae.owner, need)
+
+    def make_room_for_own(self, vae: Any, operation: Operation, shape: tuple[int, ...]) -> None:
+        forge_memory.make_room_for_own(self.management, vae.owner, operation, shape)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        with torch.inference_mode():  # the weights may have been loaded in it
+            return super().decode(latents)
+
+    def after_decoding(self) -> None:
+        devices.torch_gc()
