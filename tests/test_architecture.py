@@ -20,8 +20,8 @@ ROOMS: dict[str, set[str]] = {
     "hub": {"catalog", "checkpoints"},
     "ui": {"networks", "checkpoints", "decode", "hub"},
     "cli": {"networks", "catalog", "checkpoints", "decode", "hub", "ui"},
-    "guard": {"networks", "checkpoints", "decode"},
-    "hosts": {"checkpoints", "decode", "guard"},
+    "guard": {"networks", "catalog", "checkpoints", "decode"},
+    "hosts": {"catalog", "checkpoints", "decode", "guard"},
     "webui": {"catalog", "decode", "hub", "ui", "guard"},
 }
 HOSTS_PACKAGES = {"modules", "modules_forge", "backend", "ldm_patched"}

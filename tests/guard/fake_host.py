@@ -10,11 +10,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
 from tests.decode.helpers import SMALL
+from vae_lib.checkpoints.unfinished import Afterwards, Latents
 from vae_lib.decode import Operation
 from vae_lib.guard import Folders, Points
 from vae_lib.networks import AutoencoderKL
@@ -28,7 +30,6 @@ class FakeVAE:
     model_name: str = "small"
     family: str | None = "SD1"
     latent_channels: int = 4
-    scale_factor: float = SCALE
     factors: tuple[float, float] = (SCALE, 0.0)
     packages: tuple[str, ...] = ("vae_lib",)
 
@@ -48,6 +49,8 @@ class FakeHost:
     noted: dict[str, str] = field(default_factory=dict)
     saved: list[tuple[Image.Image, str]] = field(default_factory=list)
     repair: tuple[torch.dtype, ...] = (torch.float32,)
+    checkpoints: tuple[str, ...] = ("small",)
+    not_repeated: tuple[str, ...] = ()
     name: str = "a fake"
     points: Points | None = None
 
@@ -108,21 +111,38 @@ class FakeHost:
     def is_first_pass(self, p: Any) -> bool:
         return False
 
-    def decode(self, latents: Tensor) -> Tensor:
-        assert self.loaded is not None
-        return decoded(self.loaded.module, latents)
+    def job(self, name: str) -> Any:
+        return nullcontext()
 
-    def after_decoding(self) -> None: ...
+    def afterwards(self, p: Any) -> Afterwards:
+        return Afterwards({"seed": p.seed}, not_repeated=self.not_repeated)
 
-    def save(self, image: Image.Image, infotext: str) -> None:
-        self.saved.append((image, infotext))
+    def has_checkpoint(self, name: str) -> bool:
+        return name in self.checkpoints
+
+    def finish(self, latents: Latents, again: Any, saved: bool | None) -> list[tuple[Image.Image, str]]:
+        pictures = self.generate(latents.tensor, again=again)
+        pixels = (
+            ((pictures + 1) / 2).clamp(0, 1).mul(255).permute(0, 2, 3, 1).numpy().astype(np.uint8)
+        )  # (B, H, W, 3)
+        made = [(Image.fromarray(one), again.infotext(index, {})) for index, one in enumerate(pixels)]
+        self.saved += made if saved else []
+        return made
+
+    def preview(self, latents: Tensor) -> Image.Image | None:
+        return Image.new("RGB", (8, 8))
 
     def generate(
-        self, latents: Tensor, request: Any = None, decode: Callable[..., Tensor] | None = None
+        self,
+        latents: Tensor,
+        request: Any = None,
+        decode: Callable[..., Tensor] | None = None,
+        again: Any = None,
+        batches: int = 1,
     ) -> Tensor:
         """What the family's wrapped functions come to for a txt2img."""
         points, module = self.points, None if self.loaded is None else self.loaded.module
-        p = SimpleNamespace(vae_guard=request, seed=7)
+        p = SimpleNamespace(vae_guard=request, seed=7, vae_guard_again=again)
 
         def own() -> Tensor:
             with guarded.guarding(scaled=latents):
@@ -131,7 +151,7 @@ class FakeHost:
         assert points is not None
         guarded = points
         with points.generation(p):
-            return points.batch(None, latents, own)
+            return [points.batch(None, latents, own) for _ in range(batches)][-1]
 
 
 def network() -> Any:

@@ -15,8 +15,8 @@ from torch import Tensor
 from tests.decode.helpers import SMALL, distance, latents_for
 from tests.guard.fake_host import FakeHost, FakeVAE, decoded
 from tests.webui import weights
-from vae_lib.errors import InputError
-from vae_lib.guard import UNKNOWN, Guard, Request, decode_again, save
+from vae_lib.errors import Cancelled, InputError
+from vae_lib.guard import UNKNOWN, Guard, Request, decode_again, not_repeated
 from vae_lib.guard.forward import Forward
 
 
@@ -149,6 +149,14 @@ def test_nan_is_told_as_the_host_tells_it(host: FakeHost, guard: Guard, latents:
         host.generate(latents)
 
 
+def restarted(host: FakeHost) -> Guard:
+    again = FakeHost(host.data, loaded=host.loaded)
+    later = Guard(again)
+    again.wrap(later)
+    later.kept.restore()
+    return later
+
+
 def test_latents_of_a_failed_decode_are_kept_and_decoded_later(
     host: FakeHost, guard: Guard, latents: Tensor
 ) -> None:
@@ -161,11 +169,10 @@ def test_latents_of_a_failed_decode_are_kept_and_decoded_later(
         host.generate(latents, decode=fail)
     held = guard.kept.item(0)
     assert held.path is not None
-    later = Guard(FakeHost(host.data, loaded=host.loaded))
-    later.kept.restore()
+    later = restarted(host)
     assert "1 picture was not finished" in later.host.told[0]  # type: ignore[attr-defined]
     (found,) = later.kept.items()
-    pictures = decode_again(later, found, lambda made: save(later, made))
+    pictures = decode_again(later, found, saved=True)
     assert len(pictures) == 1
     assert pictures[0][1] == "a cup\nSteps: 2, Seed: 7, Size: 32x32, VAE Guard: full; decoded again"
     assert later.kept.items() == []
@@ -173,16 +180,90 @@ def test_latents_of_a_failed_decode_are_kept_and_decoded_later(
     assert later.host.saved == pictures  # type: ignore[attr-defined]
 
 
-def test_latents_of_another_family_are_refused(host: FakeHost, guard: Guard, latents: Tensor) -> None:
+def test_latents_of_a_checkpoint_that_is_gone(host: FakeHost, guard: Guard, latents: Tensor) -> None:
     host.generate(latents)
     assert host.loaded is not None
-    host.loaded.scale_factor = 0.1
+    own, host.checkpoints = host.loaded, ()
+    assert len(decode_again(guard, guard.kept.item(0))) == 1  # another of its family is loaded
+    host.loaded = FakeVAE(own.module, factors=(0.1, 0.0))
     with pytest.raises(InputError, match="another family"):
-        decode_again(guard, guard.kept.item(0), list)
+        decode_again(guard, guard.kept.item(0))
     host.loaded = None
     with pytest.raises(InputError, match=r"No checkpoint is loaded yet.*latents are of small"):
-        decode_again(guard, guard.kept.item(0), list)
+        decode_again(guard, guard.kept.item(0))
     assert len(guard.kept.items()) == 1
+
+
+def test_an_approximate_picture_keeps_its_file_until_it_is_exact(
+    host: FakeHost, guard: Guard, latents: Tensor
+) -> None:
+    weights.save_taesd(host.folders().taesd)
+    host.values["vae_guard_fallback"] = ["TAESD"]
+    host.generate(latents, Request(True, "Auto", 1000.0))
+    assert "The latents stay on disk until you have it decoded in full" in host.told[-1]
+    later = restarted(host)
+    assert later.host.told == []  # type: ignore[attr-defined] # nothing failed
+    (item,) = later.kept.unfinished()
+    assert item.is_approximate
+    ((image, text),) = decode_again(later, item)
+    assert image.size == (8, 8)  # which is that of the small VAE
+    assert text.endswith("VAE Guard: full; decoded again")
+    assert (later.kept.unfinished(), item.is_approximate) == ([], False)
+
+
+def test_without_room_on_disk_the_promise_is_a_smaller_one(
+    host: FakeHost, guard: Guard, latents: Tensor
+) -> None:
+    weights.save_taesd(host.folders().taesd)
+    host.values |= {"vae_guard_fallback": ["TAESD"], "vae_guard_disk": 0}
+    host.generate(latents, Request(True, "Auto", 1000.0))
+    assert "The latents are kept for the next 4 generations" in host.told[-1]
+    host.values["vae_guard_keep"] = 0
+    host.generate(latents, Request(True, "Auto", 999.0))
+    assert "atents" not in host.told[-1]
+
+
+def test_what_is_being_decoded_is_not_listed(host: FakeHost, guard: Guard, latents: Tensor) -> None:
+    listed = []
+
+    def decode(module: Any, given: Tensor) -> Tensor:
+        listed.append((guard.kept.items(), list(guard.kept.folder.iterdir())))
+        return decoded(module, given)
+
+    host.generate(latents, decode=decode)
+    ((items, (file,)),) = listed
+    assert items == []
+    assert not file.exists()
+    assert [item.route for item in guard.kept.items()] == ["full"]
+
+
+def test_the_latents_of_whole_generations_are_kept(host: FakeHost, guard: Guard, latents: Tensor) -> None:
+    host.values["vae_guard_keep"] = 2
+    for _ in range(3):
+        host.generate(latents, batches=3)
+    assert len(guard.kept.items()) == 2 * 3
+
+
+def test_a_decode_that_is_stopped_keeps_the_latents(host: FakeHost, guard: Guard, latents: Tensor) -> None:
+    def fail(*args: Any) -> Tensor:
+        raise RuntimeError("CUDA out of memory.")
+
+    with pytest.raises(RuntimeError):
+        host.generate(torch.cat([latents, latents]), decode=fail)
+    (item,) = guard.kept.unfinished()
+    with pytest.raises(Cancelled):
+        decode_again(guard, item, cancelled=lambda: True)
+    assert guard.kept.unfinished() == [item]
+
+
+def test_what_others_did_after_the_decode_is_named(host: FakeHost, guard: Guard, latents: Tensor) -> None:
+    host.generate(latents)
+    assert not_repeated(guard.kept.items()) == ""
+    host.not_repeated = ("ADetailer",)
+    host.generate(latents)
+    assert not_repeated(guard.kept.items()) == (
+        "ADetailer, which may work on a picture after its decode, was not repeated."
+    )
 
 
 def test_taesd_is_used_where_it_is_and_its_picture_marked(

@@ -20,6 +20,7 @@ function get_uiCurrentTabContent() {
     return gradioApp().querySelector("#tabs > .tabitem[id^=tab_]:not([style*='display: none'])");
 }
 function randomId() { return "task(" + Math.random().toString(36).slice(2, 17) + ")"; }
+function requestProgress(id_task, progressbarContainer, gallery, atEnd) { setTimeout(atEnd, 1000); }
 function submit(...args) { args[0] = randomId(); return args; }
 function submit_img2img(...args) { return submit(...args); }
 function restart_reload() { setTimeout(() => location.reload(), 3000); return []; }

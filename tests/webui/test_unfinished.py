@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -134,18 +135,20 @@ def test_decode_now_in_the_tab(host: hosts.Host, failed: hosts.Picture, browser:
     page.close()
 
 
-def test_a_host_killed_in_the_middle_of_a_decode(tmp_path: Path) -> None:
-    hosts.prepare_data(tmp_path)
-    running = hosts.start(tmp_path)
+@contextlib.contextmanager
+def killed_in_a_decode(data: Path, **generation: Any) -> Iterator[tuple[hosts.Host, hosts.Picture]]:
+    """A host that was killed and is up again, and the picture that it was busy with."""
+    hosts.prepare_data(data)
+    running = hosts.start(data)
     try:
         running.post(
             "/probe/measuring?on=false"
         )  # which takes minutes for so large a picture on a busy machine
-        whole = running.generate(**LARGE)
+        whole = running.generate(**generation)
 
         def generate() -> None:
             with contextlib.suppress(OSError):
-                running.generate(**LARGE)
+                running.generate(**generation)
 
         client = threading.Thread(target=generate)
         client.start()
@@ -158,14 +161,19 @@ def test_a_host_killed_in_the_middle_of_a_decode(tmp_path: Path) -> None:
         assert len(files(running)) == 1, "killed too late"
     finally:
         running.stop()
-    again = hosts.start(tmp_path)
+    again = hosts.start(data)
     try:
+        again.post("/probe/measuring?on=false")
+        yield again, whole
+    finally:
+        again.stop()
+
+
+def test_a_host_killed_in_the_middle_of_a_decode(tmp_path: Path) -> None:
+    with killed_in_a_decode(tmp_path, **LARGE) as (again, whole):
         assert "1 picture was not finished" in again.log()
         assert [item["decoded_by"] for item in again.get("/vae-guard/latents")] == [None]
-        again.post("/probe/measuring?on=false")
         finished = again.decode_again()
         assert_close(finished.images[0], whole.images[0])
         assert "Seed: 5" in finished.infotext
         assert files(again) == []
-    finally:
-        again.stop()

@@ -6,6 +6,7 @@ from vae_lib.catalog.families import (
     family_by_factors,
     family_in_text,
     family_of_diffusion_model,
+    known_family,
 )
 from vae_lib.catalog.family import Family, Packing
 from vae_lib.catalog.files import Catalog, CatalogEntry, KnownFile, load_catalog
@@ -23,5 +24,6 @@ __all__ = [
     "family_by_factors",
     "family_in_text",
     "family_of_diffusion_model",
+    "known_family",
     "load_catalog",
 ]

@@ -86,8 +86,8 @@ def family_in_text(text: str) -> Family | None:
     )
 
 
-def family_by_factors(channels: int, scale: float, shift: float, name: str | None = None) -> Family:
-    """The family of these factors (and this name, if one is given), or one of its own where no known one has them."""
+def known_family(channels: int, scale: float, shift: float, name: str | None = None) -> Family | None:
+    """The family of these factors (and this name, if one is given); the first where two have the same."""
     for family in families_of(channels):
         if (
             name in (None, family.name)
@@ -95,7 +95,12 @@ def family_by_factors(channels: int, scale: float, shift: float, name: str | Non
             and math.isclose(family.shift_factor, shift, rel_tol=1e-4, abs_tol=1e-6)
         ):
             return family
-    return Family(name or "its own", channels, scale, shift)
+    return None
+
+
+def family_by_factors(channels: int, scale: float, shift: float, name: str | None = None) -> Family:
+    """As ``known_family``, or one of its own where no known one has them."""
+    return known_family(channels, scale, shift, name) or Family(name or "its own", channels, scale, shift)
 
 
 def family_of_diffusion_model(shapes: Mapping[str, Sequence[int]], channels: int) -> Family | None:

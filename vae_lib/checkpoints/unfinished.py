@@ -1,65 +1,81 @@
-"""Latents on disk while they are being decoded, so that a picture outlives the process.
+"""Latents on disk while there is no exact picture of them, so that a picture outlives the process.
 
-One safetensors file a batch, as the sampler left it, with the factors and the infotexts in its metadata;
-``python -m vae_lib decode`` reads it too. It is removed when the picture is there.
+One safetensors file a batch, as the sampler left it, with the factors and the infotexts in its metadata, and with what
+the host still does to the pictures after the decode; ``python -m vae_lib decode`` reads it too. It is removed when the
+picture is there.
 """
 
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import torch
+from PIL import Image
 from torch import Tensor
 
-from vae_lib.checkpoints.latents import load_latents
+from vae_lib.catalog import LatentSpace
+from vae_lib.checkpoints.latents import factors_in, load_latents
+from vae_lib.checkpoints.source import open_weights
 from vae_lib.checkpoints.write import save_safetensors
 from vae_lib.errors import InputError
 
 MB = 10**6
 _SUFFIX = ".safetensors"
+_APPROXIMATE = "-approximate" + _SUFFIX
+_IMAGE = "image."  # a PNG in a tensor of bytes
+
+
+@dataclass(frozen=True)
+class Afterwards:
+    """What is done to a batch's pictures after its decode, as the host had it when the decode began.
+
+    Attributes:
+        values: the host's own affair, and such as JSON can hold.
+        images: by name; the same image may stand there several times.
+        not_repeated: steps that only the generation itself could do: other extensions' scripts, by their titles.
+    """
+
+    values: Mapping[str, Any] = field(default_factory=dict)
+    images: Mapping[str, Sequence[Image.Image]] = field(default_factory=dict)
+    not_repeated: Sequence[str] = ()
 
 
 @dataclass(frozen=True, eq=False)
-class Unfinished:
-    """A batch that was not decoded.
+class Latents:
+    """A batch of latents as the sampler left it, and all that its pictures need.
 
     Attributes:
-        latents: (B, C, h, w), scaled, on the CPU.
-        scale_factor: the model's, as the host keeps it; 0 where it has none (SD3).
+        tensor: (B, C, h, w), scaled, on the CPU.
+        space: whose latents they are.
+        model_name: the checkpoint's.
         infotexts: one per picture, or empty.
     """
 
-    path: Path
-    latents: Tensor
+    tensor: Tensor
+    space: LatentSpace
     model_name: str
-    scale_factor: float
-    infotexts: list[str]
-    created: datetime
+    infotexts: Sequence[str] = ()
+    created: datetime = field(default_factory=lambda: datetime.now(timezone.utc))
+    afterwards: Afterwards = field(default_factory=Afterwards)
 
 
-def write(
-    folder: Path,
-    latents: Tensor,
-    model_name: str,
-    scale_factor: float,
-    infotexts: Sequence[str],
-    most_mb: int,
-    factors: tuple[float, float],
-) -> Path | None:
+def write(folder: Path, latents: Latents, most_mb: int) -> Path | None:
     """Write a batch; None when ``most_mb`` is too little for it. The oldest files go when it gets too much in all.
-
-    Args:
-        factors: scaling and shift factor, for the command line.
 
     Raises:
         InputError: when the disk is full or the folder cannot be written to.
     """
-    need = latents.numel() * latents.element_size()
+    tensors, where = _with_images(latents)
+    need = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
     if need > most_mb * MB:
         return None
     try:
@@ -67,22 +83,40 @@ def write(
     except OSError as error:
         raise InputError(f"The folder {folder} cannot be made: {error.strerror}.") from error
     _make_room(folder, most_mb * MB - need)
-    now = datetime.now(timezone.utc)
+    afterwards = latents.afterwards
     metadata = {
-        "parameters": infotexts[0] if infotexts else "",  # what the command line puts into the picture
-        "infotexts": json.dumps(list(infotexts)),
-        "model": model_name,
-        "model_scale_factor": repr(scale_factor),
-        "scaling_factor": repr(factors[0]),
-        "shift_factor": repr(factors[1]),
-        "created": now.isoformat(),
+        "parameters": latents.infotexts[0]
+        if latents.infotexts
+        else "",  # what the command line puts into the picture
+        "infotexts": json.dumps(list(latents.infotexts)),
+        "model": latents.model_name,
+        "scaling_factor": repr(latents.space.scale),
+        "shift_factor": repr(latents.space.shift),
+        "created": latents.created.isoformat(),
+        "afterwards": json.dumps([afterwards.values, where, list(afterwards.not_repeated)]),
     }
-    path = folder / f"{now.astimezone():%Y%m%d-%H%M%S-%f}.safetensors"
-    save_safetensors({"latents": latents}, path, metadata)
+    path = _free_name(folder, latents.created)
+    save_safetensors(tensors, path, metadata)
     return path
 
 
-def found(folder: Path) -> tuple[list[Unfinished], list[str]]:
+def mark_approximate(path: Path) -> Path:
+    """Note that there is a picture of these latents, but no exact one; the file's new name.
+
+    Raises:
+        OSError: when it cannot be renamed.
+    """
+    renamed = path.with_name(path.name.removesuffix(_SUFFIX) + _APPROXIMATE)
+    path.rename(renamed)
+    return renamed
+
+
+def is_approximate(path: Path) -> bool:
+    """Whether there is a picture of these latents, if no exact one."""
+    return path.name.endswith(_APPROXIMATE)
+
+
+def found(folder: Path) -> tuple[list[tuple[Path, Latents]], list[str]]:
     """What is in the folder, the latest first, and a sentence for each file that cannot be read."""
     items, problems = [], []
     try:
@@ -93,12 +127,80 @@ def found(folder: Path) -> tuple[list[Unfinished], list[str]]:
         if path.name.startswith("."):
             continue  # a write that was cut short
         try:
-            latents, metadata = load_latents(path)
+            items.append((path, read(path)))
         except InputError as error:
             problems.append(str(error))
-            continue
-        items.append(_read(path, latents, metadata))
     return items, problems
+
+
+def read(path: Path) -> Latents:
+    """One file. Metadata that is missing or odd is done without: the latents matter more.
+
+    Raises:
+        InputError: when there are no latents in it that can be decoded.
+    """
+    tensor, metadata = load_latents(path)
+    try:
+        scale, shift = factors_in(metadata) or (1.0, 0.0)
+    except InputError:
+        scale, shift = 1.0, 0.0
+    try:
+        infotexts = [str(text) for text in json.loads(metadata["infotexts"])]
+    except (KeyError, TypeError, ValueError, RecursionError):
+        infotexts = []
+    try:
+        created = datetime.fromisoformat(metadata["created"])
+    except (KeyError, ValueError):
+        created = _changed(path)
+    afterwards = _afterwards(path, metadata)
+    return Latents(
+        tensor, LatentSpace(scale, shift), metadata.get("model", "?"), infotexts, created, afterwards
+    )
+
+
+def _free_name(folder: Path, created: datetime) -> Path:
+    """Beginning with the time; two batches may come within one tick of a coarse clock."""
+    stem = f"{created.astimezone():%Y%m%d-%H%M%S-%f}"
+    taken = {path.name.removesuffix(_SUFFIX).removesuffix("-approximate") for path in _latest_first(folder)}
+    names = (stem, *(f"{stem}-{number}" for number in range(2, len(taken) + 3)))
+    return folder / f"{next(name for name in names if name not in taken)}{_SUFFIX}"
+
+
+def _with_images(latents: Latents) -> tuple[dict[str, Tensor], dict[str, list[int]]]:
+    """The tensors to write, and of each list of images which of them it is made of."""
+    tensors, numbers = {"latents": latents.tensor}, dict[int, int]()
+    where: dict[str, list[int]] = {}
+    for name, images in latents.afterwards.images.items():
+        for image in images:
+            if id(image) not in numbers:
+                numbers[id(image)] = len(numbers)
+                tensors[f"{_IMAGE}{numbers[id(image)]}"] = _as_png(image)
+            where.setdefault(name, []).append(numbers[id(image)])
+    return tensors, where
+
+
+def _as_png(image: Image.Image) -> Tensor:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", compress_level=1)  # a picture is waiting for it
+    return torch.from_numpy(np.frombuffer(buffer.getbuffer(), dtype=np.uint8).copy())
+
+
+def _afterwards(path: Path, metadata: Mapping[str, str]) -> Afterwards:
+    try:
+        values, where, not_repeated = json.loads(metadata["afterwards"])
+        with open_weights(path) as file:
+            wanted = {number for numbers in where.values() for number in numbers}
+            images = {number: _of_png(file.read(f"{_IMAGE}{number}")) for number in wanted}
+        listed = {str(name): [images[number] for number in numbers] for name, numbers in where.items()}
+        return Afterwards(dict(values), listed, [str(title) for title in not_repeated])
+    except Exception:  # whatever is wrong with it
+        return Afterwards()
+
+
+def _of_png(png: Tensor) -> Image.Image:
+    image = Image.open(io.BytesIO(png.numpy().tobytes()))
+    image.load()
+    return image
 
 
 def _latest_first(folder: Path) -> list[Path]:
@@ -108,23 +210,6 @@ def _latest_first(folder: Path) -> list[Path]:
     except FileNotFoundError:
         return []
     return [folder / name for name in sorted(names, reverse=True) if name.endswith(_SUFFIX)]
-
-
-def _read(path: Path, latents: Tensor, metadata: dict[str, str]) -> Unfinished:
-    """Metadata that is missing or odd is done without: the latents matter more."""
-    try:
-        infotexts = [str(text) for text in json.loads(metadata["infotexts"])]
-    except (KeyError, TypeError, ValueError, RecursionError):
-        infotexts = []
-    try:
-        scale_factor = float(metadata["model_scale_factor"])
-    except (KeyError, ValueError):
-        scale_factor = 0.0
-    try:
-        created = datetime.fromisoformat(metadata["created"])
-    except (KeyError, ValueError):
-        created = _changed(path)
-    return Unfinished(path, latents, metadata.get("model", "?"), scale_factor, infotexts, created)
 
 
 def _changed(path: Path) -> datetime:
@@ -139,19 +224,16 @@ def _make_room(folder: Path, most: int) -> None:
 
     What cannot be removed stays: then the write that follows says why.
     """
-    files = []
-    try:
-        paths = _latest_first(folder)
-    except OSError:
-        return
-    for path in paths:
-        try:
-            files.append((path, path.stat().st_size))
-        except OSError:
-            continue
     kept = 0
-    for path, size in files:
+    for path, size in _sizes(folder):
         kept += size
         if kept > most:
             with contextlib.suppress(OSError):
                 path.unlink()
+
+
+def _sizes(folder: Path) -> Iterator[tuple[Path, int]]:
+    with contextlib.suppress(OSError):
+        for path in _latest_first(folder):
+            with contextlib.suppress(OSError):
+                yield path, path.stat().st_size

@@ -1,6 +1,6 @@
 """VAE Guard at work, in whatever WebUI it is given: no host and no gradio are known here."""
 
-from vae_lib.guard.again import Pictures, decode_again, save
+from vae_lib.guard.again import Pictures, decode_again, not_repeated
 from vae_lib.guard.guard import MB, NOTHING_LOADED, UNKNOWN, Guard
 from vae_lib.guard.host import Callbacks, Folders, Host, HostVAE, Need, Points, Setting
 from vae_lib.guard.kept import Kept
@@ -26,5 +26,5 @@ __all__ = [
     "Setting",
     "Settings",
     "decode_again",
-    "save",
+    "not_repeated",
 ]

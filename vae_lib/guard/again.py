@@ -1,71 +1,86 @@
-"""Kept latents decoded once more, exactly, by the VAE that is loaded now."""
+"""Kept latents decoded once more, exactly, with all that the host does to a picture after the decode."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
-import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
 
-from vae_lib.decode import wording
-from vae_lib.errors import InputError
+from vae_lib.errors import Cancelled, DeviceLost, InputError, VAEGuardError
 from vae_lib.guard import infotext
 from vae_lib.guard.guard import NOTHING_LOADED, Guard
-from vae_lib.guard.host import Result
 from vae_lib.guard.kept import HOSTS_OWN, Kept
-from vae_lib.guard.request import Request
 
-Pictures = list[tuple[Image.Image, str]]  # with their infotexts
+Pictures = Sequence[tuple[Image.Image, str]]  # with their infotexts
 
 
-def decode_again(guard: Guard, held: Kept, deliver: Callable[[Pictures], Result]) -> Result:
-    """Decode a kept batch; its file goes when ``deliver`` has the pictures. Takes the host's queue lock.
+@dataclass
+class DecodedAgain:
+    """Implements ``generation.Again``."""
+
+    infotexts: Sequence[str]
+    cancelled: Callable[[], bool] | None = None
+    route: str | None = None
+    done: str | None = None
+
+    def infotext(self, index: int, vae: Mapping[str, str | None]) -> str | None:
+        if not 0 <= index < len(self.infotexts):
+            return None
+        return infotext.replaced(self.infotexts[index], self.done or HOSTS_OWN, vae)
+
+
+def decode_again(
+    guard: Guard, held: Kept, *, saved: bool | None = None, cancelled: Callable[[], bool] | None = None
+) -> Pictures:
+    """Decode a kept batch; its file goes when the pictures are there. The caller holds the host's queue lock.
+
+    Args:
+        saved: among the host's pictures; None: as the generation had it.
+        cancelled: asked while it runs.
 
     Raises:
-        InputError: when the loaded model is of another family, or its VAE gives no numbers.
+        InputError: when the latents cannot be decoded, or not by what is loaded.
+        Cancelled: when ``cancelled`` says so.
     """
-    with guard.host.lock():
-        delivered = deliver(_pictures(guard, held))
-        guard.kept.settle(held)
-        return delivered
-
-
-def save(guard: Guard, pictures: Pictures) -> Pictures:
-    """Save pictures among the host's; the same pictures."""
-    for image, text in pictures:
-        image.info["parameters"] = text
-        guard.host.save(image, text)
+    latents = held.latents()
+    if not guard.host.has_checkpoint(held.model_name):
+        _check_loaded(guard, held)
+    again = DecodedAgain(latents.infotexts, cancelled)
+    try:
+        pictures = guard.host.finish(latents, again, saved)
+    except (InputError, Cancelled, DeviceLost):
+        raise
+    except VAEGuardError as error:
+        raise InputError(f"{error} The latents are kept.") from error
+    except Exception as error:
+        raise InputError(
+            f"The latents could not be decoded ({type(error).__name__}: {error}). They are kept."
+        ) from error
+    if len(pictures) < held.shape[0]:
+        raise Cancelled("Stopped: the latents are kept.")
+    held.route = again.route or HOSTS_OWN
+    held.infotexts = [text for _, text in pictures]
+    guard.kept.settle(held)
     return pictures
 
 
-def _pictures(guard: Guard, held: Kept) -> Pictures:
+def not_repeated(items: Sequence[Kept]) -> str:
+    """What the pictures lack of what other extensions do after the decode, as a sentence; "" if nothing."""
+    titles = sorted({title for item in items for title in item.not_repeated})
+    if not titles:
+        return ""
+    which, was = (titles[0], "was") if len(titles) == 1 else (", ".join(titles), "were")
+    return f"{which}, which may work on a picture after its decode, {was} not repeated."
+
+
+def _check_loaded(guard: Guard, held: Kept) -> None:
+    """The checkpoint of the latents is gone: another of its family does as well, but for its VAE."""
     vae = guard.host.vae()
     if vae is None:
         raise InputError(f"{NOTHING_LOADED} These latents are of {held.model_name}.")
-    if vae.scale_factor != held.scale_factor or vae.latent_channels != held.latents.shape[1]:
+    if vae.factors != (held.space.scale, held.space.shift) or vae.latent_channels != held.shape[1]:
         raise InputError(
-            f"These latents are of {held.model_name}, and the loaded checkpoint is of another family; "
-            "load that checkpoint first."
+            f"These latents are of {held.model_name}, which is not among the checkpoints any more, and the loaded "
+            "checkpoint is of another family; load one of theirs first."
         )
-    pictures = []
-    with torch.no_grad(), guard.generations.running(None, Request(decode_by="Full")) as current:
-        for number, latents in enumerate(torch.split(held.latents, 1)):
-            with guard.guarding():
-                try:
-                    decoded = guard.host.decode(latents)
-                except InputError as error:
-                    raise InputError(f"{error} The latents are kept.") from error
-            text = held.infotexts[number] if number < len(held.infotexts) else ""
-            done = wording.entry(current.records[-1].outcome) if current.records else HOSTS_OWN
-            pictures.append((_as_image(decoded[0]), infotext.replaced(text, done)))
-    guard.host.after_decoding()
-    held.route = current.records[-1].outcome.plan.route.value if current.records else HOSTS_OWN
-    return pictures
-
-
-def _as_image(picture: Tensor) -> Image.Image:
-    """(3, H, W) in [-1, 1]."""
-    pixels = ((picture.float().cpu() + 1) / 2).clamp(0, 1).mul(255).permute(1, 2, 0)  # (H, W, 3)
-    return Image.fromarray(pixels.numpy().astype(np.uint8))

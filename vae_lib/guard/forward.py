@@ -11,13 +11,12 @@ import torch
 from torch import Tensor
 
 from vae_lib.decode import Ladder, Operation, Outcome, Preference, is_out_of_memory, wording
-from vae_lib.errors import DeviceLost, InputError, NumericError, VAEGuardError
+from vae_lib.errors import Cancelled, DeviceLost, InputError, NumericError, VAEGuardError
 from vae_lib.guard import borrow, layers, policy, report
 from vae_lib.guard.generation import Generations, Record
 from vae_lib.guard.host import Host, HostVAE
 from vae_lib.guard.notices import Notices, log
 from vae_lib.guard.precision import Precision
-from vae_lib.guard.request import Request
 from vae_lib.guard.settings import Settings
 
 Wrapped = Callable[..., Any]
@@ -64,7 +63,7 @@ class Forward:
                 return hosts(x, *args, **kwargs)
             try:
                 return self._run(operation, x)
-            except DeviceLost:  # nor can the host compute anything there
+            except (DeviceLost, Cancelled):  # nor can the host compute anything there, or is it wanted to
                 raise
             except VAEGuardError as error:
                 failure: BaseException = error
@@ -107,8 +106,7 @@ class Forward:
     def _run(self, operation: Operation, x: Tensor, preference: Preference | None = None) -> Tensor:
         current = self._owner.generations.current
         if preference is None:
-            request = Request() if current is None else current.request
-            preference = policy.preference(request, self._owner.settings(), operation)
+            preference = policy.of(current, self._owner.settings(), operation)
         outcome = self._outcome(operation, x, preference)
         if outcome.repaired and outcome.plan.route.exact:
             self._owner.precision.remember(self._vae.identity(), outcome)
@@ -164,8 +162,9 @@ class Forward:
         scale = 8 if operation is Operation.DECODE else 1
         height, width = scale * x.shape[-2], scale * x.shape[-1]
         text, exact = wording.notice(outcome, operation, width, height), outcome.plan.route.exact
-        if not exact and operation is Operation.DECODE:
-            text += " The latents are kept: 'Decode again in full' gives the exact picture."
+        current = self._owner.generations.current
+        if not exact and operation is Operation.DECODE and current is not None:
+            text = f"{text} {current.promise()}".rstrip()
         self._owner.notices.tell(text, warning=not exact)
 
     def _raise_if_the_numbers_are_to_blame(

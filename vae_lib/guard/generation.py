@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from vae_lib.decode import Operation, Outcome
 from vae_lib.guard.request import Request
@@ -28,13 +28,45 @@ class Record:
         return self.operation, plan.route, plan.band_rows, tuple(map(type, self.outcome.events))
 
 
-@dataclass
+class Again(Protocol):
+    """On the processing object of a generation that only decodes kept latents.
+
+    Attributes:
+        route: how they were decoded, once they are ("full", ...).
+        done: the same for the infotext.
+        cancelled: asked while they are decoded.
+    """
+
+    route: str | None
+    done: str | None
+    cancelled: Callable[[], bool] | None
+
+    def infotext(self, index: int, vae: Mapping[str, str | None]) -> str | None:
+        """Of one picture, with the entries of the VAE that has decoded it now; None where none was kept."""
+
+
+@dataclass(eq=False)
 class Generation:
-    """``p`` is the host's processing object, or None outside of one (an API call of ours)."""
+    """``p`` is the host's processing object.
+
+    Attributes:
+        promise: how long the latents of the batch that is being decoded are kept, as a sentence.
+        is_first_pass: whether it is at the small picture that hires fix enlarges.
+        token: what outlives it of the generation.
+    """
 
     p: Any
     request: Request
     records: list[Record] = field(default_factory=list)
+    promise: Callable[[], str] = str
+    is_first_pass: bool = False
+    token: object = field(default_factory=object)
+
+    @property
+    def again(self) -> Again | None:
+        """Set when kept latents are decoded, and nothing is sampled."""
+        again: Again | None = getattr(self.p, "vae_guard_again", None)
+        return again
 
 
 class Generations(threading.local):

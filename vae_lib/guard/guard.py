@@ -11,14 +11,17 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
+from vae_lib.catalog import LatentSpace, known_family
 from vae_lib.decode import (
     Compute,
     Ladder,
@@ -29,6 +32,7 @@ from vae_lib.decode import (
     free_memory,
     smallest,
     trusted_rates,
+    wording,
 )
 from vae_lib.errors import PlanError
 from vae_lib.guard import borrow, infotext, layers, policy
@@ -87,19 +91,30 @@ class Guard:
         current, vae = self.generations.current, self._vae(model)
         if current is None or vae is None:
             return decode()
-        held = self.kept.hold(current, vae, latents)
         start = len(current.records)
+        if (again := current.again) is not None:
+            result = decode()
+            if worst := infotext.worst(current.records[start:]):
+                again.route, again.done = worst.outcome.plan.route.value, wording.entry(worst.outcome)
+            return result
+        current.is_first_pass = self.host.is_first_pass(current.p)
+        held = self.kept.hold(current, vae, latents)
+        current.promise = functools.partial(self.kept.promise, held)
         try:
             result = decode()
-        except Exception as error:
+        except BaseException as error:
             if told := self.kept.failed(held):  # the type stays: callers look at it
                 error.args = (f"{error} VAE Guard: {told}", *error.args[1:])
             raise
         records = current.records[start:]
-        if current.p is not None:
-            self.host.note(current.p, infotext.entries(current, records))
+        self.host.note(current.p, infotext.entries(current, records))
         self.kept.finished(held, current, records)
         return result
+
+    def completed(self, infotexts: Sequence[str]) -> None:
+        current = self.generations.current
+        if current is not None and current.again is None:
+            self.kept.completed(current, infotexts)
 
     @contextmanager
     def guarding(self, model: Any = None, scaled: Tensor | None = None) -> Iterator[None]:
@@ -131,12 +146,21 @@ class Guard:
             return None
         return vae
 
+    def preview(self, latents: Tensor, space: LatentSpace) -> Image.Image | None:
+        """A rough picture of scaled latents (1, C, h, w): TAESD's where it is, else as rough as the host's own."""
+        family = known_family(latents.shape[1], float(space.scale), float(space.shift))
+        taesd = None if family is None else self.taesd.load(family.name, Operation.DECODE)
+        if taesd is None:
+            return self.host.preview(latents[0])
+        with torch.no_grad():
+            picture = Ladder(None, taesd, order=(Route.TAESD,)).decode(latents).result[0]  # (3, H, W)
+        pixels = ((picture.float() + 1) / 2).clamp(0, 1).mul(255).permute(1, 2, 0)  # (H, W, 3)
+        return Image.fromarray(pixels.numpy().astype(np.uint8))
+
     def need_bytes(self, vae: HostVAE, operation: Operation, shape: tuple[int, ...]) -> int:
         """What our decode or encode of a tensor (B, C, height, width) takes on the device, planned for what is free."""
         device, current = self.host.device(), self.generations.current
-        preference = policy.preference(
-            Request() if current is None else current.request, self.settings(), operation
-        )
+        preference = policy.of(current, self.settings(), operation)
         ladder = self.ladder(vae, operation, device, preference)
         scale = 1 if operation is Operation.DECODE or ladder.vae is None else ladder.vae.downscale
         work = ladder.work(operation, shape[2] // scale, shape[3] // scale, shape[0])
@@ -160,6 +184,8 @@ class Guard:
             needed = self.precision.known(vae.identity())
             dtype = needed if needed in repair else dtype
         ours = borrow.borrow(vae.module, operation)
+        current = self.generations.current
+        again = None if current is None else current.again
         wants_taesd = any(Route.TAESD in step.routes for step in preference.steps)
 
         def tell(text: str) -> None:
@@ -175,6 +201,7 @@ class Guard:
             repair=repair,
             wrap=padding,
             check_finite=checks,
+            cancelled=None if again is None else again.cancelled,
             rates=trusted_rates(ours, Compute(device, dtype), tell),
         )
 

@@ -12,7 +12,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from vae_lib.checkpoints.unfinished import Afterwards, Latents
 from vae_lib.decode import Operation
+from vae_lib.guard.generation import Again
 
 Result = TypeVar("Result")
 Need = Callable[[Operation, tuple[int, ...]], int]
@@ -51,12 +53,8 @@ class HostVAE(Protocol):
     def latent_channels(self) -> int: ...
 
     @property
-    def scale_factor(self) -> float:
-        """The model's, which tells whether another model's VAE takes its latents; 0 where it has none."""
-
-    @property
     def factors(self) -> tuple[float, float]:
-        """Scaling and shift factor."""
+        """Scaling and shift factor, which tell whether another model's VAE takes the same latents."""
 
     def unscale(self, latents: Tensor) -> Tensor:
         """The sampler's latents (B, C, h, w) as the VAE takes them."""
@@ -76,6 +74,9 @@ class Points(Protocol):
 
     def guarding(self, model: Any = None, scaled: Tensor | None = None) -> AbstractContextManager[object]:
         """Around any decode (of the latents ``scaled``) or encode of a picture; None: the loaded model."""
+
+    def completed(self, infotexts: Sequence[str]) -> None:
+        """Inside ``generation``: it is over, and these are the infotexts of its pictures in their order."""
 
     def is_generating(self) -> bool:
         """Whether this thread is inside a generation."""
@@ -128,6 +129,9 @@ class Host(Protocol):
     def lock(self) -> AbstractContextManager[object]:
         """The queue lock that keeps generations and other work out of each other's way."""
 
+    def job(self, name: str) -> AbstractContextManager[object]:
+        """As ``lock``, and the host's state says that it is busy with this."""
+
     def progress_text(self) -> str | None:
         """The text in the page's progress bar."""
 
@@ -148,18 +152,27 @@ class Host(Protocol):
     def is_first_pass(self, p: Any) -> bool:
         """Whether the generation is at the small picture that hires fix enlarges."""
 
-    def decode(self, latents: Tensor) -> Tensor:
-        """Pictures (1, 3, H, W) in [-1, 1] of the sampler's latents (1, C, h, w), by the host's own function.
+    def afterwards(self, p: Any) -> Afterwards:
+        """What is still to be done to the pictures of the batch that is about to be decoded."""
+
+    def has_checkpoint(self, name: str) -> bool:
+        """Whether a checkpoint of this name can be loaded."""
+
+    def finish(self, latents: Latents, again: Again, saved: bool | None) -> Sequence[tuple[Image.Image, str]]:
+        """Pictures of kept latents, decoded by their checkpoint and finished as in their generation, with infotexts.
+
+        Called in the host's queue lock. What is loaded and set is put back, as after any generation.
+
+        Args:
+            again: stands on the processing object as ``vae_guard_again``.
+            saved: whether the pictures are saved among the host's own; None: as the generation had it.
 
         Raises:
-            InputError: when they are NaN.
+            InputError: when the decode gives NaN.
         """
 
-    def after_decoding(self) -> None:
-        """Put back what ``decode`` moved to the device (``--lowvram``)."""
-
-    def save(self, image: Image.Image, infotext: str) -> None:
-        """Save a picture among the host's own."""
+    def preview(self, latents: Tensor) -> Image.Image | None:
+        """A rough picture of latents (C, h, w), at once and by little work; None where that cannot be had."""
 
 
 class Callbacks(Protocol):

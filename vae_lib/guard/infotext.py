@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vae_lib.decode import Operation, Route, wording
@@ -26,15 +26,15 @@ _ENTRY = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
 def entries(generation: Generation, records: Sequence[Record]) -> dict[str, str]:
     """What was done for the pictures just decoded, and what had been asked for; nothing if we did nothing."""
     done = {}
-    if worst := _worst(records):
-        done[DONE] = wording.entry(worst.outcome)
+    if found := worst(records):
+        done[DONE] = wording.entry(found.outcome)
     encodes = [
         record
         for record in generation.records
         if record.operation is Operation.ENCODE and record.outcome.plan.route is not Route.FULL
     ]
-    if worst := _worst(encodes):
-        done[ENCODED] = wording.entry(worst.outcome)
+    if found := worst(encodes):
+        done[ENCODED] = wording.entry(found.outcome)
     return done | _asked(generation.request) if generation.records else {}
 
 
@@ -51,7 +51,8 @@ def _asked(request: Request) -> dict[str, str]:
     return asked
 
 
-def _worst(records: Sequence[Record]) -> Record | None:
+def worst(records: Sequence[Record]) -> Record | None:
+    """The one that took the way of last resort; None of none."""
     return max(records, key=lambda record: _FROM_BEST.index(record.outcome.plan.route), default=None)
 
 
@@ -74,12 +75,42 @@ def pasted_fallback(params: dict[str, Any]) -> bool:
     return params.get(FALLBACK) != "off"
 
 
-def replaced(text: str, done: str) -> str:
-    """An infotext with its entries of ours replaced, for a picture that was decoded again."""
+def replaced(text: str, done: str, vae: Mapping[str, str | None]) -> str:
+    """An infotext with its entries of ours replaced, for a picture that was decoded again.
+
+    Args:
+        vae: the host's entries of the VAE that did so; None where there is no such entry.
+    """
     head, newline, last = text.rpartition("\n")
-    kept = [(key, value) for key, value in _ENTRY.findall(last) if not key.startswith(DONE)]
-    kept.append((DONE, _quoted(f"{done}; decoded again")))
-    return head + newline + ", ".join(key if key == value else f"{key}: {value}" for key, value in kept)
+    kept: dict[str, str] = {}
+    for key, value in _ENTRY.findall(last):
+        if key in vae:
+            if (now := vae[key]) is not None:
+                kept[key] = _quoted(now)
+        elif key == DONE:
+            kept[key] = ""  # to stay at its place
+        elif key == ENCODED or not key.startswith(DONE):
+            kept[key] = value
+    kept |= {key: _quoted(now) for key, now in vae.items() if now is not None and key not in kept}
+    kept[DONE] = _quoted(f"{done}; decoded again")
+    return (
+        head + newline + ", ".join(key if key == value else f"{key}: {value}" for key, value in kept.items())
+    )
+
+
+def prompt_and_seeds(texts: Sequence[str], longest: int = 80) -> tuple[str, str]:
+    """The beginning of the first picture's prompt, and the seeds of all, for a list."""
+    if not texts:
+        return "", ""
+    prompt = re.split(r"\n(?:Negative prompt: |Steps: )", texts[0])[0].replace("\n", " ").strip()
+    if prompt.startswith("Steps: "):
+        prompt = ""
+    found = (dict(_ENTRY.findall(text.rpartition("\n")[2])).get("Seed") for text in texts)
+    seeds = list(dict.fromkeys(seed for seed in found if seed))
+    return (
+        prompt if len(prompt) <= longest else f"{prompt[:longest]}…",
+        seeds[0] if len(seeds) == 1 else f"{seeds[0]}, …" if seeds else "",
+    )
 
 
 def _quoted(text: str) -> str:

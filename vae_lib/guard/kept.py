@@ -1,23 +1,26 @@
 """The latents of the last generations, so that a picture can be decoded again.
 
-They are in RAM; on disk as well from before the decode until the picture is there (see ``checkpoints.unfinished``).
+They are in RAM; on disk as well from before the decode until an exact picture is there
+(see ``checkpoints.unfinished``).
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from vae_lib.catalog import LatentSpace, known_family
 from vae_lib.checkpoints import unfinished
+from vae_lib.checkpoints.unfinished import Latents
 from vae_lib.decode import Operation, Route
 from vae_lib.errors import InputError
+from vae_lib.files import is_gone
 from vae_lib.guard.generation import Generation, Record
 from vae_lib.guard.host import Host, HostVAE
 from vae_lib.guard.notices import Notices, log
@@ -26,25 +29,50 @@ from vae_lib.guard.settings import Settings
 HOSTS_OWN = "the WebUI's own decode"
 
 
-@dataclass(eq=False)  # one batch is another's equal only if it is the same: tensors have no truth value
 class Kept:
-    """One batch of latents as the sampler left it.
+    """One batch of latents that its host has sampled.
 
     Attributes:
-        latents: (B, C, h, w), scaled, on the CPU.
+        token: what batches of one generation have in common; None: an earlier run's.
         infotexts: one per picture; empty until they are known.
         route: how it was decoded ("full", ...); None while it is not.
-        scale_factor: the model's, to tell whether another model's VAE takes these latents.
-        path: the file they lie in while there is no picture of them.
+        path: the file it lies in while there is no exact picture of it.
     """
 
-    latents: Tensor
-    model_name: str
-    scale_factor: float
-    created: datetime = field(default_factory=lambda: datetime.now(timezone.utc))
-    infotexts: list[str] = field(default_factory=list)
-    route: str | None = None
-    path: Path | None = None
+    def __init__(self, latents: Latents, generation: Generation | None, path: Path | None = None) -> None:
+        self.token, self.path = None if generation is None else generation.token, path
+        self.infotexts = list(latents.infotexts)
+        self.route: str | None = None
+        self.model_name, self.created = latents.model_name, latents.created
+        self.shape, self.space = tuple(latents.tensor.shape), latents.space
+        self.not_repeated = latents.afterwards.not_repeated
+        self._latents: Latents | None = latents
+
+    def latents(self) -> Latents:
+        """All of it, read from its file if it is not in RAM any more.
+
+        Raises:
+            InputError: when the file is gone or cannot be read.
+        """
+        if self._latents is not None:
+            return replace(self._latents, infotexts=self.infotexts)
+        if self.path is None or is_gone(self.path):
+            raise InputError("These latents are not there any more; their file was removed.")
+        return replace(unfinished.read(self.path), infotexts=self.infotexts)
+
+    @property
+    def in_ram(self) -> bool:
+        return self._latents is not None
+
+    @property
+    def family(self) -> str | None:
+        """A name in ``FAMILIES``, None where it is not known."""
+        found = known_family(self.shape[1], float(self.space.scale), float(self.space.shift))
+        return None if found is None else found.name
+
+    def leave_ram(self) -> None:
+        """Its file is enough."""
+        self._latents = None
 
     @property
     def is_approximate(self) -> bool:
@@ -52,9 +80,14 @@ class Kept:
         return self.route == Route.TAESD.value
 
     @property
+    def is_unfinished(self) -> bool:
+        """Whether there is no exact picture of it, and a file to make one of."""
+        return self.path is not None and not is_gone(self.path)
+
+    @property
     def size(self) -> tuple[int, int]:
-        """Width and height of the pictures."""
-        return 8 * self.latents.shape[-1], 8 * self.latents.shape[-2]
+        """Width and height of what is decoded."""
+        return 8 * self.shape[-1], 8 * self.shape[-2]
 
 
 class KeptLatents:
@@ -71,8 +104,13 @@ class KeptLatents:
         return self._host.folders().data / "vae-guard-latents"
 
     def items(self) -> list[Kept]:
-        """The kept batches, the latest first; then those that an earlier run did not finish."""
+        """The kept batches, the latest first; then those of which only a file is left. None that is being decoded."""
+        self._unfinished = [item for item in self._unfinished if item.is_unfinished]
         return [*self._latest, *self._unfinished]
+
+    def unfinished(self) -> list[Kept]:
+        """Those without an exact picture that have a file: what failed, died or was approximated."""
+        return [item for item in self.items() if item.is_unfinished]
 
     def item(self, index: int) -> Kept:
         """One of ``items``.
@@ -93,18 +131,20 @@ class KeptLatents:
         self._unfinished.clear()
 
     def restore(self) -> None:
-        """Find what an earlier run did not finish, and say so."""
+        """Find what earlier runs did not finish, and say so."""
         found, problems = unfinished.found(self.folder)
-        self._unfinished[:] = [
-            Kept(one.latents, one.model_name, one.scale_factor, one.created, one.infotexts, path=one.path)
-            for one in found
-        ]
+        for path, latents in found:
+            item = Kept(latents, None, path)
+            item.leave_ram()
+            if unfinished.is_approximate(path):
+                item.route = Route.TAESD.value
+            self._unfinished.append(item)
         for problem in problems:
             self._notices.tell_once(problem, f"latents that were to be kept cannot be read: {problem}")
-        if found:
-            count = sum(len(one.latents) for one in found)
+        if died := [item for item in self._unfinished if item.route is None]:
+            count = sum(item.shape[0] for item in died)
             self._notices.tell_once(
-                f"unfinished {found[0].path}",
+                f"unfinished {died[0].path}",
                 f"{count} picture{'s were' if count > 1 else ' was'} not finished when the WebUI ended; the latents "
                 f"are in {self.folder}. Decode or remove them in the tab VAE > Unfinished.",
             )
@@ -114,32 +154,25 @@ class KeptLatents:
 
         Not the first pass of hires fix: its picture is small, and not the one that was asked for.
         """
-        if generation.p is None or self._host.is_first_pass(generation.p):
+        if generation.is_first_pass:
             return None
         settings = self._settings()
-        held = Kept(batch.detach().to("cpu", copy=True), vae.model_name, vae.scale_factor)
-        if settings.disk_mb > 0 and torch.isfinite(held.latents).all():
-            held.infotexts = self._infotexts(generation.p, len(batch))
+        latents = Latents(
+            batch.detach().to("cpu", copy=True),
+            LatentSpace(*vae.factors),
+            vae.model_name,
+            self._infotexts(generation.p, len(batch)),
+            afterwards=self._host.afterwards(generation.p),
+        )
+        held = Kept(latents, generation)
+        if settings.disk_mb > 0 and torch.isfinite(latents.tensor).all():
             try:
-                held.path = unfinished.write(
-                    self.folder,
-                    held.latents,
-                    held.model_name,
-                    held.scale_factor,
-                    held.infotexts,
-                    settings.disk_mb,
-                    vae.factors,
-                )
+                held.path = unfinished.write(self.folder, latents, settings.disk_mb)
             except InputError as error:
                 self._notices.tell_once(
                     "unfinished",
                     f"the latents could not be saved before the decode: {error} The picture is decoded all the same.",
                 )
-        self._latest.appendleft(held)
-        while len(self._latest) > settings.keep:
-            dropped = self._latest.pop()
-            if dropped.path is not None and dropped is not held:
-                self._unfinished.insert(0, dropped)
         return held
 
     def finished(self, held: Kept | None, generation: Generation, records: Sequence[Record]) -> None:
@@ -149,21 +182,51 @@ class KeptLatents:
         plans = [record.outcome.plan for record in records if record.operation is Operation.DECODE]
         worst = next((plan for plan in plans if not plan.route.exact), plans[0] if plans else None)
         held.route = HOSTS_OWN if worst is None else worst.route.value
-        held.infotexts = self._infotexts(generation.p, len(held.latents)) or held.infotexts
-        self.settle(held)
+        held.infotexts = self._infotexts(generation.p, held.shape[0]) or held.infotexts
+        if not held.is_approximate:
+            self.settle(held)
+        elif held.path is not None:
+            try:
+                held.path = unfinished.mark_approximate(held.path)
+            except OSError as error:
+                log.warning("%s could not be renamed: %s", held.path, error)
+        self._add(held)
 
     def failed(self, held: Kept | None) -> str:
         """Nothing could decode the batch: say where it is; the sentence for the error ("" if it is nowhere)."""
-        if held is None or held.path is None:
+        if held is None:
             return ""
-        if held not in self.items():
-            self._unfinished.insert(0, held)
+        self._add(held)
+        if held.path is None:
+            return ""
         sentence = (
             f"the picture could not be decoded, but it is not lost: its latents are in {held.path}. Free some memory "
             "or choose another VAE, then decode them in the tab VAE > Unfinished."
         )
         self._notices.tell(sentence, warning=True)
         return sentence
+
+    def completed(self, generation: Generation, infotexts: Sequence[str]) -> None:
+        """The generation is over: these are the infotexts of its pictures as the host shows them."""
+        batches = [item for item in reversed(self._latest) if item.token is generation.token]
+        if sum(item.shape[0] for item in batches) != len(infotexts):
+            return  # the scripts of others added pictures, or left some out
+        texts = iter(infotexts)
+        for item in batches:
+            item.infotexts = [text for _, text in zip(range(item.shape[0]), texts, strict=False)]
+
+    def promise(self, held: Kept | None) -> str:
+        """How long an approximate picture's latents are kept, as a sentence."""
+        keep = self._settings().keep
+        if held is not None and held.path is not None:
+            return (
+                "The latents stay on disk until you have it decoded in full: press 'Decode again in full' below the "
+                "picture, or go to the tab VAE > Unfinished."
+            )
+        if held is not None and keep:
+            after = "until the next generation" if keep == 1 else f"for the next {keep} generations"
+            return f"The latents are kept {after}: press 'Decode again in full' below the picture."
+        return ""
 
     def remove(self, held: Kept) -> None:
         """Throw a batch away, file and all."""
@@ -183,6 +246,15 @@ class KeptLatents:
             held.path = None
         if held in self._unfinished:
             self._unfinished.remove(held)
+
+    def _add(self, held: Kept) -> None:
+        self._latest.appendleft(held)
+        generations = list(dict.fromkeys(item.token for item in self._latest))
+        for old in [item for item in self._latest if item.token in generations[self._settings().keep :]]:
+            self._latest.remove(old)
+            if old.path is not None:
+                old.leave_ram()
+                self._unfinished.insert(0, old)
 
     def _infotexts(self, p: Any, count: int) -> list[str]:
         try:

@@ -2,13 +2,39 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from vae_lib.decode import Operation, Preference, Route, Step
+from vae_lib.guard.generation import Generation
 from vae_lib.guard.request import Request
 from vae_lib.guard.settings import Settings
 
 GB = 10**9
 _ONLY_FULL = Step((Route.FULL,), trusts_prediction=False)
 SMALLER = Preference((Step((Route.TILED, Route.OFFLOAD, Route.CPU)),))
+_EXACT = Step((Route.FULL, Route.TILED, Route.OFFLOAD, Route.CPU))
+
+
+def of(current: Generation | None, settings: Settings, operation: Operation) -> Preference:
+    """The steps for the generation that runs; what is decoded again is decoded exactly."""
+    if current is None:
+        return preference(Request(), settings, operation)
+    if current.again is not None:
+        return Preference((_EXACT,))
+    usual = preference(current.request, settings, operation)
+    return _exact_first(usual) if current.is_first_pass else usual
+
+
+def _exact_first(usual: Preference) -> Preference:
+    """TAESD last: what it loses in a picture that is enlarged and sampled on, no later decode can give back."""
+    if not any(Route.TAESD in step.routes for step in usual.steps):
+        return usual
+    exact = [
+        replace(step, routes=routes)
+        for step in usual.steps
+        if (routes := tuple(route for route in step.routes if route is not Route.TAESD))
+    ]
+    return Preference((*exact, _EXACT, Step((Route.TAESD,))))
 
 
 def preference(request: Request, settings: Settings, operation: Operation = Operation.DECODE) -> Preference:

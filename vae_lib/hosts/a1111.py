@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from typing import Any
 
-from modules import devices, lowvram, shared
+from modules import shared
 
 from vae_lib.guard.host import HostVAE
 from vae_lib.hosts import picture_functions
@@ -21,11 +21,6 @@ class Host(WebUIFamily):
     def vae(self, model: Any = None) -> HostVAE | None:
         model = shared.sd_model if model is None else model
         return FirstStage(model) if getattr(model, "first_stage_model", None) is not None else None
-
-    def after_decoding(self) -> None:
-        if lowvram.is_enabled(shared.sd_model):
-            lowvram.send_everything_to_cpu()
-        devices.torch_gc()
 
 
 def is_here() -> bool:

@@ -39,14 +39,10 @@ class FirstStage:
         return int(getattr(self.model, "latent_channels", 4))
 
     @property
-    def scale_factor(self) -> float:
-        return float(getattr(self.model, "scale_factor", 0.0))
-
-    @property
     def factors(self) -> tuple[float, float]:
         form = getattr(self.model, "latent_format", None)  # SD3's
         if form is None:
-            return self.scale_factor, 0.0
+            return float(self.model.scale_factor), 0.0
         return float(form.scale_factor), float(getattr(form, "shift_factor", 0.0))
 
     def unscale(self, latents: Tensor) -> Tensor:

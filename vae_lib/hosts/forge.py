@@ -14,7 +14,7 @@ from modules import hashes, sd_models, shared
 from modules_forge import main_entry
 from torch import Tensor, nn
 
-from vae_lib.checkpoints import FAMILIES
+from vae_lib.catalog import known_family
 from vae_lib.errors import InputError
 from vae_lib.guard import Notices, precision
 from vae_lib.guard.host import HostVAE
@@ -49,22 +49,12 @@ class ForgeVAE:
     @property
     def family(self) -> str | None:
         """By its factors, which tell all but SD1 and SD2 apart; these have the same VAE."""
-        return next(
-            (
-                family.name
-                for family in FAMILIES.values()
-                if family.packing is None and (family.scaling_factor, family.shift_factor) == self.factors
-            ),
-            None,
-        )
+        family = known_family(self.latent_channels, *self.factors)
+        return None if family is None else family.name
 
     @property
     def latent_channels(self) -> int:
         return int(self.owner.latent_channels)
-
-    @property
-    def scale_factor(self) -> float:
-        return self.factors[0]
 
     @property
     def factors(self) -> tuple[float, float]:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
-import torch
-from modules import devices
-from torch import Tensor
+from modules_forge import main_thread
 
 from vae_lib.decode import Operation
 from vae_lib.guard.host import Need, Points
 from vae_lib.hosts import forge_memory
+from vae_lib.hosts.patching import Function
 from vae_lib.hosts.webui_family import WebUIFamily
 
 
@@ -38,9 +37,10 @@ class ForgeFamily(WebUIFamily):
     def make_room_for_own(self, vae: Any, operation: Operation, shape: tuple[int, ...]) -> None:
         forge_memory.make_room_for_own(self.management, vae.owner, operation, shape)
 
-    def decode(self, latents: Tensor) -> Tensor:
-        with torch.inference_mode():  # the weights may have been loaded in it
-            return super().decode(latents)
+    def gpu_call(self, function: Function, extra_outputs: list[Any]) -> Function:
+        """In the thread that does all generations of the page."""
 
-    def after_decoding(self) -> None:
-        devices.torch_gc()
+        def in_main_thread(*args: Any) -> Any:
+            return main_thread.run_and_wait_result(function, *args)
+
+        return super().gpu_call(in_main_thread, extra_outputs)

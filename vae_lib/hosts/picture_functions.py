@@ -9,13 +9,16 @@ from modules import processing, sd_samplers_common
 from torch import Tensor
 
 from vae_lib.guard.host import Points
+from vae_lib.hosts import finishing
 from vae_lib.hosts.patching import Function
 
 
 def _generation(points: Points, original: Function) -> Function:
     def process_images_inner(p: Any) -> Any:
         with points.generation(p):
-            return original(p)
+            processed = original(p)
+            points.completed(processed.infotexts[processed.index_of_first_image :])
+            return processed
 
     return process_images_inner
 
@@ -63,8 +66,20 @@ def _image_conditioning(points: Points, original: Function) -> Function:
     return image_conditioning
 
 
+def _infotext(points: Points, original: Function) -> Function:
+    """A picture that is decoded again keeps the infotext that it had."""
+
+    def create_infotext(p: Any, *args: Any, **kwargs: Any) -> Any:
+        again = getattr(p, "vae_guard_again", None)
+        kept = None if again is None else again.infotext(kwargs.get("index") or 0, finishing.vae_entries(p))
+        return original(p, *args, **kwargs) if kept is None else kept
+
+    return create_infotext
+
+
 WRAPPED: tuple[tuple[Any, str, Callable[[Points, Function], Function]], ...] = (
     (processing, "process_images_inner", _generation),
+    (processing, "create_infotext", _infotext),
     (processing, "decode_latent_batch", _batch),
     (processing, "decode_first_stage", _decode_first_stage),
     (processing, "images_tensor_to_samples", _encode),

@@ -34,12 +34,8 @@ class OwnedFirstStage(FirstStage):
         return self.model.forge_objects.unet.model.model_config.latent_format
 
     @property
-    def scale_factor(self) -> float:
-        return float(self._format.scale_factor)
-
-    @property
     def factors(self) -> tuple[float, float]:
-        return self.scale_factor, float(getattr(self._format, "shift_factor", 0.0))
+        return float(self._format.scale_factor), float(getattr(self._format, "shift_factor", 0.0))
 
     def unscale(self, latents: Tensor) -> Tensor:
         unscaled: Tensor = self._format.process_out(latents)

@@ -5,17 +5,17 @@ from __future__ import annotations
 import functools
 import json
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from modules import (
+    call_queue,
     devices,
     extra_networks,
     hashes,
-    images,
     infotext_utils,
     paths,
     paths_internal,
@@ -32,13 +32,15 @@ from modules.call_queue import queue_lock
 from PIL import Image
 from torch import Tensor
 
+from vae_lib.checkpoints.unfinished import Afterwards, Latents
 from vae_lib.decode import Operation
 from vae_lib.errors import InputError
 from vae_lib.files import write_atomically
 from vae_lib.guard import NOTHING_LOADED, precision
+from vae_lib.guard.generation import Again
 from vae_lib.guard.host import Callbacks, Folders, HostVAE, Need, Points, Setting
 from vae_lib.guard.notices import Notices
-from vae_lib.hosts import picture_functions, vae_files
+from vae_lib.hosts import finishing, picture_functions, vae_files
 from vae_lib.hosts.patching import Function, Patches
 
 SECTION = ("vae_guard", "VAE Guard")
@@ -80,6 +82,19 @@ class WebUIFamily:
         lock: AbstractContextManager[object] = queue_lock
         return lock
 
+    @contextmanager
+    def job(self, name: str) -> Iterator[None]:
+        with queue_lock:
+            shared.state.begin(job=name)
+            try:
+                yield
+            finally:
+                shared.state.end()
+
+    def gpu_call(self, function: Function, extra_outputs: list[Any]) -> Function:
+        made: Function = call_queue.wrap_gradio_gpu_call(function, extra_outputs=extra_outputs)
+        return made
+
     # What is loaded
 
     def vae(self, model: Any = None) -> HostVAE | None:
@@ -100,14 +115,31 @@ class WebUIFamily:
     def unwrap(self) -> None:
         self._patches.undo_all()
 
-    def decode(self, latents: Tensor) -> Tensor:
-        latents = latents.to(devices.device, devices.dtype_vae)  # (1, C, h, w)
+    def afterwards(self, p: Any) -> Afterwards:
+        return finishing.noted(p)
+
+    def has_checkpoint(self, name: str) -> bool:
+        return name in sd_models.checkpoint_aliases
+
+    def finish(self, latents: Latents, again: Again, saved: bool | None) -> Sequence[tuple[Image.Image, str]]:
+        p = finishing.processing_of(latents, again, saved)
         try:
-            with devices.without_autocast():
-                pictures: Tensor = sd_samplers_common.samples_to_images_tensor(latents, 0, shared.sd_model)
+            processed = processing.process_images(p)
         except devices.NansException as error:
             raise InputError(str(error)) from error
-        return pictures
+        finally:
+            p.close()
+        first = processed.index_of_first_image
+        return list(zip(processed.images[first:], processed.infotexts[first:], strict=False))
+
+    def preview(self, latents: Tensor) -> Image.Image | None:
+        try:
+            image: Image.Image = sd_samplers_common.single_sample_to_image(
+                latents, sd_samplers_common.approximation_indexes["Approx cheap"]
+            )
+        except Exception:  # some families have none, and a fork none before its first generation
+            return None
+        return image
 
     def reserving(self, vae: Any, need: Need) -> AbstractContextManager[object]:
         return nullcontext()
@@ -153,12 +185,6 @@ class WebUIFamily:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             (gr.Warning if warning else gr.Info)(message)
-
-    def save(self, image: Image.Image, infotext: str) -> None:
-        folder = shared.opts.outdir_samples or shared.opts.outdir_txt2img_samples
-        images.save_image(
-            image, folder, "", info=infotext, extension=shared.opts.samples_format, suffix="-full"
-        )
 
     # Settings and folders
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +53,32 @@ class KeptLatents:
 
 
 @dataclass(frozen=True)
+class Unfinished:
+    """A batch of pictures of which there is none that is exact.
+
+    Attributes:
+        key: tells it from the others.
+        is_approximate: whether there are pictures of it by TAESD.
+        details: what tells it from others, by name, the shortest first: time, size, checkpoint, seed, prompt.
+        preview: makes a small picture of the first, in a moment; None where there is none to be had.
+    """
+
+    key: str
+    is_approximate: bool
+    details: Mapping[str, str]
+    preview: Callable[[], Image.Image | None]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What decoding ``Unfinished`` ones came to: the pictures, and a sentence."""
+
+    pictures: Sequence[Image.Image]
+    said: str
+    is_good: bool
+
+
+@dataclass(frozen=True)
 class Memory:
     """Memory of a device in bytes: all of it, what can be allocated now, and what the user keeps back of that."""
 
@@ -96,13 +122,16 @@ class Backend(Protocol):
     def last_latents(self) -> Sequence[KeptLatents]:
         """Latents of the last pictures, the newest first."""
 
-    def unfinished(self) -> Sequence[str] | None:
-        """Titles of pictures that were not decoded, the newest first; None where none are kept."""
+    def unfinished(self) -> Sequence[Unfinished] | None:
+        """Those there are, the newest first; None where none are kept."""
 
-    def finish(self, title: str) -> Sequence[Image.Image]:
-        """Decode one of ``unfinished`` and save its pictures."""
+    def finish(self, keys: Sequence[str]) -> Iterator[str | Finished]:
+        """Decode some of ``unfinished`` and save their pictures: what is being done, again and again, then the end."""
 
-    def discard(self, title: str) -> None:
+    def stop_finishing(self) -> None:
+        """Have ``finish`` end soon; what is not decoded yet stays."""
+
+    def discard(self, key: str) -> None:
         """Throw one of ``unfinished`` away."""
 
     def report(self) -> str:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
-from PIL import Image
 
 from vae_lib.decode import choose_device, free_bytes
 from vae_lib.errors import InputError, printable
 from vae_lib.files import files_in, is_gone, require_folder
 from vae_lib.hub import DownloadManager
-from vae_lib.ui.backend import Checkpoint, KeptLatents, Memory, VAEFile
+from vae_lib.ui.backend import Checkpoint, Finished, KeptLatents, Memory, Unfinished, VAEFile
 
 SUFFIXES = frozenset({".safetensors", ".ckpt", ".pt", ".pth", ".bin"})
 BUNDLED = Path(__file__).resolve().parents[1] / "data" / "vae_guard_tiny.safetensors"
@@ -68,13 +67,15 @@ class FolderBackend:
     def last_latents(self) -> Sequence[KeptLatents]:
         return ()
 
-    def unfinished(self) -> Sequence[str] | None:
+    def unfinished(self) -> Sequence[Unfinished] | None:
         return None
 
-    def finish(self, title: str) -> Sequence[Image.Image]:
+    def finish(self, keys: Sequence[str]) -> Iterator[str | Finished]:
         raise InputError(_NEEDS_WEBUI)
 
-    def discard(self, title: str) -> None:
+    def stop_finishing(self) -> None: ...
+
+    def discard(self, key: str) -> None:
         raise InputError(_NEEDS_WEBUI)
 
     def report(self) -> str:

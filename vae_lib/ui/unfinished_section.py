@@ -1,18 +1,30 @@
-"""Pictures that were sampled but not decoded: the process died in between, or nothing could decode them."""
+"""Pictures that are not there, or not exactly: nothing could decode them, the process died in it, or TAESD did it."""
 
 from __future__ import annotations
 
+import base64
+import io
+from collections.abc import Iterator, Sequence
+from html import escape
 from typing import Any
 
 import gradio as gr
+from PIL import Image
 
 from vae_lib.errors import VAEGuardError
 from vae_lib.ui import markup
-from vae_lib.ui.backend import Backend
+from vae_lib.ui.backend import Backend, Finished, Unfinished
+
+PICK = "vg_pick_unfinished"
+_NONE = (
+    "Every picture is there, and exact. Latents are saved before each decode; if it fails, if the WebUI dies in it, or "
+    "if TAESD has to stand in, they are listed here."
+)
+_SURE = "Remove for good"
 
 
 class UnfinishedSection:
-    """A list, "Decode now" and "Remove".
+    """A list of them; "Decode now" for the chosen one and "Decode all", with a way to stop; "Remove", asked once.
 
     Attributes:
         outputs: the components that ``show`` fills.
@@ -21,10 +33,16 @@ class UnfinishedSection:
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
         self.said = gr.HTML(elem_id="vg_unfinished_said")
+        self.table = gr.HTML(elem_id="vg_unfinished_table")
+        self.pick = gr.Radio(choices=[], elem_id=PICK, elem_classes="vg-hidden")
         with gr.Row(variant="compact"):
-            self.titles = gr.Dropdown([], label="Latents of", elem_id="vg_unfinished", scale=4)
             self.go = gr.Button("Decode now", variant="primary", elem_id="vg_finish", min_width=120)
+            self.all = gr.Button("Decode all", elem_id="vg_finish_all", min_width=100)
+            self.stop = gr.Button(
+                "Stop", variant="stop", visible=False, elem_id="vg_finish_stop", min_width=80
+            )
             self.remove = gr.Button("Remove", elem_id="vg_unfinished_remove", min_width=80)
+        refresh = gr.Button("Refresh", elem_id="vg_unfinished_refresh", elem_classes="vg-hidden")
         self.gallery = gr.Gallery(
             label="Pictures", columns=2, object_fit="contain", visible=False, elem_id="vg_finished"
         )
@@ -32,39 +50,99 @@ class UnfinishedSection:
             label="VAE Guard failed and the WebUI's own code was used. Please report it with this text:",
             lines=6, max_lines=20, interactive=False, show_copy_button=True, visible=False, elem_id="vg_report",
         )  # fmt: skip
-        self.outputs = [self.said, self.titles, self.go, self.remove, self.report]
+        self.outputs = [
+            self.said, self.table, self.pick, self.go, self.all, self.stop, self.remove, self.report
+        ]  # fmt: skip
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_name": False}
-        self.go.click(self._finish, self.titles, [*self.outputs, self.gallery], **quiet)
-        self.remove.click(self._remove, self.titles, self.outputs, **quiet)
+        refresh.click(self.refresh, self.pick, self.outputs, **quiet)
+        self.pick.input(self.refresh, self.pick, self.outputs, **quiet)
+        self.go.click(self._finish, self.pick, [*self.outputs, self.gallery], **quiet)
+        self.all.click(self._finish_all, None, [*self.outputs, self.gallery], **quiet)
+        self.stop.click(lambda: backend.stop_finishing(), None, None, queue=False, **quiet)
+        self.remove.click(self._remove, [self.pick, self.remove], self.outputs, **quiet)
 
-    def show(self, said: str = "") -> list[Any]:
+    def show(self) -> list[Any]:
+        """The list as it is now, with nothing chosen but the first."""
+        return self._shown("")
+
+    def refresh(self, chosen: str | None) -> list[Any]:
         """The list as it is now."""
-        titles = list(self._backend.unfinished() or ())
-        if not said and not titles:
-            said = markup.page(
-                '<p class="vg-dim">Every picture was finished. Latents are saved before each decode; if it fails, or '
-                "the WebUI dies in it, they are listed here.</p>"
-            )
-        some, report = bool(titles), self._backend.report()
+        return self._shown("", chosen)
+
+    def _shown(
+        self, said: str, chosen: str | None = None, *, is_busy: bool = False, asks: bool = False
+    ) -> list[Any]:
+        items = list(self._backend.unfinished() or ())
+        keys = [item.key for item in items]
+        chosen = chosen if chosen in keys else keys[0] if keys else None
+        report, some = self._backend.report(), bool(items)
         return [
             said,
-            gr.update(choices=titles, value=titles[0] if some else None, visible=some),
-            gr.update(visible=some),
-            gr.update(visible=some),
+            _table(items, chosen),
+            gr.update(choices=keys, value=chosen),
+            gr.update(visible=some and not is_busy),
+            gr.update(visible=len(items) > 1 and not is_busy),
+            gr.update(visible=is_busy),
+            gr.update(visible=some and not is_busy, value=_SURE if asks else "Remove"),
             gr.update(value=report, visible=bool(report)),
         ]
 
-    def _finish(self, title: str | None) -> list[Any]:
-        try:
-            pictures = list(self._backend.finish(title or ""))
-        except VAEGuardError as error:
-            return [*self.show(markup.note(str(error), "bad")), gr.update()]
-        done = markup.note("Decoded, and saved with the other pictures.")
-        return [*self.show(done), gr.update(value=pictures, visible=True)]
+    def _finish(self, key: str | None) -> Iterator[list[Any]]:
+        yield from self._finishing([key] if key else [])
 
-    def _remove(self, title: str | None) -> list[Any]:
+    def _finish_all(self) -> Iterator[list[Any]]:
+        yield from self._finishing([item.key for item in self._backend.unfinished() or ()])
+
+    def _finishing(self, keys: Sequence[str]) -> Iterator[list[Any]]:
+        said, pictures, kind = "", [], ""
         try:
-            self._backend.discard(title or "")
+            busy = self._shown("", keys[0] if keys else None, is_busy=True)
+            for step in self._backend.finish(keys):
+                if isinstance(step, Finished):
+                    said, pictures, kind = step.said, list(step.pictures), "" if step.is_good else "bad"
+                else:
+                    text = markup.page(f"<p>{escape(step)}</p>{markup.progress(None)}")
+                    yield [text, *busy[1:], gr.update()]
         except VAEGuardError as error:
-            return self.show(markup.note(str(error), "bad"))
-        return self.show(markup.note("Removed."))
+            said, kind = str(error), "bad"
+        gallery = gr.update(value=pictures, visible=True) if pictures else gr.update()
+        yield [*self._shown(markup.note(said, kind)), gallery]
+
+    def _remove(self, key: str | None, label: str) -> list[Any]:
+        if label != _SURE:
+            asked = "The latents will be deleted, and this picture cannot be decoded any more. Press again to do so."
+            return self._shown(markup.note(asked, "warn"), key, asks=True)
+        try:
+            self._backend.discard(key or "")
+        except VAEGuardError as error:
+            return self._shown(markup.note(str(error), "bad"))
+        return self._shown(markup.note("Removed."))
+
+
+def _table(items: Sequence[Unfinished], chosen: str | None) -> str:
+    rows, number = [], None
+    for index, item in enumerate(items):
+        if item.key == chosen:
+            number = index
+        time, *rest = item.details.values()
+        state = markup.chip(
+            "approximate" if item.is_approximate else "not decoded", on=not item.is_approximate
+        )
+        picked = f"{markup.pick_button(PICK, index, time)} {state}"
+        wide = [name == "Prompt" for name in list(item.details)[1:]]
+        cells = [
+            (escape(text), "vg-wide" if is_wide else "") for text, is_wide in zip(rest, wide, strict=True)
+        ]
+        rows.append([(picked, ""), (_thumbnail(item.preview()), ""), *cells])
+    names = list(items[0].details) if items else [""]
+    return markup.table([names[0], "Preview", *names[1:]], rows, number, _NONE)
+
+
+def _thumbnail(image: Image.Image | None) -> str:
+    if image is None:
+        return ""
+    image = image.copy()
+    image.thumbnail((96, 96))
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=80)
+    return f'<img alt="rough preview" src="data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}">'

@@ -14,7 +14,7 @@ from PIL.PngImagePlugin import PngInfo
 
 import vae_lib
 from vae_lib.decode import Operation, Preference, Route, Step, Work, candidates, choose, free_bytes, wording
-from vae_lib.errors import InputError, PlanError
+from vae_lib.errors import InputError, PlanError, VAEGuardError
 from vae_lib.guard import NOTHING_LOADED, UNKNOWN, Guard, Pictures, decode_again
 from vae_lib.webui.downloads import Downloads
 from vae_lib.webui.host import WebUI
@@ -125,12 +125,13 @@ class Routes:
             {
                 "index": index,
                 "created": item.created.isoformat(),
-                "pictures": len(item.latents),
+                "pictures": item.shape[0],
                 "width": item.size[0],
                 "height": item.size[1],
                 "model": item.model_name,
                 "decoded_by": item.route,
                 "infotexts": item.infotexts,
+                "not_repeated": list(item.not_repeated),
                 "file": None if item.path is None else str(item.path),
             }
             for index, item in enumerate(self._guard.kept.items())
@@ -147,10 +148,14 @@ class Routes:
 
     def decode_latents(self, index: int) -> dict[str, Any]:
         """Decode kept latents once more, exactly: base64 PNGs and their infotexts."""
+        guard = self._guard
         try:
-            return decode_again(self._guard, self._guard.kept.item(index), _encoded)
-        except InputError as error:
+            held = guard.kept.item(index)
+            with self._host.job("vae-guard"):
+                pictures = decode_again(guard, held, saved=False)
+        except VAEGuardError as error:
             raise unprocessable(error) from error
+        return _encoded(pictures) | {"not_repeated": list(held.not_repeated)}
 
 
 def _way(work: Work, route: Route, usable: int | None) -> dict[str, Any]:

@@ -30,6 +30,13 @@ class WebUI(Host, Protocol):
     def paste_field(self, component: Any, value_of: Callable[[dict[str, Any]], object], api: str) -> Any:
         """How a pasted infotext fills a component."""
 
+    def gpu_call(self, function: Callable[..., Any], extra_outputs: list[Any]) -> Callable[..., Any]:
+        """``function`` as a job of the host's queue, with its progress and its way to tell an error.
+
+        Its first argument is the page's task; the last of its outputs is a line of HTML, to which the host adds the
+        time. After an error the outputs are ``extra_outputs`` and that line.
+        """
+
     def has_api(self) -> bool: ...
 
     def api_accounts(self) -> Mapping[str, str]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from html import escape
 from typing import Any
 
 import gradio as gr
 
 from vae_lib.errors import InputError
-from vae_lib.guard import Guard, decode_again, infotext, request, save
+from vae_lib.guard import Guard, infotext, request
+from vae_lib.webui.again_button import AgainButton
 from vae_lib.webui.host import WebUI
 
 TITLE = "VAE Guard"
@@ -19,11 +19,7 @@ def script_class(guard: Guard, host: WebUI) -> type:
 
     class VAEGuardScript(host.script_class):  # type: ignore[name-defined]
         def __init__(self) -> None:
-            self._again = AgainButton(guard)
-            self.on_after_component_elem_id = [
-                *((f"{tab}_gallery", self._again.make) for tab in ("txt2img", "img2img")),
-                *((f"html_log_{tab}", self._again.connect) for tab in ("txt2img", "img2img")),
-            ]
+            self.on_after_component_elem_id = AgainButton(guard, host).wanted()
 
         def title(self) -> str:
             return TITLE
@@ -65,46 +61,3 @@ def script_class(guard: Guard, host: WebUI) -> type:
             p.vae_guard = request.merged(wanted, getattr(p, "vae_guard_axes", {}))
 
     return VAEGuardScript
-
-
-class AgainButton:
-    """ "Decode again in full", below a picture that TAESD decoded."""
-
-    def __init__(self, guard: Guard) -> None:
-        self._guard = guard
-        self._gallery: Any = None
-        self._button: Any = None
-
-    def make(self, created: Any) -> None:
-        """Below the gallery that the host has just created."""
-        self._gallery = created.component
-        tab = self._gallery.elem_id.removesuffix("_gallery")
-        self._button = gr.Button("Decode again in full", visible=False, elem_id=f"{tab}_vae_guard_again")
-
-    def connect(self, created: Any) -> None:
-        """When the line below the picture, which changes with every generation, is there too."""
-        if self._button is None:
-            return
-        line = created.component
-        self._button.click(self._decode_again, inputs=[self._gallery], outputs=[self._gallery, line])
-        line.change(self._update, None, self._button, show_progress="hidden", api_name=False)
-
-    def _update(self) -> Any:
-        latest = next(iter(self._guard.kept.items()), None)
-        return gr.update(visible=latest is not None and latest.is_approximate)
-
-    def _decode_again(self, gallery: Any) -> tuple[Any, str]:
-        """The last generation's pictures, exact, saved and put before those in the gallery."""
-        guard = self._guard
-        try:
-            pictures = decode_again(guard, guard.kept.item(0), lambda made: save(guard, made))
-        except InputError as error:
-            return gr.update(), _as_html(str(error))
-        before = [item["name"] if isinstance(item, dict) else item for item in gallery or []]
-        # the host adds a time
-        before = [item.split("?")[0] if isinstance(item, str) else item for item in before]
-        return [*(image for image, _ in pictures), *before], _as_html(pictures[0][1])
-
-
-def _as_html(text: str) -> str:
-    return "<p>" + "<br>\n".join(map(escape, text.split("\n"))) + "</p>"

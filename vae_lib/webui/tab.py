@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
-from math import isclose
 from typing import Any
 
 import gradio as gr
 import psutil
 import torch
 
-from vae_lib.catalog import families_of
 from vae_lib.decode import free_bytes
-from vae_lib.errors import InputError, printable
-from vae_lib.files import files_in, is_gone
-from vae_lib.guard import MB, UNKNOWN, Guard, Kept, decode_again, save
+from vae_lib.errors import printable
+from vae_lib.files import files_in
+from vae_lib.guard import MB, UNKNOWN, Guard, Kept
 from vae_lib.hub import DownloadManager
-from vae_lib.ui.backend import Checkpoint, KeptLatents, Memory, VAEFile
+from vae_lib.ui.backend import Checkpoint, Finished, KeptLatents, Memory, Unfinished, VAEFile
 from vae_lib.ui.markup import CSS, note
 from vae_lib.ui.tab import build_tab
 from vae_lib.webui.downloads import Downloads
 from vae_lib.webui.host import WebUI
+from vae_lib.webui.unfinished import UnfinishedPictures
 
 
 class HostBackend:
@@ -30,6 +29,7 @@ class HostBackend:
 
     def __init__(self, guard: Guard, host: WebUI, downloads: Downloads) -> None:
         self._guard, self._host, self._downloads = guard, host, downloads
+        self._unfinished = UnfinishedPictures(guard)
 
     def files(self) -> Sequence[VAEFile]:
         vaes = [VAEFile(name, path) for name, path in self._host.vae_files().items()]
@@ -65,29 +65,22 @@ class HostBackend:
 
     def last_latents(self) -> Sequence[KeptLatents]:
         return [
-            KeptLatents(_title(item), item.latents, _family_of(item)) for item in self._guard.kept.items()
+            KeptLatents(_title(item), item.latents().tensor, item.family)
+            for item in self._guard.kept.items()
+            if item.in_ram
         ]
 
-    def unfinished(self) -> Sequence[str] | None:
-        return [_title(item) for item in self._unfinished_items()]
+    def unfinished(self) -> Sequence[Unfinished] | None:
+        return self._unfinished.listed()
 
-    def finish(self, title: str) -> Sequence[Any]:
-        guard = self._guard
-        made = decode_again(guard, self._unfinished(title), lambda pictures: save(guard, pictures))
-        return [image for image, _ in made]
+    def finish(self, keys: Sequence[str]) -> Iterator[str | Finished]:
+        return self._unfinished.finish(keys)
 
-    def discard(self, title: str) -> None:
-        self._guard.kept.remove(self._unfinished(title))
+    def stop_finishing(self) -> None:
+        self._unfinished.stop()
 
-    def _unfinished_items(self) -> list[Kept]:
-        """A file that was removed by hand is not wanted any more."""
-        return [item for item in self._guard.kept.items() if item.path is not None and not is_gone(item.path)]
-
-    def _unfinished(self, title: str) -> Kept:
-        for item in self._unfinished_items():
-            if _title(item) == title:
-                return item
-        raise InputError("These latents are not there any more; reload the page for a new list.")
+    def discard(self, key: str) -> None:
+        self._unfinished.discard(key)
 
     def report(self) -> str:
         return self._guard.notices.last_report()
@@ -126,18 +119,8 @@ def _title(item: Kept) -> str:
     """A few words for a list; an older picture's with its day."""
     created = item.created.astimezone()
     day = "" if created.date() == datetime.now().date() else f"{created:%Y-%m-%d} "
-    several = f"{len(item.latents)} x " if len(item.latents) > 1 else ""
+    several = f"{item.shape[0]} x " if item.shape[0] > 1 else ""
     return f"{day}{created:%H:%M:%S}, {several}{item.size[0]}x{item.size[1]}, {item.model_name}"
-
-
-def _family_of(item: Kept) -> str | None:
-    """By the model's factor; where it has none (SD3 in A1111) the first of those with so many channels."""
-    families = families_of(item.latents.shape[1])
-    by_factor = (
-        family for family in families if isclose(family.scaling_factor, item.scale_factor, rel_tol=1e-4)
-    )
-    family = next(by_factor, families[0] if families else None)
-    return None if family is None else family.name
 
 
 def build(backend: HostBackend) -> list[tuple[Any, str, str]]:

@@ -1,6 +1,6 @@
 import json
 import math
-import time
+import threading
 from pathlib import Path
 
 from PIL import Image, PngImagePlugin
@@ -9,6 +9,7 @@ from modules import paths, script_callbacks
 from modules.shared import opts
 
 LANCZOS = Image.Resampling.LANCZOS
+_numbering = threading.Lock()
 
 
 def read(fp, **kwargs):
@@ -41,7 +42,10 @@ def image_grid(imgs, batch_size=1, rows=None):
 def save_image(image, path, basename, seed=None, prompt=None, extension="png", info=None, p=None, **kwargs):
     folder = Path(paths.data_path, path)
     folder.mkdir(parents=True, exist_ok=True)
-    filename = folder / f"{time.time_ns()}-{seed}.{extension}"
+    with _numbering:
+        number = len(list(folder.glob("?????-*")))
+        filename = folder / f"{number:05}-{seed}{kwargs.get('suffix', '')}.{extension}"
+        filename.touch()
     params = script_callbacks.ImageSaveParams(image, p, str(filename), {"parameters": info} if info else {})
     script_callbacks.before_image_saved_callback(params)
     metadata = PngImagePlugin.PngInfo()

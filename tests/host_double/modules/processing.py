@@ -180,6 +180,8 @@ def fix_seed(p):
 
 
 def get_fixed_seed(seed):
+    if isinstance(seed, list):
+        return seed
     return random.randrange(4294967294) if seed in ("", None, -1, "-1") else int(seed)
 
 
@@ -257,8 +259,9 @@ def process_images_inner(p: StableDiffusionProcessing) -> Processed:
     model_hijack.apply_circular(p.tiling)
     model_hijack.clear_comments()
     p.setup_prompts()
-    p.all_seeds = [seed + i for i in range(len(p.all_prompts))]
-    p.all_subseeds = [subseed + i for i in range(len(p.all_prompts))]
+    count = range(len(p.all_prompts))
+    p.all_seeds = seed if isinstance(seed, list) else [seed + i for i in count]
+    p.all_subseeds = subseed if isinstance(subseed, list) else [subseed + i for i in count]
     if p.scripts is not None:
         p.scripts.process(p)
     infotexts, output_images = [], []
@@ -303,21 +306,27 @@ def process_images_inner(p: StableDiffusionProcessing) -> Processed:
                 x_samples_ddim = pp.images
             for i, x_sample in enumerate(x_samples_ddim):
                 p.batch_index = i
+                if p.restore_faces:
+                    x_sample = x_sample.flip(-1)  # hardly better faces, but other ones
                 image = to_image(x_sample)
                 if p.scripts is not None:
                     pp = scripts.PostprocessImageArgs(image)
                     p.scripts.postprocess_image(p, pp)
                     image = pp.image
-                if p.overlay_images:
-                    image = apply_overlay(
-                        image, p.paste_to, p.overlay_images[min(i, len(p.overlay_images) - 1)]
-                    )
+                if p.color_corrections is not None and i < len(p.color_corrections):
+                    image = apply_color_correction(p.color_corrections[i], image)
+                if p.overlay_images is not None and i < len(p.overlay_images):
+                    image = apply_overlay(image, p.paste_to, p.overlay_images[i])
                 text = create_infotext(p, p.prompts, p.seeds, p.subseeds, index=i)
                 if p.save_samples():
                     images.save_image(image, p.outpath_samples, "", p.seeds[i], p.prompts[i], info=text, p=p)
                 infotexts.append(text)
                 image.info["parameters"] = text
                 output_images.append(image)
+                mask = getattr(p, "mask_for_overlay", None)
+                if mask is not None and opts.return_mask:
+                    output_images.append(mask.convert("RGB"))
+    p.color_corrections = None
     first = 0
     if opts.return_grid and not p.do_not_save_grid and len(output_images) > 1:
         infotexts.insert(0, create_infotext(p, p.prompts, p.all_seeds, p.all_subseeds, use_main_prompt=True))
@@ -327,6 +336,17 @@ def process_images_inner(p: StableDiffusionProcessing) -> Processed:
     if p.scripts is not None:
         p.scripts.postprocess(p, res)
     return res
+
+
+def setup_color_correction(image):
+    return np.array(image)
+
+
+def apply_color_correction(correction, original_image):
+    """The means of the first picture's colours."""
+    pixels = np.array(original_image).astype(np.float32)
+    shift = correction.mean((0, 1)) - pixels.mean((0, 1))
+    return Image.fromarray((pixels + shift).clip(0, 255).astype(np.uint8))
 
 
 def apply_overlay(image, paste_loc, overlay):
@@ -455,30 +475,46 @@ class StableDiffusionProcessingImg2Img(StableDiffusionProcessing):
     inpainting_mask_invert: int = 0
 
     def __post_init__(self):
-        self.image_mask = self.mask
+        self.image_mask, self.mask_for_overlay = self.mask, None
         super().__post_init__()
 
     def init(self, all_prompts, all_seeds, all_subseeds):
         self.extra_generation_params["Denoising strength"] = self.denoising_strength
         self.sampler = sd_samplers.create_sampler(self.sampler_name, self.sd_model)
-        mask = self.image_mask
+        mask, crop = self.image_mask, None
         if mask is not None:
             mask = mask.convert("L")
             mask = ImageOps.invert(mask) if self.inpainting_mask_invert else mask
-            mask = images.resize_image(
-                0, mask.filter(ImageFilter.GaussianBlur(self.mask_blur)), self.width, self.height
-            )
+            mask = mask.filter(ImageFilter.GaussianBlur(self.mask_blur))
+            if self.inpaint_full_res:
+                self.mask_for_overlay = mask
+                crop = self.crop_region(mask)
+                mask = images.resize_image(2, mask.crop(crop), self.width, self.height)
+                self.paste_to = (crop[0], crop[1], crop[2] - crop[0], crop[3] - crop[1])
+                self.extra_generation_params["Inpaint area"] = "Only masked"
+            else:
+                mask = self.mask_for_overlay = images.resize_image(0, mask, self.width, self.height)
             self.overlay_images = []
+        if opts.img2img_color_correction and self.color_corrections is None:
+            self.color_corrections = []
         pictures = []
         for img in self.init_images:
-            image = images.resize_image(
-                self.resize_mode, images.flatten(img, "#ffffff"), self.width, self.height
-            )
+            image = images.flatten(img, "#ffffff")
+            if crop is None:
+                image = images.resize_image(self.resize_mode, image, self.width, self.height)
             if mask is not None:
                 overlay = image.convert("RGBA")
-                overlay.putalpha(ImageOps.invert(mask))
+                overlay.putalpha(ImageOps.invert(self.mask_for_overlay))
                 self.overlay_images.append(overlay)
+            if crop is not None:
+                image = images.resize_image(2, image.crop(crop), self.width, self.height)
+            if self.color_corrections is not None:
+                self.color_corrections.append(setup_color_correction(image))
             pictures.append(to_tensor(image))
+        if len(pictures) == 1:
+            for name in ("overlay_images", "color_corrections"):
+                if getattr(self, name) is not None:
+                    setattr(self, name, getattr(self, name) * self.batch_size)
         image = torch.stack(pictures[:1] * self.batch_size if len(pictures) == 1 else pictures)
         image = image.to(shared.device, dtype=devices.dtype_vae)
         if opts.sd_vae_encode_method != "Full":
@@ -492,6 +528,14 @@ class StableDiffusionProcessingImg2Img(StableDiffusionProcessing):
             self.nmask = torch.from_numpy(np.array(small).astype(np.float32) / 255.0).round()[None, None]
             self.mask = 1.0 - self.nmask
         self.image_conditioning = self.img2img_image_conditioning(image * 2 - 1, self.init_latent, mask)
+
+    def crop_region(self, mask):
+        left, top, right, bottom = mask.getbbox()
+        padding = self.inpaint_full_res_padding
+        return (
+            max(0, left - padding), max(0, top - padding), min(mask.width, right + padding),
+            min(mask.height, bottom + padding),
+        )  # fmt: skip
 
     def sample(self, conditioning, unconditional_conditioning, seeds, subseeds, subseed_strength, prompts):
         x = self.rng.next()

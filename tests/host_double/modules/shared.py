@@ -114,6 +114,9 @@ options_templates |= options_section(
         "inpainting_mask_weight": OptionInfo(1.0, "Inpainting conditioning mask strength"),
         "initial_noise_multiplier": OptionInfo(1.0, "Noise multiplier for img2img"),
         "return_mask": OptionInfo(False, "Include the mask in results"),
+        "img2img_color_correction": OptionInfo(False, "Apply color correction to match original colors"),
+        "add_vae_name_to_info": OptionInfo(True, "Add VAE name to infotext"),
+        "add_vae_hash_to_info": OptionInfo(True, "Add VAE hash to infotext"),
     },
 )
 options_templates |= options_section(

@@ -22,7 +22,7 @@ def generate(tabname):
     ):
         p = kind(
             sd_model=shared.sd_model,
-            outpath_samples=shared.opts.data.get(f"outdir_{tabname}_samples"),
+            outpath_samples=getattr(shared.opts, f"outdir_{tabname}_samples"),
             prompt=prompt, negative_prompt=negative_prompt, sampler_name="Euler", steps=int(steps),
             width=int(width), height=int(height), batch_size=int(batch_size), seed=seed,
         )  # fmt: skip

@@ -179,7 +179,7 @@ class Api:
             args.pop(name, None)
         with self.queue_lock, closing(processing(sd_model=shared.sd_model, **args)) as p:
             p.is_api, p.scripts = True, runner
-            p.outpath_samples = shared.opts.data.get(f"outdir_{tabname}_samples")
+            p.outpath_samples = getattr(shared.opts, f"outdir_{tabname}_samples")
             try:
                 shared.state.begin(job=f"scripts_{tabname}")
                 p.script_args = tuple(script_args)

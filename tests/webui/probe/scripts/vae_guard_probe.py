@@ -8,9 +8,11 @@ import sys
 import threading
 import time
 
+import gradio as gr
 import psutil
 import torch
 from modules import devices, infotext_utils, patches, processing, script_callbacks, scripts, sd_vae, shared
+from PIL import ImageOps
 
 LOADED = time.time_ns()
 
@@ -29,6 +31,24 @@ class Distances(scripts.Script):
 
     def postprocess(self, p, processed, *args):
         processed.extra_generation_params = {**processed.extra_generation_params, "distances": [*_distances]}
+
+
+class Frame(scripts.Script):
+    """Acts on pictures after their decode, as many extensions do."""
+
+    def title(self):
+        return "Probe's frame"
+
+    def show(self, is_img2img):
+        return scripts.AlwaysVisible
+
+    def ui(self, is_img2img):
+        return [gr.Checkbox(False, label="A white edge")]
+
+    def postprocess_image(self, p, pp, is_on, *args):
+        if is_on:
+            size = pp.image.size
+            pp.image = ImageOps.expand(pp.image.crop((4, 4, size[0] - 4, size[1] - 4)), 4, "white")
 
 
 _distances = []  # since the last generation began: what was done, and how far off it was

@@ -1,0 +1,248 @@
+"""A picture decoded again is the picture: what the same seed gives in full at once, in its file's metadata too."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.webui import host as hosts
+from tests.webui.scenarios import HIRES, IMG2IMG, SCENARIOS, mask
+from tests.webui.test_browser import SECONDS, browser, choose, open_page, open_panel, shoot  # noqa: F401
+from tests.webui.test_pictures import assert_close, entry
+
+pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+from playwright.sync_api import Browser, Locator, Page, expect
+
+FULL, TAESD = [False, "Full", 0], [False, "TAESD", 0]
+ONLY_MASKED: dict[str, Any] = {
+    **IMG2IMG, "mask": hosts.encode(mask()), "inpainting_fill": 1, "inpaint_full_res": True,
+    "inpaint_full_res_padding": 12, "mask_blur": 4, "seed": 9,
+    "override_settings": {"img2img_color_correction": True},
+}  # fmt: skip
+KINDS: dict[str, dict[str, Any]] = {
+    "txt2img": {"prompt": "a cup,\nof tea", "negative_prompt": "blurry: very", "subseed": 3},
+    "tiling": {"tiling": True},
+    "hires fix, latent": {**HIRES, "hr_upscaler": "Latent"},
+    "hires fix, picture": {**HIRES, "hr_upscaler": "Lanczos"},
+    "refiner": SCENARIOS["refiner"],
+    "another checkpoint": {
+        "override_settings": {"sd_vae": "Automatic", "sd_model_checkpoint": "small_with_noted_vae"}
+    },
+    "img2img": {**IMG2IMG, "override_settings": {"img2img_color_correction": True}},
+    "inpaint": SCENARIOS["inpaint"],
+    "inpaint, only masked": ONLY_MASKED,
+    "inpaint, only masked, 2 x 2": {
+        **ONLY_MASKED, "batch_size": 2, "n_iter": 2,
+        "override_settings": {"img2img_color_correction": True, "return_mask": True},
+    },
+    "2 x 2": {"batch_size": 2, "n_iter": 2, "seed": 40},
+}  # fmt: skip
+if not hosts.IS_REAL:  # whose face restoration is a large download
+    KINDS["face restoration"] = {"restore_faces": True}
+if hosts.IS_FORGE:  # which has neither of the three
+    for missing in ("tiling", "refiner", "another checkpoint"):
+        del KINDS[missing]
+
+
+def pictures(made: hosts.Picture, count: int) -> tuple[list[np.ndarray], list[str]]:
+    """Without the grid and the masks: pictures and infotexts."""
+    images, texts = made.images, made.infotexts
+    if len(texts) > count:
+        images, texts = images[1:], texts[1:]
+    step = len(images) // count
+    return images[::step], texts
+
+
+def count_of(kind: dict[str, Any]) -> int:
+    return int(kind.get("batch_size", 1)) * int(kind.get("n_iter", 1))
+
+
+def without_ours(text: str) -> str:
+    """An infotext without the entries that tell of the decode."""
+    return re.sub(r', VAE Guard(?: decode by| fallback)?: (?:"(?:\\.|[^"\\])*"|[^,]*)', "", text)
+
+
+def assert_is(again: hosts.Picture, images: list[np.ndarray], texts: list[str]) -> None:
+    assert len(again.images) == len(images)
+    for one, other in zip(again.images, images, strict=True):
+        assert_close(one, other)
+    assert list(map(without_ours, again.infotexts)) == list(map(without_ours, texts))
+    assert all("decoded again" in (entry(text) or "") for text in again.infotexts)
+    assert not any("decode by" in text for text in again.infotexts)
+
+
+def in_order(host: hosts.Host, count: int) -> hosts.Picture:
+    """All pictures of the last generation, decoded again batch by batch."""
+    images: list[np.ndarray] = []
+    texts: list[str] = []
+    index = 0
+    while len(images) < count:
+        assert host.get("/vae-guard/latents")[index]["decoded_by"] in ("taesd", None)
+        again = host.decode_again(index)
+        images, texts, index = again.images + images, again.infotexts + texts, index + 1
+    return hosts.Picture(images, texts, [])
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_taesds_picture_becomes_the_picture(host: hosts.Host, name: str) -> None:
+    kind, count = KINDS[name], count_of(KINDS[name])
+    images, texts = pictures(host.generate(**kind, guard=FULL), count)
+    approximate, _ = pictures(host.generate(**kind, guard=TAESD), count)
+    assert any(
+        np.abs(one.astype(int) - other).max() > 8 for one, other in zip(images, approximate, strict=True)
+    )
+    assert_is(in_order(host, count), images, texts)
+    assert not any(item["file"] for item in host.get("/vae-guard/latents"))
+    usual, _ = pictures(
+        host.generate(**KINDS["txt2img"], guard=FULL), 1
+    )  # settings and checkpoint are as before
+    again, _ = pictures(host.generate(**KINDS["txt2img"], guard=FULL), 1)
+    assert_close(usual[0], again[0])
+
+
+def test_latents_on_disk_become_the_pictures(host: hosts.Host) -> None:
+    """Of every kind, failed in its decode, and after Reload UI there is nothing of it in RAM."""
+    wanted = {}
+    for name, kind in KINDS.items():
+        if name in ("refiner", "another checkpoint", "hires fix, picture"):
+            continue  # whose VAE the probe cannot break beforehand; or the first pass fails, which is not kept
+        wanted[name] = pictures(host.generate(**kind, guard=FULL), count_of(kind))
+    host.post("/probe/break")
+    try:
+        for name in wanted:
+            with pytest.raises(hosts.ApiError, match="its latents are in"):
+                host.generate(**KINDS[name])
+    finally:
+        host.post("/probe/mend")
+    host.reload()
+    listed = [item for item in host.get("/vae-guard/latents") if item["file"]]
+    assert len(listed) == len(wanted)
+    for images, texts in reversed(wanted.values()):
+        size = KINDS_BATCH(images, texts)
+        again = host.decode_again()
+        assert_is(again, images[:size], texts[:size])
+
+
+def KINDS_BATCH(images: list[np.ndarray], texts: list[str]) -> int:
+    """The first batch fails, and the generation with it."""
+    return min(2, len(images)) if len(images) == 4 else len(images)
+
+
+def test_inpainting_killed_in_its_decode(tmp_path: Path) -> None:
+    from tests.webui.test_unfinished import killed_in_a_decode
+
+    large = {**ONLY_MASKED, "width": 384, "height": 384}
+    with killed_in_a_decode(tmp_path, **large) as (again, whole):
+        finished = again.decode_again()
+        assert_close(finished.images[0], whole.images[0])
+        assert without_ours(finished.infotext) == without_ours(whole.infotext)
+
+
+def test_another_vae_that_was_chosen_since_is_named(host: hosts.Host) -> None:
+    if hosts.IS_FORGE:
+        pytest.skip("Forge names its VAE as a module, and does not say which one a decode used")
+    host.generate(guard=TAESD)
+    with host.options(sd_vae="other.safetensors"):
+        again = host.decode_again()
+        wanted = host.generate(guard=FULL)
+    assert_close(again.images[0], wanted.images[0])
+    assert entry(again.infotext, "VAE") == "other.safetensors"
+
+
+def test_scripts_of_others_that_act_after_the_decode_are_named(host: hosts.Host) -> None:
+    host.generate(guard=TAESD)
+    assert host.get("/vae-guard/latents")[0]["not_repeated"] == []
+    marked = {"VAE Guard": {"args": TAESD}, "Probe's frame": {"args": [True]}}
+    framed = host.generate(alwayson_scripts=marked)
+    assert (framed.images[0][:4] == 255).all()
+    answer = host.post("/vae-guard/latents/0/decode")
+    assert answer["not_repeated"] == ["Probe's frame"]
+    host.delete("/vae-guard/latents/0")
+
+
+# In the page
+
+
+@pytest.fixture
+def page(browser: Browser, tmp_path: Path) -> Iterator[tuple[Page, hosts.Host]]:  # noqa: F811
+    """Of a host that saves its pictures."""
+    data = tmp_path / "data"
+    hosts.prepare_data(data)
+    running = hosts.start(data, samples_save=True)
+    opened = open_page(browser, running)
+    yield opened, running
+    opened.close()
+    running.stop()
+
+
+def saved(host: hosts.Host) -> list[Path]:
+    return sorted(
+        path
+        for path in (host.data / "outputs").rglob("*.png")
+        if "grid" not in path.name and "grids" not in path.parent.as_posix()
+    )
+
+
+def button(page: Page, tab: str = "txt2img") -> Locator:
+    return page.locator(f"#{tab}_vae_guard_again")
+
+
+def generate(page: Page) -> None:
+    page.locator("#txt2img_generate").click()
+    expect(page.locator("#html_log_txt2img .time").last).to_be_visible(timeout=SECONDS)
+
+
+def test_every_picture_in_the_gallery_is_put_right_at_its_place(page: tuple[Page, hosts.Host]) -> None:
+    opened, host = page
+    for field, value in (("width", 128), ("height", 128), ("batch_size", 2)):
+        opened.locator(f"#txt2img_{field} input[type=number]").first.fill(str(value))
+        opened.locator(f"#txt2img_{field} input[type=number]").first.press("Tab")
+    opened.locator("#txt2img_seed input").first.fill("70")
+    open_panel(opened)
+    choose(opened, "script_txt2img_vae_guard_decode_by", "TAESD")
+    expect(button(opened)).to_be_hidden()
+    generate(opened)
+    first = saved(host)
+    assert len(first) == 2
+    opened.locator(
+        "#txt2img_vae_guard .label-wrap"
+    ).click()  # the accordion is closed, and the button is there
+    expect(button(opened)).to_be_visible()
+    shoot(opened, "decode-again-1-approximate")
+    shown = opened.locator("#txt2img_gallery .thumbnails img, #txt2img_gallery .grid-container img")
+    before = shown.count()
+    button(opened).click()
+    expect(opened.locator("#html_log_txt2img").last).to_contain_text(
+        "2 pictures were decoded again in full", timeout=SECONDS
+    )
+    expect(button(opened)).to_be_hidden()
+    assert shown.count() == before
+    shoot(opened, "decode-again-2-exact")
+    new = [path for path in saved(host) if path not in first]
+    assert [path.name.split("-", 1)[1] for path in new] == [path.name.split("-", 1)[1] for path in first]
+    for path, old, seed in zip(new, first, (70, 71), strict=True):
+        with Image.open(path) as exact, Image.open(old) as approximate:
+            text, before_text = exact.info["parameters"], approximate.info["parameters"]
+            assert f"Seed: {seed}" in text
+            assert (entry(text) or "").endswith("decoded again")
+            assert without_ours(text) == without_ours(before_text)
+            assert np.abs(np.asarray(exact).astype(int) - np.asarray(approximate)).max() > 8
+    for number in range(2):
+        opened.locator("#txt2img_gallery .thumbnail-item").nth(number - 2).click()
+        expect(opened.locator("#html_info_txt2img").last).to_contain_text("decoded again")
+        expect(opened.locator("#html_info_txt2img").last).to_contain_text(f"Seed: {70 + number}")
+
+
+def test_a_picture_that_is_exact_has_no_button(page: tuple[Page, hosts.Host]) -> None:
+    opened, host = page
+    generate(opened)
+    expect(button(opened)).to_be_hidden()
+    host.generate(guard=TAESD)  # somebody else's, over the API
+    generate(opened)
+    expect(button(opened)).to_be_hidden()

@@ -1,0 +1,200 @@
+"""What the host does to pictures after their decode, noted before it and done once more to latents decoded again.
+
+The host's own ``process_images`` does it: it is given a processing object that has the latents already, so that face
+restoration, colour correction, the original around an inpainted mask, file names and saving are the host's in every
+detail, in whichever of the family's members this runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from modules import processing, scripts, sd_models, shared
+from PIL import Image
+from torch import Tensor
+
+from vae_lib.checkpoints.unfinished import Afterwards, Latents
+from vae_lib.guard.generation import Again
+
+_LISTS = ("prompts", "negative_prompts", "seeds", "subseeds")  # of the batch; all_... of the whole generation
+_IMAGES = ("overlay_images", "color_corrections")
+_OF_NO_USE = {
+    "script_args", "script_args_value", "_script_args", "cached_c", "cached_uc", "cached_hr_c", "cached_hr_uc",
+    "comments", "extra_generation_params", "refiner_checkpoint", "vae_guard_axes",
+}  # fmt: skip
+_HOOKS = (
+    "postprocess_batch", "postprocess_batch_list", "postprocess_image", "postprocess_maskoverlay",
+    "postprocess_image_after_composite",
+)  # fmt: skip
+# Settings of what the host shows and saves beside the picture, which is not made once more.
+_BESIDE_IT = (
+    "return_mask", "return_mask_composite", "save_mask", "save_mask_composite", "save_images_before_face_restoration",
+    "save_images_before_color_correction",
+)  # fmt: skip
+_FIXED = ("sd_model_name", "sd_model_hash", "iteration")  # which process_images would set anew
+
+
+def noted(p: Any) -> Afterwards:
+    """Of a processing object that is at the decode of a batch."""
+    values = {name: value for name, value in vars(p).items() if name not in _OF_NO_USE and _is_plain(value)}
+    for name in (f"all_{name}" for name in _LISTS):
+        values.pop(name, None)
+    values |= {name: list(getattr(p, name, None) or ()) for name in _LISTS}
+    values["is_img2img"] = isinstance(p, processing.StableDiffusionProcessingImg2Img)
+    images = {name: _as_images(getattr(p, name, None) or ()) for name in _IMAGES}
+    for name in _IMAGES:
+        values.pop(name, None)
+    own = {script.title(): list(_arguments(p, script)) for script in _hosts_postprocessing(p.scripts)}
+    values["postprocessing"] = {title: args for title, args in own.items() if _is_plain(args)}
+    return Afterwards(
+        values, {name: found for name, found in images.items() if found}, tuple(_not_repeated(p))
+    )
+
+
+def processing_of(latents: Latents, again: Again, saved: bool | None) -> Any:
+    """A processing object whose sampling is over: it is left to ``process_images``."""
+    values = dict(latents.afterwards.values)
+    lists = {name: list(values.pop(name, None) or ()) for name in _LISTS}
+    count = len(latents.tensor)
+    kind = "Img2Img" if values.pop("is_img2img", False) else "Txt2Img"
+    own = values.pop("postprocessing", {})
+    p = _class(getattr(processing, f"StableDiffusionProcessing{kind}"), values)()
+    vars(p).update({name: value for name, value in values.items() if name not in _FIXED})
+    for name, found in lists.items():
+        known = (found or ["" if "prompts" in name else -1] * count)[:count]
+        setattr(p, name, known)
+        setattr(p, f"all_{name}", known)
+    p.seed, p.subseed, p.n_iter, p.batch_size = p.all_seeds, p.all_subseeds, 1, count
+    for name, images in latents.afterwards.images.items():
+        setattr(
+            p, name, [np.asarray(image) for image in images] if name == "color_corrections" else list(images)
+        )
+    beside = {key: False for key in _BESIDE_IT if getattr(shared.opts, key, False)}
+    p.override_settings = {
+        **(values.get("override_settings") or {}),
+        **beside,
+        **_checkpoint(latents.model_name),
+    }
+    p.override_settings_restore_afterwards = p.disable_extra_networks = p.do_not_save_grid = True
+    if saved is not None:
+        p.save_samples = lambda: saved
+    p.vae_guard_again, p.vae_guard_latents = again, latents.tensor
+    p.scripts = _HostsOwn(kind == "Img2Img", own)
+    return p
+
+
+def vae_entries(p: Any) -> dict[str, str | None]:
+    """The infotext's entries of the VAE, if it is another one than at the first decode."""
+    before, names = p.vae_guard_before, ("sd_vae_name", "sd_vae_hash")
+    if all(getattr(p, name, None) == before.get(name) for name in names):
+        return {}
+    shown = shared.opts.add_vae_name_to_info, shared.opts.add_vae_hash_to_info
+    return {
+        "VAE hash": p.sd_vae_hash if shown[1] else None,
+        "VAE": p.sd_vae_name if shown[0] else None,
+    }
+
+
+def _checkpoint(name: str) -> dict[str, str]:
+    """The setting to override so that the host loads it; none where it would in any case."""
+    wanted, chosen = sd_models.checkpoint_aliases.get(name), shared.opts.sd_model_checkpoint
+    if wanted is None or (chosen and sd_models.get_closet_checkpoint_match(chosen) == wanted):
+        return {}
+    return {"sd_model_checkpoint": name}
+
+
+def _class(base: type, values: Mapping[str, Any]) -> type:
+    """Of a processing object that has been at its start, its prompts and its sampling before."""
+
+    def sample(self: Any, *args: Any, **kwargs: Any) -> Tensor:
+        latents: Tensor = self.vae_guard_latents.to(shared.device)
+        return latents
+
+    steps = ("init", "setup_prompts", "setup_conds", "parse_extra_network_prompts")
+    fixed = {name: _fixed(values[name]) for name in _FIXED if name in values}
+    return type(
+        base.__name__,
+        (base,),
+        {**dict.fromkeys(steps, _nothing), "sample": sample, "vae_guard_before": values, **fixed},
+    )
+
+
+def _nothing(self: Any, *args: Any, **kwargs: Any) -> None:
+    """Not once more."""
+
+
+def _fixed(value: Any) -> property:
+    return property(lambda self: value, _nothing)
+
+
+class _HostsOwn:
+    """In the place of a script runner: nothing is called but the host's own post-processing."""
+
+    def __init__(self, is_img2img: bool, arguments: Mapping[str, Sequence[Any]]) -> None:
+        runner = scripts.scripts_img2img if is_img2img else scripts.scripts_txt2img
+        known = {script.title(): script for script in _hosts_postprocessing(runner)}
+        self._steps = [(known[title], args) for title, args in arguments.items() if title in known]
+
+    def postprocess_image(self, p: Any, pp: Any, *args: Any) -> None:
+        for script, arguments in self._steps:
+            script.postprocess_image(p, pp, *arguments)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return lambda *args, **kwargs: None
+
+
+def _hosts_postprocessing(runner: Any) -> list[Any]:
+    """What *Settings > Postprocessing* adds to txt2img and img2img."""
+    kind = "ScriptPostprocessingForMainUI"
+    return [script for script in getattr(runner, "alwayson_scripts", ()) if type(script).__name__ == kind]
+
+
+def _not_repeated(p: Any) -> list[str]:
+    """Titles of scripts that act on pictures after the decode; those whose controls were left alone do nothing."""
+    own = _hosts_postprocessing(p.scripts)
+    found = []
+    for script in getattr(p.scripts, "alwayson_scripts", ()):
+        acts = any(
+            getattr(type(script), hook, None) is not getattr(scripts.Script, hook, None) for hook in _HOOKS
+        )
+        if acts and script not in own and _is_on(p, script):
+            found.append(str(script.title()))
+    selected = (getattr(p, "script_args", None) or (0,))[0]
+    chosen = getattr(p.scripts, "selectable_scripts", ())
+    if isinstance(selected, int) and 0 < selected <= len(chosen):
+        found.append(str(chosen[selected - 1].title()))
+    return found
+
+
+def _arguments(p: Any, script: Any) -> Sequence[Any]:
+    if script.args_from is None:
+        return ()
+    return (getattr(p, "script_args", None) or ())[script.args_from : script.args_to]
+
+
+def _is_on(p: Any, script: Any) -> bool:
+    """Whether a control of it is not as the page shows it at first; one without controls is always on."""
+    arguments = _arguments(p, script)
+    if not arguments:
+        return True
+    first = [argument.value for argument in getattr(getattr(script, "api_info", None), "args", ())]
+    return any(_is_plain(now) and now != before for now, before in zip(arguments, first, strict=False))
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether JSON gives it back as it was."""
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_plain, value))
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
+    return value is None or type(value) in (bool, int, float, str)
+
+
+def _as_images(items: Sequence[Any]) -> list[Image.Image]:
+    """Of arrays, too; what is the same in a batch stays the same."""
+    made = {id(item): item if isinstance(item, Image.Image) else Image.fromarray(item) for item in items}
+    return [made[id(item)] for item in items]
