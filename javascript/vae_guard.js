@@ -10,7 +10,7 @@
     // "Decode again in full" shows the host's own progress bar. Only the gallery's files are sent, not their pictures.
     for (const tab of ["txt2img", "img2img"]) {
         window[`vaeGuardAgain_${tab}`] = function(...inputs) {
-            const id = randomId(), find = (name) => gradioApp().getElementById(`${tab}_${name}`);
+            const id = randomId(), find = (name) => gradioApp().querySelector(`#${tab}_${name}`);
             requestProgress(id, find("gallery_container"), find("gallery"), () => {});
             return [id, ...inputs.slice(1)];
         };
@@ -18,7 +18,7 @@
 
     // What failed a moment ago is in the list when the user comes to look.
     onUiTabChange(function() {
-        const refresh = gradioApp().getElementById("vg_unfinished_refresh");
+        const refresh = gradioApp().querySelector("#vg_unfinished_refresh");
         if (refresh && get_uiCurrentTabContent()?.id === "tab_vae_guard_tab") refresh.click();
     });
 

@@ -9,7 +9,7 @@ from diffusers import AutoencoderKL as ReferenceVAE
 from benchmarks.peers import diffusers_network
 from vae_lib.checkpoints import convert_to_ldm
 from vae_lib.errors import CheckpointError
-from vae_lib.networks import AutoencoderKL, AutoencoderKLConfig
+from vae_lib.networks import AutoencoderKL, AutoencoderKLConfig, assign
 
 CASES = {
     "sd": AutoencoderKLConfig(ch=32),
@@ -97,7 +97,9 @@ def test_building_on_the_meta_device_and_sharing_parameters() -> None:
     with torch.device("meta"):
         guest = AutoencoderKL(config)
     assert all(parameter.is_meta for parameter in guest.parameters())
-    guest.load_state_dict(dict(owner.named_parameters()), assign=True)
+    assign(guest, dict(owner.named_parameters()))
+    with pytest.raises(RuntimeError, match=r"decoder\.conv_in\.bias is of shape None, and .* is wanted"):
+        assign(guest, {n: p for n, p in owner.named_parameters() if n != "decoder.conv_in.bias"})
     theirs = dict(guest.named_parameters())
     for name, parameter in owner.named_parameters():
         assert theirs[name].data_ptr() == parameter.data_ptr()

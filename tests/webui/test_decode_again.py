@@ -233,10 +233,12 @@ def test_every_picture_in_the_gallery_is_put_right_at_its_place(page: tuple[Page
             assert (entry(text) or "").endswith("decoded again")
             assert without_ours(text) == without_ours(before_text)
             assert np.abs(np.asarray(exact).astype(int) - np.asarray(approximate)).max() > 8
-    for number in range(2):
-        opened.locator("#txt2img_gallery .thumbnail-item").nth(number - 2).click()
-        expect(opened.locator("#html_info_txt2img").last).to_contain_text("decoded again")
-        expect(opened.locator("#html_info_txt2img").last).to_contain_text(f"Seed: {70 + number}")
+    expect(opened.locator("#html_info_txt2img").last).to_contain_text("decoded again")
+    if hosts.IS_REAL:  # whose page asks for the infotext of the picture that is clicked
+        for number in range(2):
+            opened.locator("#txt2img_gallery .thumbnails button").nth(number - 2).click()
+            expect(opened.locator("#html_info_txt2img").last).to_contain_text(f"Seed: {70 + number}")
+            expect(opened.locator("#html_info_txt2img").last).to_contain_text("decoded again")
 
 
 def test_a_picture_that_is_exact_has_no_button(page: tuple[Page, hosts.Host]) -> None:

@@ -17,6 +17,7 @@ from vae_lib.checkpoints.numbers import all_finite, read_numbers, read_statistic
 from vae_lib.checkpoints.source import WeightsFile, open_weights
 from vae_lib.errors import CheckpointError
 from vae_lib.files import PathLike
+from vae_lib.networks import assign
 
 HASH_AT_MOST_BYTES = 1 << 30  # whole checkpoints are larger, and no catalog lists them as VAEs
 
@@ -70,7 +71,7 @@ def load_vae(
         hash_file = described.header.file_size <= HASH_AT_MOST_BYTES
     identity = identify_described(described, hash_file=hash_file, known=known)
     model = described.network
-    model.load_state_dict(state_dict, assign=True)
+    assign(model, state_dict)
     space = None if identity.family is None else LatentSpace.of(identity.family, statistics)
     if identity.is_taesd:
         space = LatentSpace(1.0)

@@ -13,7 +13,7 @@ from torch import nn
 from vae_lib.checkpoints import FAMILIES, load_vae
 from vae_lib.decode import Operation
 from vae_lib.errors import CheckpointError
-from vae_lib.networks import TAESD, AutoencoderKL, AutoencoderKLConfig
+from vae_lib.networks import TAESD, AutoencoderKL, AutoencoderKLConfig, assign
 
 
 def is_supported(module: Any) -> bool:
@@ -48,7 +48,7 @@ def borrow(first_stage: nn.Module, operation: Operation) -> AutoencoderKL:
 
 def _with(network: AutoencoderKL, parameters: dict[str, nn.Parameter]) -> AutoencoderKL:
     try:
-        network.load_state_dict(parameters, assign=True)
+        assign(network, parameters)
     except RuntimeError as error:
         raise CheckpointError(f"The loaded VAE is of an unknown kind: {error}") from error
     return network

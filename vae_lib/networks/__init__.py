@@ -1,5 +1,6 @@
 """The networks as plain, readable modules; ``vae_lib.decode`` runs the same weights in less memory."""
 
+from vae_lib.networks.assign import assign
 from vae_lib.networks.autoencoder_kl import (
     AttnBlock,
     AutoencoderKL,
@@ -28,4 +29,5 @@ __all__ = [
     "ResnetBlock",
     "UpLevel",
     "Upsample",
+    "assign",
 ]

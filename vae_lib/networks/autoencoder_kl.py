@@ -187,8 +187,8 @@ class Decoder(nn.Module):
 class AutoencoderKL(nn.Module):
     """The VAE of Stable Diffusion 1, 2, XL, 3 and FLUX.1. No scaling and no shift factor is applied here.
 
-    Built under ``torch.device("meta")`` it costs nothing, and ``load_state_dict(..., assign=True)`` then
-    makes it use the given tensors or Parameters themselves. ``encoder`` or ``decoder`` is None when the
+    Built under ``torch.device("meta")`` it costs nothing, and ``assign`` then makes
+    it use the given tensors or Parameters themselves. ``encoder`` or ``decoder`` is None when the
     weights have none; ``quant_conv`` and ``post_quant_conv`` are None in VAEs without them (SD3, FLUX.1).
     """
 

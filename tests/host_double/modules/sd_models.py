@@ -198,6 +198,21 @@ class SdModelData:
 model_data = SdModelData()
 
 
+@contextlib.contextmanager
+def loading_on_meta():
+    """While a checkpoint is loaded, the host has a ``load_state_dict`` of its own, which knows less."""
+    original = nn.Module.load_state_dict
+
+    def load_state_dict(module, state_dict, strict=True):
+        original(module, state_dict, strict=strict)
+
+    nn.Module.load_state_dict = load_state_dict
+    try:
+        yield
+    finally:
+        nn.Module.load_state_dict = original
+
+
 def load_model(checkpoint_info=None, already_loaded_state_dict=None):
     from modules import sd_vae
 
@@ -215,7 +230,8 @@ def load_model(checkpoint_info=None, already_loaded_state_dict=None):
         shared.opts.data["sd_model_checkpoint"] = info.title
     sd_vae.delete_base_vae()
     sd_vae.clear_loaded_vae()
-    sd_vae.load_vae(model, *sd_vae.resolve_vae(info.filename).tuple())
+    with loading_on_meta():
+        sd_vae.load_vae(model, *sd_vae.resolve_vae(info.filename).tuple())
     lowvram.apply(model)
     sd_hijack.model_hijack.hijack(model)
     model_data.set_sd_model(model)
