@@ -6,7 +6,7 @@ import contextlib
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 
 from tests.webui import host as hosts
-from tests.webui.test_browser import SECONDS, browser, open_page  # noqa: F401
+from tests.webui.test_browser import SECONDS, browser, open_page, shoot  # noqa: F401
 from tests.webui.test_pictures import assert_close, assert_same
 from vae_lib.checkpoints import load_latents
 from vae_lib.cli import main
 
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, Locator, Page, expect
 
 FOLDER = "vae-guard-latents"
 LARGE = {"width": 384, "height": 384, "seed": 5}
@@ -123,16 +123,96 @@ def test_the_command_line_decodes_what_was_kept(
     assert "Seed: 77" in picture.info["parameters"]
 
 
-def test_decode_now_in_the_tab(host: hosts.Host, failed: hosts.Picture, browser: Browser) -> None:  # noqa: F811
-    page = open_page(browser, host)
+@pytest.fixture
+def page(host: hosts.Host, browser: Browser) -> Iterator[Page]:  # noqa: F811
+    opened = open_page(browser, host)
+    yield opened
+    opened.close()
+
+
+def unfinished_tab(page: Page) -> Locator:
+    """The table in VAE > Unfinished."""
     page.locator("#tabs > .tab-nav").get_by_role("button", name="VAE", exact=True).click()
     page.locator("#vg_tabs").get_by_role("button", name="Unfinished").click()
+    return page.locator("#vg_unfinished_table").last
+
+
+def said(page: Page) -> Locator:
+    return page.locator("#vg_unfinished_said").last
+
+
+def test_decode_now_in_the_tab(host: hosts.Host, failed: hosts.Picture, page: Page) -> None:
+    rows = unfinished_tab(page).locator("tbody tr")
+    expect(rows).to_have_count(1)
+    for text in ("not decoded", "128x128", "small", "77", "a cup"):
+        expect(rows.first).to_contain_text(text)
+    expect(rows.first.locator("img")).to_be_visible()
+    expect(page.locator("#vg_finish_all")).to_be_hidden()
+    shoot(page, "unfinished")
     page.locator("#vg_finish").click()
-    expect(page.locator("#vg_unfinished_said").last).to_contain_text("Decoded, and saved", timeout=SECONDS)
+    expect(said(page)).to_contain_text("Decoded, and saved", timeout=SECONDS)
     expect(page.locator("#vg_finished img").first).to_be_visible()
     expect(page.locator("#vg_finish")).to_be_hidden()
     assert files(host) == []
-    page.close()
+
+
+def test_the_list_is_up_to_date_when_the_tab_is_shown(host: hosts.Host, page: Page) -> None:
+    table = unfinished_tab(page)
+    expect(table).to_contain_text("Every picture is there, and exact")
+    page.locator("#tabs > .tab-nav button").first.click()
+    with approximated(host, seeds=(80, 81)):
+        page.locator("#tabs > .tab-nav").get_by_role("button", name="VAE", exact=True).click()
+        expect(table.locator("tbody tr")).to_have_count(2)
+        expect(table.locator("tbody tr").first).to_contain_text("81")
+        expect(table.locator("tbody tr").first).to_contain_text("approximate")
+        expect(table.locator("tbody tr").first.locator("img")).to_be_visible()
+
+
+def test_decode_all_and_remove(host: hosts.Host, page: Page) -> None:
+    with approximated(host, seeds=(82, 83, 84)):
+        table = unfinished_tab(page)
+        expect(table.locator("tbody tr")).to_have_count(3)
+        table.locator("tbody tr", has_text="83").locator("button").first.click()
+        expect(table.locator("tr.vg-chosen")).to_contain_text("83")
+        page.locator("#vg_unfinished_remove").click()
+        expect(said(page)).to_contain_text("Press again")
+        assert len(files(host)) == 3
+        page.locator("#vg_unfinished_remove").click()
+        expect(said(page)).to_contain_text("Removed")
+        expect(table.locator("tbody tr")).to_have_count(2)
+        page.locator("#vg_finish_all").click()
+        expect(said(page)).to_contain_text("Decoded, and saved", timeout=SECONDS)
+        expect(page.locator("#vg_finished img")).to_have_count(2)
+        assert files(host) == []
+
+
+def test_a_decode_can_be_stopped(host: hosts.Host, page: Page) -> None:
+    host.post("/probe/slow?seconds=0.3")
+    try:
+        with approximated(host, seeds=(85,), width=256, height=256):
+            unfinished_tab(page)
+            page.locator("#vg_finish").click()
+            expect(said(page)).to_contain_text("bands")
+            page.locator("#vg_finish_stop").click()
+            expect(said(page)).to_contain_text("Stopped", timeout=SECONDS)
+            expect(page.locator("#vg_finish")).to_be_visible()
+            assert len(files(host)) == 1
+    finally:
+        host.post("/probe/slow?seconds=0")
+
+
+@contextlib.contextmanager
+def approximated(host: hosts.Host, seeds: Sequence[int], **generation: Any) -> Iterator[None]:
+    """Pictures by TAESD, and their latents on disk."""
+    for seed in seeds:
+        host.generate(seed=seed, guard=[False, "TAESD", 0], **generation)
+    try:
+        assert len(files(host)) == len(seeds)
+        yield
+    finally:
+        while any(item["file"] for item in host.get("/vae-guard/latents")):
+            index = next(item["index"] for item in host.get("/vae-guard/latents") if item["file"])
+            host.delete(f"/vae-guard/latents/{index}")
 
 
 @contextlib.contextmanager

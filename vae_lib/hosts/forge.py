@@ -113,6 +113,20 @@ class Host(ForgeFamily):
         others = [path for path in shared.opts.forge_additional_modules if Path(path) not in files.values()]
         main_entry.modules_change([*others, str(files[name])])  # the next generation loads it
 
+    vae_dropdown = None  # "VAE / Text Encoder" bears no name to find it by
+
+    def select_automatically(self) -> None:
+        raise InputError("Forge has no automatic choice of a VAE; empty 'VAE / Text Encoder' instead.")
+
+    def unassign_vae(self) -> None:
+        raise InputError("Forge has no VAE of its own for each checkpoint.")
+
+    def assigned_vae(self) -> str | None:
+        return None
+
+    def overrides_assignments(self) -> str | None:
+        return None
+
     def assign_vae(self, name: str) -> None:
         raise InputError(
             "Forge has no VAE of its own for each checkpoint; choose one in 'VAE / Text Encoder'."

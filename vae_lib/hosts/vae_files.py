@@ -28,12 +28,14 @@ class VAEFiles:
     def __init__(self, notices: Notices) -> None:
         self._notices = notices
         self._wanted: list[Mapping[str, torch.Tensor]] = []  # what the file being loaded must fit
+        self.refused = ""  # why the last one was; empty if it was not
 
     def install(self, patches: Patches) -> None:
         patches.patch(sd_vae, "load_vae_dict", self._load_vae_dict)
         patches.patch(sd_vae, "load_vae", self._load_vae)
         patches.patch(sd_vae, "get_loaded_vae_hash", self._get_loaded_vae_hash)
         patches.patch(sd_vae, "refresh_vae_list", _refresh_vae_list)
+        patches.patch(type(shared.opts), "set", self._set_option)
         sd_vae.refresh_vae_list()
 
     def _load_vae_dict(self, original: Wrapper) -> Wrapper:
@@ -48,6 +50,7 @@ class VAEFiles:
     def _load_vae(self, original: Wrapper) -> Wrapper:
         def load_vae(model: Any, vae_file: Any = None, vae_source: str = "from unknown source") -> Any:
             self._wanted.append(model.first_stage_model.state_dict())
+            self.refused = ""
             try:
                 return original(model, vae_file, vae_source)
             except (CheckpointError, AssertionError, OSError) as error:
@@ -61,11 +64,24 @@ class VAEFiles:
                 model.base_vae = None
             name = _name_of(in_use)
             stays = f"The VAE in use stays: {name}." if name else "The checkpoint's own VAE stays in use."
-            self._notices.tell(f"{problem.rstrip('.')}. {stays}", warning=True)
-            _take_back(vae_file, name or "Automatic")
+            self.refused = f"{problem.rstrip('.')}. {stays}"
+            self._notices.tell(self.refused, warning=True)
             return None
 
         return load_vae
+
+    def _set_option(self, original: Wrapper) -> Wrapper:
+        """A file that was refused leaves the setting as it was."""
+
+        def set_option(options: Any, key: str, value: Any, *args: Any, **kwargs: Any) -> Any:
+            before, self.refused = options.data.get(key), ""
+            changed = original(options, key, value, *args, **kwargs)
+            if key != "sd_vae" or not self.refused:
+                return changed
+            setattr(options, key, before if before is not None else options.get_default(key))
+            return False
+
+        return set_option
 
     def _get_loaded_vae_hash(self, original: Wrapper) -> Wrapper:
         def get_loaded_vae_hash() -> Any:
@@ -119,12 +135,6 @@ def _check_fit(name: str, found: Mapping[str, Any], wanted: Mapping[str, Any]) -
     example = (missing or extra or wrong)[0]
     kind = "lacks" if missing else "has" if extra else "has another size of"
     raise CheckpointError(f"{name} is no VAE for the loaded checkpoint: it {kind} '{example}'.")
-
-
-def _take_back(vae_file: Any, name: str) -> None:
-    """Make the setting say what is in use."""
-    if sd_vae.vae_dict.get(shared.opts.sd_vae) == vae_file:
-        shared.opts.data["sd_vae"] = name
 
 
 def _name_of(path: str | None) -> str | None:

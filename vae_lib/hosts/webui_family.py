@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from modules import (
@@ -268,8 +268,19 @@ class WebUIFamily:
 
     # VAEs
 
+    vae_dropdown: ClassVar[str | None] = "setting_sd_vae"
+
     def watch_vae_files(self, notices: Notices) -> None:
-        vae_files.VAEFiles(notices).install(self._patches)
+        self._files = vae_files.VAEFiles(notices)
+        self._files.install(self._patches)
+
+    def vae_setting(self) -> Any:
+        return shared.opts.sd_vae
+
+    def on_component(self, callback: Callable[[Any, str], None]) -> None:
+        script_callbacks.on_after_component(
+            lambda component, **kwargs: callback(component, str(kwargs.get("elem_id") or ""))
+        )
 
     def vae_files(self) -> Mapping[str, Path]:
         return {name: Path(path) for name, path in sd_vae.vae_dict.items()}
@@ -296,23 +307,49 @@ class WebUIFamily:
             )
         shared.opts.set("sd_vae", name)  # loads it, by the host's own callback and under its lock
         if self.loaded_model() is not None and sd_vae.loaded_vae_file != path:
-            raise InputError(
-                f"{name} was not loaded; the console says why. The VAE that was in use stays in use."
-            )
+            refused = self._files.refused or f"{name} was not loaded; the console says why."
+            raise InputError(refused)
+        shared.opts.save(shared.config_filename)
+
+    def select_automatically(self) -> None:
+        shared.opts.set("sd_vae", "Automatic")
         shared.opts.save(shared.config_filename)
 
     def assign_vae(self, name: str) -> None:
+        if name not in sd_vae.vae_dict:
+            raise InputError(f"{name} is not among the WebUI's VAEs.")
+        self._note_for_checkpoint(name)
+
+    def unassign_vae(self) -> None:
+        self._note_for_checkpoint(None)
+
+    def _note_for_checkpoint(self, name: str | None) -> None:
+        """In the file beside it in which the host keeps such things; what it changes now is loaded now."""
         model = self.loaded_model()
         if model is None:
             raise InputError(NOTHING_LOADED)
-        if name not in sd_vae.vae_dict:
-            raise InputError(f"{name} is not among the WebUI's VAEs.")
         checkpoint = Path(model.sd_checkpoint_info.filename)
         metadata = {**extra_networks.get_user_metadata(str(checkpoint)), "vae": name}
+        if name is None:
+            del metadata["vae"]
         text = json.dumps(metadata, indent=4)
         write_atomically(
             checkpoint.with_suffix(".json"), lambda aside: aside.write_text(text, encoding="utf-8")
         )
+        with queue_lock:
+            sd_vae.reload_vae_weights()
+
+    def assigned_vae(self) -> str | None:
+        model = self.loaded_model()
+        if model is None:
+            return None
+        name = extra_networks.get_user_metadata(model.sd_checkpoint_info.filename).get("vae")
+        return str(name) if name and name != "Automatic" else None
+
+    def overrides_assignments(self) -> str | None:
+        if not shared.opts.sd_vae_overrides_per_model_preferences or sd_vae.is_automatic():
+            return None
+        return str(shared.opts.sd_vae)
 
     def checkpoint_title(self) -> str | None:
         model = self.loaded_model()

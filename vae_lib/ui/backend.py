@@ -116,8 +116,17 @@ class Backend(Protocol):
     def select(self, name: str) -> None:
         """Decode with this file from now on. When it fails, what was in use stays in use."""
 
-    def assign(self, name: str) -> None:
-        """Use this file whenever the checkpoint that is in use now is."""
+    def assign(self, name: str | None) -> None:
+        """Use this file whenever the checkpoint that is in use now is; None: no file in particular any more."""
+
+    def assigned(self) -> str | None:
+        """The file used whenever the checkpoint in use is."""
+
+    def overrides_assigned(self) -> str | None:
+        """What is selected, if that makes what is assigned void."""
+
+    def select_automatically(self) -> None:
+        """Undo ``select``: what is assigned counts, or else the checkpoint's own VAE."""
 
     def last_latents(self) -> Sequence[KeptLatents]:
         """Latents of the last pictures, the newest first."""

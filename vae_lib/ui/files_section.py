@@ -17,6 +17,8 @@ from vae_lib.ui.library import Library, Row
 from vae_lib.units import size_text
 
 PICK = "vg_pick_file"
+USES = "vg_uses"  # changes whenever a file was chosen
+_ALWAYS, _NEVER = "Always with this checkpoint", "No longer with this checkpoint"
 _SURE = {
     "hash": "by its hash",
     "tensors": "by its tensors",
@@ -53,12 +55,14 @@ def family_text(identity: Identity) -> str:
 
 def files_table(backend: Backend, rows: Sequence[Row], chosen: str | None) -> str:
     """All files, the damaged ones with what is wrong with them."""
-    in_use, checkpoint = backend.in_use(), backend.checkpoint()
+    in_use, assigned, checkpoint = backend.in_use(), backend.assigned(), backend.checkpoint()
     body, number = [], None
     for index, row in enumerate(rows):
         name = markup.pick_button(PICK, index, row.name)
         if row.name == in_use:
             name += " " + markup.chip("in use", on=True)
+        if row.name == assigned:
+            name += " " + markup.chip("always with this checkpoint")
         if row.name == chosen:
             number = index
         identity = row.identity
@@ -81,7 +85,12 @@ def files_table(backend: Backend, rows: Sequence[Row], chosen: str | None) -> st
                 (identity.short_hash or ("…" if row.hashing else "–"), "vg-mono"),
             ]
         )
-    return markup.table(_HEAD, body, number, "There are no VAEs yet: get one in Downloads.")
+    own = ""
+    if in_use is None and checkpoint is not None:
+        own = markup.page(
+            f"<p>In use now: the VAE inside the checkpoint <b>{escape(checkpoint.title)}</b>.</p>"
+        )
+    return own + markup.table(_HEAD, body, number, "There are no VAEs yet: get one in Downloads.")
 
 
 def details(backend: Backend, row: Row | None) -> str:
@@ -114,7 +123,7 @@ def details(backend: Backend, row: Row | None) -> str:
 
 
 def use(backend: Backend, library: Library, name: str | None, *, always: bool = False) -> str:
-    """Select a file, or tie it to the checkpoint; the sentence that says how it went, as HTML."""
+    """Select a file, or tie it to the checkpoint, or untie it; the sentence that says how it went, as HTML."""
     row = library.row(name)
     if row is None or name is None:
         return markup.note("Choose a VAE in the table first.", "warn")
@@ -128,18 +137,35 @@ def use(backend: Backend, library: Library, name: str | None, *, always: bool = 
         )
     checkpoint = backend.checkpoint()
     try:
-        if always:
-            backend.assign(name)
-        else:
+        if not always:
             backend.select(name)
+            done, is_void = f"{name} is now in use.", False
+        elif backend.assigned() == name:
+            backend.assign(None)
+            done, is_void = f"{name} is not tied to {_title(checkpoint)} any more.", False
+        else:
+            backend.assign(name)
+            done, is_void = _assigned(backend, name, checkpoint)
     except VAEGuardError as error:
         return markup.note(str(error), "warn")
     warning = mismatch(row.identity, checkpoint)
-    if always and checkpoint is not None:
-        done = f"{name} is now used whenever {checkpoint.title} is."
-    else:
-        done = f"{name} is now in use."
-    return markup.note(f"{done} {warning}".strip(), "warn" if warning else "")
+    return markup.note(f"{done} {warning}".strip(), "warn" if warning or is_void else "")
+
+
+def _assigned(backend: Backend, name: str, checkpoint: Checkpoint | None) -> tuple[str, bool]:
+    """What has come of tying a file to the checkpoint, and whether it has no effect."""
+    chosen = backend.overrides_assigned()
+    if chosen is None:
+        return f"{name} is now used whenever {_title(checkpoint)} is.", False
+    return (
+        f"{name} is noted for {_title(checkpoint)}, but without effect as long as {chosen} is selected in Settings > "
+        "VAE: a selected VAE overrides those of single checkpoints. Press 'Set SD VAE to Automatic' to use it.",
+        True,
+    )
+
+
+def _title(checkpoint: Checkpoint | None) -> str:
+    return "this checkpoint" if checkpoint is None else checkpoint.title
 
 
 class FilesSection:
@@ -154,16 +180,16 @@ class FilesSection:
                 refresh = gr.Button("Refresh", size="sm", elem_id="vg_refresh")
             with gr.Column(scale=3, min_width=300):
                 self.details = gr.HTML(details(backend, None), elem_id="vg_details")
+                can_select = backend.cannot_select() is None
                 with gr.Row():
                     use_it = gr.Button("Use it", variant="primary", elem_id="vg_use", min_width=120)
-                    always = gr.Button(
-                        "Always with this checkpoint",
-                        visible=backend.cannot_select() is None,
-                        elem_id="vg_assign",
-                        min_width=120,
+                    self.always = gr.Button(_ALWAYS, visible=can_select, elem_id="vg_assign", min_width=120)
+                    self.automatic = gr.Button(
+                        "Set SD VAE to Automatic", visible=False, elem_id="vg_automatic", min_width=120
                     )
                 self.said = gr.HTML(elem_id="vg_said")
-        self.table_outputs = [self.table, self.pick, self.details]
+                uses = gr.Number(0, elem_id=USES, elem_classes="vg-hidden")
+        self.table_outputs = [self.table, self.pick, self.details, self.always, self.automatic]
         shown = {"outputs": self.table_outputs, "show_progress": "hidden", "api_name": False}
         self.pick.input(
             self.show, self.pick, show_progress="hidden", outputs=self.table_outputs, api_name=False
@@ -171,20 +197,32 @@ class FilesSection:
         refresh.click(self._refresh, None, self.said, show_progress="hidden", api_name=False).then(
             self.watch, self.pick, **shown
         )
-        for button, function in ((use_it, self._use), (always, self._always)):
-            button.click(function, self.pick, self.said, show_progress="hidden", api_name=False).then(
+        for button, function in (
+            (use_it, self._use),
+            (self.always, self._always),
+            (self.automatic, self._automatically),
+        ):
+            button.click(function, self.pick, [self.said, uses], show_progress="hidden", api_name=False).then(
                 self.show, self.pick, **shown
             )
 
-    def show(self, chosen: str | None) -> tuple[str, dict[str, Any], str]:
-        """The table as it is now."""
+    def show(self, chosen: str | None) -> tuple[Any, ...]:
+        """The table as it is now, and what can be done."""
         rows = self._library.rows()
         names = [row.name for row in rows]
         row = next((row for row in rows if row.name == chosen), None)
         choices = gr.update(choices=names, value=chosen if chosen in names else None)
-        return files_table(self._backend, rows, chosen), choices, details(self._backend, row)
+        assigned = self._backend.assigned()
+        is_void = assigned is not None and self._backend.overrides_assigned() is not None
+        return (
+            files_table(self._backend, rows, chosen),
+            choices,
+            details(self._backend, row),
+            gr.update(value=_NEVER if assigned is not None and assigned == chosen else _ALWAYS),
+            gr.update(visible=is_void and self._backend.cannot_select() is None),
+        )
 
-    def watch(self, chosen: str | None) -> Iterator[tuple[Any, Any, Any]]:
+    def watch(self, chosen: str | None) -> Iterator[tuple[Any, ...]]:
         """The table, again and again until all hashes are there."""
         yield self.show(chosen)
         left = self._library.hashing
@@ -192,9 +230,9 @@ class FilesSection:
             time.sleep(0.4)
             if self._library.hashing != left:
                 left = self._library.hashing
-                table, choices, text = self.show(chosen)
+                table, choices, text, *buttons = self.show(chosen)
                 choices.pop("value")  # the user may have chosen another in the meantime
-                yield table, choices, text if chosen is not None else gr.update()
+                yield table, choices, text if chosen is not None else gr.update(), *buttons
 
     def _refresh(self) -> str:
         try:
@@ -203,11 +241,20 @@ class FilesSection:
             return markup.note(str(error), "bad")
         return ""
 
-    def _use(self, name: str | None) -> str:
-        return use(self._backend, self._library, name)
+    def _use(self, name: str | None) -> tuple[str, float]:
+        return use(self._backend, self._library, name), time.time()
 
-    def _always(self, name: str | None) -> str:
-        return use(self._backend, self._library, name, always=True)
+    def _always(self, name: str | None) -> tuple[str, float]:
+        return use(self._backend, self._library, name, always=True), time.time()
+
+    def _automatically(self, _: str | None) -> tuple[str, float]:
+        try:
+            self._backend.select_automatically()
+        except VAEGuardError as error:
+            return markup.note(str(error), "warn"), time.time()
+        assigned = self._backend.assigned()
+        now = f"{assigned} is now in use." if assigned else "The checkpoint's own VAE is now in use."
+        return markup.note(f"SD VAE is set to Automatic. {now}"), time.time()
 
 
 def _dtype(names: str) -> str:

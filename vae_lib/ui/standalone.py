@@ -61,7 +61,16 @@ class FolderBackend:
     def select(self, name: str) -> None:
         raise InputError(_NEEDS_WEBUI)
 
-    def assign(self, name: str) -> None:
+    def assign(self, name: str | None) -> None:
+        raise InputError(_NEEDS_WEBUI)
+
+    def assigned(self) -> str | None:
+        return None
+
+    def overrides_assigned(self) -> str | None:
+        return None
+
+    def select_automatically(self) -> None:
         raise InputError(_NEEDS_WEBUI)
 
     def last_latents(self) -> Sequence[KeptLatents]:

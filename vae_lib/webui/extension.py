@@ -10,6 +10,7 @@ from vae_lib.webui import lost_pages, options_page, panel, request_api, tab, xyz
 from vae_lib.webui.api import Routes
 from vae_lib.webui.downloads import Downloads
 from vae_lib.webui.host import WebUI
+from vae_lib.webui.vae_dropdown import VAEDropdown
 
 
 class Extension:
@@ -19,6 +20,7 @@ class Extension:
         self.host = host
         self.guard = Guard(host)
         self.downloads = Downloads(host, self.guard.notices)
+        self.dropdown = VAEDropdown(host)
         self.routes = Routes(self.guard, host, self.downloads)
 
     def start(self) -> None:
@@ -26,6 +28,7 @@ class Extension:
         self.guard.kept.restore()
         self.host.on_api_arguments(request_api.TITLE, request_api.positional)
         self.host.watch_vae_files(self.guard.notices)
+        self.host.on_component(self.dropdown.made)
         self.host.start(self)
 
     def settings_page(self) -> Sequence[Setting]:
@@ -43,6 +46,7 @@ class Extension:
         return tab.build(tab.HostBackend(self.guard, self.host, self.downloads))
 
     def before_page(self) -> None:
+        self.dropdown.begin()
         xyz.add_axes(self.host)
 
     def page_started(self, demo: Any, app: Any) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from vae_lib.guard.host import Callbacks, Host, HostVAE
 from vae_lib.guard.notices import Notices
@@ -70,6 +70,27 @@ class WebUI(Host, Protocol):
 
     def assign_vae(self, name: str) -> None:
         """Note a VAE for the loaded checkpoint; raises InputError."""
+
+    def select_automatically(self) -> None:
+        """Choose no VAE: each checkpoint then has the one noted for it, or its own. Raises InputError."""
+
+    def unassign_vae(self) -> None:
+        """Note no VAE for the loaded checkpoint any more; raises InputError."""
+
+    def assigned_vae(self) -> str | None:
+        """The VAE noted for the loaded checkpoint."""
+
+    def overrides_assignments(self) -> str | None:
+        """The chosen VAE, if it makes what is noted for checkpoints void."""
+
+    vae_dropdown: ClassVar[str | None]
+    """The elem_id of the page's dropdown of VAEs; None where it cannot be found."""
+
+    def vae_setting(self) -> Any:
+        """What that dropdown should show."""
+
+    def on_component(self, callback: Callable[[Any, str], None]) -> None:
+        """Have ``callback`` told of every component of the page when it is made, with its elem_id."""
 
     def loaded(self) -> HostVAE | None:
         """The VAE of what is loaded now; never loads anything."""

@@ -60,8 +60,20 @@ class HostBackend:
     def select(self, name: str) -> None:
         self._host.select_vae(name)
 
-    def assign(self, name: str) -> None:
-        self._host.assign_vae(name)
+    def assign(self, name: str | None) -> None:
+        if name is None:
+            self._host.unassign_vae()
+        else:
+            self._host.assign_vae(name)
+
+    def assigned(self) -> str | None:
+        return self._host.assigned_vae()
+
+    def overrides_assigned(self) -> str | None:
+        return self._host.overrides_assignments()
+
+    def select_automatically(self) -> None:
+        self._host.select_automatically()
 
     def last_latents(self) -> Sequence[KeptLatents]:
         return [

@@ -44,6 +44,10 @@ class VaeResolution:
         return self.vae, self.source
 
 
+def is_automatic():
+    return shared.opts.sd_vae in {"Automatic", "auto"}
+
+
 def resolve_vae(checkpoint_file):
     if shared.cmd_opts.vae_path is not None:
         return VaeResolution(shared.cmd_opts.vae_path, "from commandline argument")

@@ -218,4 +218,10 @@ def create_ui():
                 with gr.TabItem(label, id=ifid, elem_id=f"tab_{ifid}"):
                     interface.render()
         gr.HTML(json.dumps({"double": True}), elem_id="footer", visible=False)
+        saved = [key for key in shared.settings_components if not shared.opts.data_labels[key].do_not_save]
+        demo.load(
+            lambda: [getattr(shared.opts, key) for key in saved],
+            outputs=[shared.settings_components[key] for key in saved],
+            queue=False,
+        )
     return demo

@@ -226,6 +226,22 @@ def fail_once():
     forward._outcome = outcome
 
 
+_quick = []
+
+
+def slow(seconds: float):
+    """Every step of a decode takes so long, as on a machine that is slow or with a picture that is large."""
+    host = sys.modules["vae_lib.hosts.webui_family"].WebUIFamily
+    if not _quick:
+        _quick.append(host.show_progress_text)
+
+    def show_progress_text(self, text):
+        _quick[0](self, text)
+        time.sleep(seconds)
+
+    host.show_progress_text = show_progress_text
+
+
 def half_problem():
     """Why this PyTorch cannot compute in half precision here; empty if it can (2.1 cannot on a CPU)."""
     try:
@@ -244,6 +260,7 @@ def add_routes(demo, app):
     app.add_api_route("/probe/dtypes", vae_dtypes, methods=["GET"])
     app.add_api_route("/probe/nan-check", nan_check, methods=["POST"])
     app.add_api_route("/probe/fail-once", fail_once, methods=["POST"])
+    app.add_api_route("/probe/slow", slow, methods=["POST"])
     app.add_api_route("/probe/resources", resources, methods=["GET"])
     app.add_api_route("/probe/break", break_vae, methods=["POST"])
     app.add_api_route("/probe/mend", mend_vae, methods=["POST"])
