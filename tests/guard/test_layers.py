@@ -213,3 +213,17 @@ def test_it_takes_no_time() -> None:
     for _ in range(20):
         padding_of(module.decoder, "decoder", PACKAGES)
     assert (time.perf_counter() - started) / 20 < 0.05  # a millisecond, on a machine that does nothing else
+
+
+def test_each_changed_layer_is_told(host: FakeHost) -> None:
+    assert host.loaded is not None
+    latents = latents_for(SMALL, 4, 4)
+    hook = host.loaded.module.decoder.conv_in.register_forward_hook(lambda layer, given, result: result + 1)
+    host.generate(latents)
+    hook.remove()
+    host.generate(latents)
+    with_subclass(host.loaded.module)
+    for _ in range(2):
+        host.generate(latents)
+    assert ["conv_in has a hook" in host.told[0], "conv_out was replaced" in host.told[1]] == [True, True]
+    assert len(host.told) == 2

@@ -9,6 +9,7 @@ from typing import TextIO
 from vae_lib.errors import VAEGuardError
 from vae_lib.guard.generation import Generations
 from vae_lib.guard.host import Host
+from vae_lib.guard.layers import Altered
 
 log = logging.getLogger("vae_guard")
 
@@ -39,8 +40,11 @@ class Notices:
             self.tell(message, warning=warning)
 
     def own_failure(self, what: str, error: BaseException, report: str) -> None:
-        """Our own code failed: say once that the host's is used; ``report`` goes to the console and the tab."""
-        key = f"{what}:{type(error).__name__}"
+        """Our own code failed: say once that the host's is used; ``report`` goes to the console and the tab.
+
+        Of each layer that somebody changed, once.
+        """
+        key = f"{what}:{error if isinstance(error, Altered) else type(error).__name__}"
         if key in self._told:
             return
         if isinstance(error, VAEGuardError):
