@@ -102,11 +102,7 @@ def crowded(free: int) -> Iterator[None]:
     """All of the card is taken but so many bytes."""
     release_cached(GPU)
     ballast: list[Tensor] = []
-    for step in (
-        4 << 30,
-        64 << 20,
-        10 << 20,
-    ):  # all in segments of their own; the last of it cannot be had in one piece
+    for step in (4 << 30, 64 << 20, 10 << 20):  # each in a segment of its own; all at once cannot be had
         with suppress(torch.cuda.OutOfMemoryError):
             while torch.cuda.mem_get_info(GPU)[0] - step >= free:
                 ballast.append(torch.empty(step, dtype=torch.uint8, device=GPU))

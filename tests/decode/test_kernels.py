@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, NoReturn
@@ -198,14 +198,17 @@ class TestLayouts:
         yield extra
         kernels._copies.cache_clear()
 
-    def test_seen_by_the_second_try(self, given_out: list[int]) -> None:
-        meta = torch.device("meta")
-        given_out += [1 << 30, 0]  # the first loads kernels
-        assert not kernels.convolution_copies(meta, FP32, channels_last=True)
-        given_out += [0, 2 * 128 * 96 * 96 * 4]
-        assert kernels.convolution_copies(meta, FP32, channels_last=False)
+    def test_seen_by_what_is_taken_each_time(
+        self, given_out: list[int], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        there, both = torch.device("meta"), 2 * 128 * 96 * 96 * 4
+        monkeypatch.setattr(torch, "autocast", lambda kind, enabled: nullcontext())
+        given_out += [1 << 30, 0, both]  # the first loads kernels, and meanwhile another thread allocates
+        assert not kernels.convolution_copies(there, FP32, channels_last=True)
+        given_out += [both, both, both]
+        assert kernels.convolution_copies(there, FP32, channels_last=False)
         assert given_out == []  # and remembered
-        assert kernels.convolution_copies(meta, FP32, channels_last=False)
+        assert kernels.convolution_copies(there, FP32, channels_last=False)
 
     def test_elsewhere_it_is_as_with_tensor_cores(self) -> None:
         for kind, wanted in (("cuda", True), ("xpu", False), ("cpu", False)):

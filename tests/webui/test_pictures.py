@@ -73,7 +73,8 @@ def test_same_picture_by_every_exact_way(host: Host, without: Without, name: str
 @pytest.mark.parametrize("name", CHANGED)
 def test_layers_that_another_extension_changed(host: Host, without: Without, name: str) -> None:
     """Padding of every kind is decoded by us, all else by the host, and told once with the layer's name."""
-    assert not np.array_equal(without[name].images[0], without["txt2img"].images[0])
+    has_effect = not (IS_FORGE and name == "layers: one axis")  # its layers call their class's _conv_forward
+    assert np.array_equal(without[name].images[0], without["txt2img"].images[0]) is not has_effect
     pads = name in ("layers: one axis", "layers: reflect")
     for decode_by in ("Full", "Tiled", "Tiled + RAM"):
         picture = host.generate(**CHANGED[name], guard=[False, decode_by, 0])

@@ -21,9 +21,11 @@ from vae_lib.decode import kernels
 
 DEVICE, HOST, OUTSIDE = "device", "host", "outside"  # where a storage lies; OUTSIDE: not ours, or a file
 # PyTorch's allocator on CUDA does not split less than this off a large block, so that an array may hold so much more.
-# Most hold none: on a real card it was nothing for pictures of 512 and 1024, and a fifth of it for those of odd sizes.
+# Most hold none: on a real card it was nothing for pictures of 512 and 1024, and a quarter of it for odd sizes.
 UNSPLIT = 1 << 20
 UNSPLIT_ON_AVERAGE = UNSPLIT // 4
+# Small arrays, a few that hold all of it, and cuDNN's workspace.
+REST = 8 << 20
 # It takes the driver's memory in segments, of which some is left over where arrays are large: a quarter of the largest,
 # up to this, was enough for each of nine plans that were given less and less on a real card.
 LEFT_OVER = 32 << 20
@@ -51,9 +53,7 @@ class Meter:
 
     def __post_init__(self) -> None:
         self.unsplit = UNSPLIT_ON_AVERAGE if self.device.type == "cuda" else 0
-        self.live = self.peak = (
-            32 * self.unsplit
-        )  # for small ones, a few that hold all of it, and cuDNN's workspace
+        self.live = self.peak = REST if self.device.type == "cuda" else 0
 
     @property
     def needed(self) -> int:
