@@ -71,9 +71,13 @@ BASE, TILED_PEER = "diffusers full", "diffusers tiled"
 OURS = ("ours full", "ours tiled, smallest", "ours offload")
 
 
-def result_name(device: str) -> str:
-    """Of the files, without suffix."""
-    return "cpu-short" if device == "cpu" else "gpu-short"
+def result_name(device: str, dtype: str | None = None) -> str:
+    """Of the files, without suffix: each card has its own, such as gpu-short-h100-80gb-hbm3-bf16."""
+    if not device.startswith("cuda"):
+        return f"{device}-short"
+    card = torch.cuda.get_device_name(device).lower().removeprefix("nvidia ")
+    name = "-".join(["gpu-short", *card.split()])
+    return name if dtype in (None, "fp16") else f"{name}-{dtype}"
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -93,7 +97,8 @@ def main(arguments: list[str] | None = None) -> None:
     end = time.perf_counter() + 60 * options.minutes
     options.dtype = options.dtype or ("fp32" if options.device == "cpu" else "fp16")
     if options.output is None:
-        options.output = Path(__file__).parent / "results" / f"{result_name(options.device)}.json"
+        name = result_name(options.device, options.dtype)
+        options.output = Path(__file__).parent / "results" / f"{name}.json"
     with torch.inference_mode():
         _Short(options, end).run()
 
@@ -398,13 +403,14 @@ def table(result: dict[str, Any]) -> str:
             *_errors(record),
         ]
         lines.append(_row(f"{record['size']}x{record['size']}", *cells))
-    lines += [
-        "",
-        "On a small card with a UNet in it:",
-        "",
-        "| size | card | system | time (spread) | peak | max error | PSNR |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    if result["capped"]:
+        lines += [
+            "",
+            "On a small card with a UNet in it:",
+            "",
+            "| size | card | system | time (spread) | peak | max error | PSNR |",
+            "|---|---|---|---|---|---|---|",
+        ]
     for record in result["capped"]:
         cells = [f"{record['cap']:g} GB", record["system"], _time(record), _mib(record, "peak_bytes")]
         lines.append(_row(f"{record['size']}x{record['size']}", *cells, *_errors(record)))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.windows import files_in_use_stay
 from vae_lib.errors import InputError
 from vae_lib.files import files_in, is_gone, require_folder, write_atomically
 
@@ -152,3 +153,17 @@ def test_what_is_in_a_folder_with_closed_ones_in_it(tmp_path: Path, monkeypatch:
     assert files == [tmp_path / "a", tmp_path / "b" / "x"]
     assert closed == {shut: f"The folder {shut} cannot be looked into: Permission denied."}
     assert files_in(tmp_path / "missing") == ([], {})
+
+
+def test_a_file_that_is_in_use_on_windows(tmp_path: Path) -> None:
+    """It stays whole, and nothing is left beside it."""
+    target = tmp_path / "a.safetensors"
+    target.write_bytes(b"old")
+    with (
+        target.open("rb"),
+        files_in_use_stay(),
+        pytest.raises(InputError, match=r"a\.safetensors was not written: it is open in another program"),
+    ):
+        write_atomically(target, lambda path: path.write_bytes(b"new"))
+    assert target.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [target]

@@ -151,15 +151,20 @@ def write_atomically(path: PathLike, writer: Callable[[Path], object]) -> None:
     """
     target = check_target(path)
     aside = target.with_name(f".{target.stem[:80]}.{secrets.token_hex(6)}{target.suffix}")
+    is_written = False
     try:
         writer(aside)
         with aside.open("rb+") as file:
             os.fsync(file.fileno())  # a rename may reach the disk before the data does
+        is_written = True
         os.replace(aside, target)
     except BaseException as error:
         with contextlib.suppress(OSError):
             aside.unlink()
-        if reason := _reason(error):
+        reason = _reason(error)
+        if is_written and isinstance(error, PermissionError) and os.path.isfile(target):
+            reason = "it is open in another program, or may not be replaced; close that, or give another name"
+        if reason:
             raise InputError(f"{path} was not written: {reason}.") from error
         raise
 

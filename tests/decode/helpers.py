@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import itertools
+import os
 import types
 from collections.abc import Sequence
 
@@ -17,6 +18,11 @@ from vae_lib.decode.padding import ZEROS
 from vae_lib.networks import TAESD, AutoencoderKL, AutoencoderKLConfig
 
 CPU = torch.device("cpu")
+# Where `run_decode` and `run_encode` compute: the engine's tests can be run on any device that PyTorch has, as in
+# VAE_GUARD_TEST_DEVICE=mps python -m pytest tests/decode/test_engine.py
+DEVICE = torch.device(os.environ.get("VAE_GUARD_TEST_DEVICE", "cpu"))
+if DEVICE.type == "cuda":
+    torch.backends.cudnn.allow_tf32 = False  # its products are as coarse as half precision's
 FP32, FP16, BF16, FP64 = torch.float32, torch.float16, torch.bfloat16, torch.float64
 
 PADDINGS = [Padding(*edges) for edges in itertools.product(Edge, Edge)]
@@ -88,13 +94,13 @@ def images(height: int, width: int, batch: int = 1, seed: int = 0) -> Tensor:
 def run_decode(
     vae: AutoencoderKL, latents: Tensor, tiling: Tiling, dtype: torch.dtype = FP32, padding: Padding = ZEROS
 ) -> Tensor:
-    return decode(vae, latents, tiling, Compute(CPU, dtype, padding))
+    return decode(vae, latents.to(DEVICE), tiling, Compute(DEVICE, dtype, padding, CPU))
 
 
 def run_encode(
     vae: AutoencoderKL, pictures: Tensor, tiling: Tiling, dtype: torch.dtype = FP32, padding: Padding = ZEROS
 ) -> tuple[Tensor, Tensor]:
-    return encode_moments(vae, pictures, tiling, Compute(CPU, dtype, padding))
+    return encode_moments(vae, pictures.to(DEVICE), tiling, Compute(DEVICE, dtype, padding, CPU))
 
 
 def distance(result: Tensor, wanted: Tensor) -> float:

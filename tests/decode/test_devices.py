@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.decode.helpers import CPU
-from vae_lib.decode import choose_device, free_bytes, free_memory
+from vae_lib.decode import choose_device, free_bytes, free_memory, total_memory
 from vae_lib.decode.devices import FIRST_PROMISE, largest_block, release_cached, synchronize
 from vae_lib.errors import InputError
 
@@ -104,6 +104,14 @@ def test_where_the_runtime_does_not_tell_nothing_is_made_up(monkeypatch: pytest.
     for device in devices:
         assert free_memory(device) is None
         assert free_bytes(device) == FIRST_PROMISE
+        assert total_memory(device) is None
+
+
+def test_all_the_memory_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    psutil = pytest.importorskip("psutil")
+    assert total_memory(CPU) == pytest.approx(psutil.virtual_memory().total, rel=0.01)
+    assert total_memory(runtime("xpu", monkeypatch, mem_get_info=lambda device: (1000, 9000))) == 9000
+    assert total_memory(runtime("mps", monkeypatch, recommended_max_memory=lambda: 1000)) == 1000
 
 
 def test_free_memory_of_mps(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from tests.decode.gpu import as_on_a_gpu
 from tests.decode.helpers import distance, images, latents_for, network, taesd
+from tests.decode.test_failures import ROWS, error_of
 from tests.decode.test_ladder import (
     TINY,
     Allocations,
@@ -20,8 +21,9 @@ from tests.decode.test_ladder import (
     ladder,
     live_tensors,
 )
-from vae_lib.decode import DEFAULT_ORDER, Route
-from vae_lib.decode.events import OutOfMemory
+from vae_lib.decode import DEFAULT_ORDER, Preference, Route, Step
+from vae_lib.decode.events import MaybeOutOfMemory, OutOfMemory
+from vae_lib.errors import DeviceLost
 
 STRIDE = 1 if os.environ.get("VAE_GUARD_EVERY_FAULT") else 23
 
@@ -61,3 +63,29 @@ def test_every_allocation_fails_once(route: Route, operation: str) -> None:
         del outcome
     assert live_tensors() == before
     print(f"{operation} by {route.value}: {len(chosen)} of {counter.count} faults survived")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("route", DEFAULT_ORDER)
+def test_every_text_that_users_posted_on_every_rung(route: Route) -> None:
+    """In the middle of the work: what says, or may say, that memory ran out is survived; what does not is told."""
+    vae, tiny = network(TINY), taesd() if route is Route.TAESD else None
+    given = latents_for(TINY, 2, 2)
+    others = tuple(other for other in (Route.OFFLOAD, Route.CPU) if other is not route)
+    order = Preference((Step((route,)), Step(others)))
+    run, wanted = ladder(vae=vae, taesd=tiny, order=order).decode, vae.decode(given)
+    with Allocations() as counter:
+        run(given)
+    for kind, _, *error in ROWS:
+        failure, middle = error_of(*error), counter.count // 2
+        with Allocations(middle, middle, lambda failure=failure: failure) as memory:
+            if kind in ("DEVICE_LOST", "OTHER"):
+                with pytest.raises(DeviceLost if kind == "DEVICE_LOST" else type(failure)):
+                    run(given)
+                continue
+            outcome = run(given)
+        assert memory.raised == 1
+        (attempt,) = outcome.attempts
+        assert attempt.plan.route is route
+        assert isinstance(attempt, OutOfMemory if kind == "OUT_OF_MEMORY" else MaybeOutOfMemory)
+        assert distance(outcome.result, wanted) < 1e-5

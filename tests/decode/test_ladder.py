@@ -433,3 +433,24 @@ def test_weights_that_lie_in_two_places_or_types() -> None:
     vae.decoder.conv_out.double()
     assert not ladder(vae=vae).work("decode", 4, 4, 1).resident
     assert distance(ladder(vae=vae).decode(latents).result, network().decode(latents)) < 1e-5
+
+
+def test_what_the_cpu_made_stays_there_if_the_device_has_no_room_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    latents = latents_for(SMALL, 4, 4)
+    wanted = network().decode(latents)
+    to = Tensor.to
+
+    def no_room(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if torch.device("meta") in args:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+        return to(self, *args, **kwargs)
+
+    monkeypatch.setattr(Tensor, "to", no_room)
+    outcome = ladder(order=(Route.CPU,), output_device=torch.device("meta")).decode(latents)
+    assert outcome.attempts == ()
+    assert distance(outcome.result, wanted) < 1e-5
+    encoded = ladder(order=(Route.CPU,), output_device=torch.device("meta")).encode(images(8, 8))
+    assert encoded.log_variance is not None
+    assert encoded.log_variance.device == encoded.result.device == CPU

@@ -15,6 +15,8 @@ from torch import Tensor
 from tests.decode.helpers import SMALL, distance, latents_for
 from tests.guard.fake_host import FakeHost, FakeVAE, decoded
 from tests.webui import weights
+from tests.windows import files_in_use_stay
+from vae_lib.checkpoints import unfinished
 from vae_lib.errors import Cancelled, InputError
 from vae_lib.guard import UNKNOWN, Guard, Request, decode_again, not_repeated
 from vae_lib.guard.forward import Forward
@@ -303,3 +305,23 @@ def test_nothing_allowed_that_fits_ends_in_the_hosts_own(
     assert host.noted == {}
     assert "is not enough for decoding" in host.told[0]
     assert "The WebUI's own code was used instead." in host.told[0]
+
+
+def test_files_in_use_that_windows_would_keep(host: FakeHost, guard: Guard, latents: Tensor) -> None:
+    """Of latents that were read from a file nothing stays open or mapped: it can be removed, or renamed."""
+
+    def fail(*args: Any) -> Tensor:
+        raise RuntimeError("CUDA out of memory.")
+
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="its latents are in"):
+            host.generate(latents, decode=fail)
+    with files_in_use_stay():
+        later = restarted(host)
+        first, second = later.kept.items()
+        assert first.path is not None
+        renamed = unfinished.mark_approximate(first.path)
+        assert renamed.is_file()
+        decode_again(later, second, saved=True)
+        assert second.path is None or not second.path.exists()
+    assert later.host.told[1:] == []  # type: ignore[attr-defined]

@@ -213,3 +213,41 @@ def test_it_takes_no_time() -> None:
     for _ in range(20):
         padding_of(module.decoder, "decoder", PACKAGES)
     assert (time.perf_counter() - started) / 20 < 0.05  # a millisecond, on a machine that does nothing else
+
+
+def test_each_changed_layer_is_told(host: FakeHost) -> None:
+    assert host.loaded is not None
+    latents = latents_for(SMALL, 4, 4)
+    hook = host.loaded.module.decoder.conv_in.register_forward_hook(lambda layer, given, result: result + 1)
+    host.generate(latents)
+    hook.remove()
+    host.generate(latents)
+    with_subclass(host.loaded.module)
+    for _ in range(2):
+        host.generate(latents)
+    assert ["conv_in has a hook" in host.told[0], "conv_out was replaced" in host.told[1]] == [True, True]
+    assert len(host.told) == 2
+
+
+class Deaf(nn.Conv2d):
+    """As Forge's, which call the ``_conv_forward`` of their class whatever the instance was given."""
+
+    def forward(self, given: Tensor) -> Tensor:
+        return super()._conv_forward(given, self.weight, self.bias)
+
+
+Deaf.__module__ = "vae_lib.layers"
+
+
+def test_a_replacement_that_the_layer_does_not_call(host: FakeHost) -> None:
+    assert host.loaded is not None
+    module, latents = host.loaded.module, latents_for(SMALL, 5, 6)
+    tile_by_axis(module, True, False)
+    tiled = decoded(module, latents)
+    for layer in convolutions(module):
+        layer.__class__ = Deaf
+    wanted = decoded(module, latents)
+    assert distance(tiled, wanted) > 0.01
+    assert distance(host.generate(latents, Request(False, "Tiled")), wanted) < 1e-5
+    assert padding_of(module.decoder, "decoder", PACKAGES) == Padding()
+    assert all("conv_forward" in vars(layer)["_conv_forward"].__name__ for layer in convolutions(module))

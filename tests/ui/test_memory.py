@@ -9,7 +9,7 @@ import torch
 from vae_lib.decode import Route, Work
 from vae_lib.networks import AutoencoderKLConfig
 from vae_lib.ui.backend import Memory
-from vae_lib.ui.memory import curve, routes_table
+from vae_lib.ui.memory import bar, curve, plot, routes_table
 
 GB = 10**9
 WORK = Work(AutoencoderKLConfig(), "decode", 128, 128, 1, torch.device("cuda"), torch.float16)
@@ -27,5 +27,19 @@ def test_offloading_is_bounded_by_main_memory_too() -> None:
     assert how.startswith("tiled + RAM in ")
     assert needs.endswith(" + 268 MB RAM")
     assert up_to == "4800 × 4800"  # 256 bytes a pixel
-    assert offload_row(ram=60 * GB)[4] == "15296 × 15296"
+    assert offload_row(ram=60 * GB)[4] == "14656 × 14656"
     assert "does not fit" in offload_row(ram=GB // 4)[1]
+
+
+def test_where_nobody_knows_what_is_free() -> None:
+    """As DirectML: no size is shown that nobody knows."""
+    unknown = {"cuda": Memory(None, None), "cpu": Memory(64 * GB, 32 * GB)}
+    shown = bar(unknown["cuda"], 2 * GB, "GPU memory")
+    assert "does not tell how much of it is free. 2.0 GB needed." in shown
+    curves = {Route.TILED: curve(WORK, Route.TILED)}
+    table = routes_table(WORK, unknown, curves)
+    (row,) = (row for row in table.split("<tr>") if "<b>Tiled</b>" in row)
+    assert "tiled in " in row
+    assert "unknown" in row
+    assert "usable now" not in plot(curves, None, 1024)
+    assert "usable now: 2.0 GB" in plot(curves, 2 * GB, 1024)

@@ -268,7 +268,7 @@ def test_compare_latents_and_what_can_go_wrong(page: Page, tmp_path: Path) -> No
 
 
 def test_memory_of_a_size(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vae_lib.ui.standalone.free_bytes", lambda device: 2_000_000_000)
+    monkeypatch.setattr("vae_lib.ui.standalone.free_memory", lambda device: 2_000_000_000)
     open_section(page, "Memory")
     expect(page.locator(".prose#vg_bar")).to_contain_text("needed")
     expect(page.locator("#vg_plot svg polyline")).to_have_count(4)

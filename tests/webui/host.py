@@ -116,7 +116,7 @@ class Host:
             body["hr_additional_modules"] = ["Use same choices"]  # Forge's hires fix fails without it
         body |= parameters
         if guard is not None:
-            body["alwayson_scripts"] = {"VAE Guard": {"args": guard}}
+            body["alwayson_scripts"] = {**body.get("alwayson_scripts", {}), "VAE Guard": {"args": guard}}
         answer = self.post(f"/sdapi/v1/{tab}", body)
         info = json.loads(answer["info"])
         return _picture(answer["images"], info["infotexts"], info["extra_generation_params"]["distances"])

@@ -46,6 +46,11 @@ SCENARIOS: dict[str, dict[str, Any]] = {
     "img2img": IMG2IMG,
     "inpaint": {**IMG2IMG, "mask": encode(mask()), "inpainting_fill": 1, "inpaint_full_res": False},
 }  # fmt: skip
+CHANGED: dict[str, dict[str, Any]] = {
+    f"layers: {change}": {"alwayson_scripts": {"Probe's layers": {"args": [change]}}}
+    for change in ("one axis", "reflect", "hook", "subclass")
+}
+SCENARIOS |= CHANGED
 SD3: dict[str, Any] = {"override_settings": {"sd_model_checkpoint": "small_sd3"}}
 if not IS_REAL:  # whose text encoders for SD3 are too large for tests
     SCENARIOS |= {

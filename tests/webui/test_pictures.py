@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.webui.host import IS_FORGE, ApiError, Host, Picture
-from tests.webui.scenarios import IMG2IMG, REFINER, SCENARIOS
+from tests.webui.scenarios import CHANGED, IMG2IMG, REFINER, SCENARIOS
 
 Without = dict[str, Picture]
 THRESHOLD_ALWAYS_MISSED = 1000.0  # GB
@@ -68,6 +68,23 @@ def test_same_picture_by_every_exact_way(host: Host, without: Without, name: str
     assert done is not None
     assert any(word.lower() in done.lower() for word in told.split("|")), done
     assert entry(picture.infotext, "VAE Guard decode by") == decode_by
+
+
+@pytest.mark.parametrize("name", CHANGED)
+def test_layers_that_another_extension_changed(host: Host, without: Without, name: str) -> None:
+    """Padding of every kind is decoded by us, all else by the host, and told once with the layer's name."""
+    has_effect = not (IS_FORGE and name == "layers: one axis")  # its layers call their class's _conv_forward
+    assert np.array_equal(without[name].images[0], without["txt2img"].images[0]) is not has_effect
+    pads = name in ("layers: one axis", "layers: reflect")
+    for decode_by in ("Full", "Tiled", "Tiled + RAM"):
+        picture = host.generate(**CHANGED[name], guard=[False, decode_by, 0])
+        assert_same(picture, without[name])
+        done = entry(picture.infotext)
+        assert done is not None if pads else done is None
+    if not pads:
+        what = "has a hook of" if name == "layers: hook" else "was replaced by a Adapted of"
+        assert host.log().count(f"The VAE's layer decoder.mid.block_1.conv1 {what}") == 1
+    assert_same(host.generate(), without["txt2img"])
 
 
 def test_after_the_refiner_the_next_generation_is_the_first_checkpoints(host: Host, without: Without) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Sequence
 
@@ -11,6 +12,9 @@ from vae_lib.errors import VAEGuardError
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Exit code 0; 1 for a failure told in one sentence; 2 for bad use (argparse's own)."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # Windows' code pages lack letters that file names have
+            stream.reconfigure(errors="backslashreplace")
     options = build_parser().parse_args(arguments)
     try:
         code: int = options.run(options) or 0

@@ -2,7 +2,7 @@
 
 from vae_lib.decode.calibrate import rates_for
 from vae_lib.decode.compute import Compute, Operation
-from vae_lib.decode.devices import choose_device, free_bytes, free_memory, usual_dtype
+from vae_lib.decode.devices import choose_device, free_bytes, free_memory, total_memory, usual_dtype
 from vae_lib.decode.engine import decode, encode_moments
 from vae_lib.decode.failures import is_out_of_memory
 from vae_lib.decode.ladder import Ladder
@@ -50,10 +50,10 @@ __all__ = [
     "encode_moments",
     "free_bytes",
     "free_memory",
-    "free_memory",
     "is_out_of_memory",
     "rates_for",
     "smallest",
+    "total_memory",
     "trusted_rates",
     "usual_dtype",
 ]

@@ -22,8 +22,8 @@ class Cost:
     """Cost of decoding or encoding a batch.
 
     Attributes:
-        peak_bytes: most bytes alive at once on the device; the weights themselves are not counted, the copies that a
-            pass prepares of them are.
+        peak_bytes: what must be free on the device for the most bytes alive at once; the weights themselves are not
+            counted, the copies that a pass prepares of them are.
         multiplications: scalar multiplications of convolutions, matrix products and attention.
         moved_bytes: bytes of activations read and written by everything else.
         transferred_bytes: bytes copied between host and device.
@@ -85,7 +85,7 @@ class CountedMemory(CountedArrays):
         """Of all that was counted."""
         meter = self.meter
         return Cost(
-            peak_bytes=meter.peak,
+            peak_bytes=meter.needed,
             multiplications=meter.multiplications,
             moved_bytes=meter.moved,
             transferred_bytes=meter.transferred,
@@ -133,6 +133,7 @@ def estimate(
 def estimate_plain(vae: AutoencoderKL, shape: Shape4, compute: Compute, *, decodes: bool) -> Cost:
     """The same of the plain network, its weights on the device, one picture after the other."""
     memory = CountedMemory(compute.device, compute.dtype, True)
+    memory.meter.channels_last = False
     batch, channels, height, width = shape
     for _ in memory.each(range(batch), lambda index: None, {}):
         work: Any = vae.decode if decodes else vae.encode_moments

@@ -20,8 +20,15 @@ import torch.nn.functional as F
 from vae_lib.decode import kernels
 
 DEVICE, HOST, OUTSIDE = "device", "host", "outside"  # where a storage lies; OUTSIDE: not ours, or a file
-# PyTorch's allocator on CUDA does not split less than this off a large block: an array may hold so much more.
+# PyTorch's allocator on CUDA does not split less than this off a large block, so that an array may hold so much more.
+# Most hold none: on a real card it was nothing for pictures of 512 and 1024, and a quarter of it for odd sizes.
 UNSPLIT = 1 << 20
+UNSPLIT_ON_AVERAGE = UNSPLIT // 4
+# Small arrays, a few that hold all of it, and cuDNN's workspace.
+REST = 8 << 20
+# It takes the driver's memory in segments, of which some is left over where arrays are large: a quarter of the largest,
+# up to this, was enough for each of nine plans that were given less and less on a real card.
+LEFT_OVER = 32 << 20
 Shape = tuple[int, ...]
 Shape4 = tuple[int, int, int, int]
 
@@ -41,10 +48,17 @@ class Meter:
     moved: int = 0
     transferred: int = 0
     largest: int = 0  # array on the device
+    channels_last: bool = True  # the pictures' layout; else PyTorch's usual one
+    _copies: bool | None = None
 
     def __post_init__(self) -> None:
-        self.unsplit = UNSPLIT if self.device.type == "cuda" else 0
-        self.live = self.peak = self.unsplit  # for small ones
+        self.unsplit = UNSPLIT_ON_AVERAGE if self.device.type == "cuda" else 0
+        self.live = self.peak = REST if self.device.type == "cuda" else 0
+
+    @property
+    def needed(self) -> int:
+        """Bytes that must be free for the peak."""
+        return self.peak + (min(LEFT_OVER, self.largest // 4) if self.device.type == "cuda" else 0)
 
     def held(self, size: int) -> int:
         """What the allocator counts for an array of so many bytes."""
@@ -65,6 +79,12 @@ class Meter:
             self.live -= count * self.held(size)
         elif place == HOST:
             self.host_live -= count * size
+
+    def convolution_copies(self, dtype: torch.dtype) -> bool:
+        """Asked for once: a device that has no memory for the try would be tried again and again."""
+        if self._copies is None:
+            self._copies = kernels.convolution_copies(self.device, dtype, self.channels_last)
+        return self._copies
 
     def counts(self) -> tuple[int, ...]:
         """What adds up."""
@@ -338,6 +358,8 @@ def _conv2d(
     assert channels == in_channels
     rows, columns = ((s + 2 * p - k) // stride + 1 for s, p, k in zip(sides, pads, kernel, strict=True))
     result = x.like((batch, out_channels, rows, columns))
+    if x.meter.convolution_copies(x.dtype):
+        x.meter.transient(x.nbytes + weight.nbytes + result.nbytes)
     x.meter.did(multiplications=result.numel() * in_channels * kernel[0] * kernel[1])
     return result
 

@@ -59,7 +59,7 @@ def free_memory(device: torch.device) -> int | None:
     many adapters, but not of how much.
     """
     if device.type == "cpu":
-        return _available_ram()
+        return _ram("MemAvailable:", "available")
     runtime: Any = getattr(torch, device.type, None)
     try:
         if device.type == "mps":
@@ -68,6 +68,19 @@ def free_memory(device: torch.device) -> int | None:
     except NOT_TOLD:
         return None
     return int(free) + _returnable(runtime, device)
+
+
+def total_memory(device: torch.device) -> int | None:
+    """Bytes that the device has, free or not; None where its runtime does not tell."""
+    if device.type == "cpu":
+        return _ram("MemTotal:", "total")
+    runtime: Any = getattr(torch, device.type, None)
+    try:
+        return int(
+            runtime.recommended_max_memory() if device.type == "mps" else runtime.mem_get_info(device)[1]
+        )
+    except NOT_TOLD:
+        return None
 
 
 def free_bytes(device: torch.device) -> int:
@@ -97,11 +110,11 @@ def _segments_shrink() -> bool:
     return any("expandable_segments:true" in os.environ.get(name, "").lower() for name in names)
 
 
-def _available_ram() -> int | None:
+def _ram(line_of_linux: str, name_of_psutil: str) -> int | None:
     try:
         with open("/proc/meminfo", encoding="ascii") as file:
             for line in file:
-                if line.startswith("MemAvailable:"):
+                if line.startswith(line_of_linux):
                     return int(line.split()[1]) * 1024
     except OSError:
         pass
@@ -109,7 +122,7 @@ def _available_ram() -> int | None:
         import psutil
     except ImportError:
         return None
-    return int(psutil.virtual_memory().available)
+    return int(getattr(psutil.virtual_memory(), name_of_psutil))
 
 
 def largest_block(device: torch.device) -> int | None:

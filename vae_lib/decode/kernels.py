@@ -112,6 +112,39 @@ def _mixing_is_right(device: torch.device, dtype: torch.dtype) -> bool:
     return bool((rows == 4).all())
 
 
+def convolution_copies(device: torch.device, dtype: torch.dtype, channels_last: bool) -> bool:
+    """Whether a convolution lays its input and its result out anew, in memory of its own, for the kernel it uses.
+
+    cuDNN's kernels for tensor cores (half precision, and float32 as TF32) read channels last, those for plain float32
+    channels first. Tried once (27 MiB); where the device is not here, or has no memory for the try, it is as with
+    tensor cores.
+    """
+    if device.type == "cpu":
+        return False
+    try:
+        return _copies(device, dtype, channels_last, torch.backends.cudnn.allow_tf32)
+    except Exception:
+        return device.type == "cuda" and not channels_last
+
+
+@functools.cache
+def _copies(device: torch.device, dtype: torch.dtype, channels_last: bool, tf32: bool) -> bool:
+    if not _is_here(device):
+        return device.type == "cuda" and not channels_last
+    if _allocated_ever(device) is None:
+        return False
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    picture = torch.zeros(1, 128, 96, 96, device=device, dtype=dtype).to(memory_format=layout)
+    weight = torch.zeros(128, 128, 3, 3, device=device, dtype=dtype).to(memory_format=layout)
+    taken: list[int] = []
+    with torch.autocast(device.type, enabled=False):
+        for _ in range(3):  # the first loads kernels, and another thread may allocate meanwhile
+            before = _allocated_ever(device) or 0
+            made = F.conv2d(picture, weight, padding=1)
+            taken.append((_allocated_ever(device) or 0) - before - made.nbytes)
+    return min(taken) > picture.nbytes
+
+
 def attention_is_fused(device: torch.device, dtype: torch.dtype, channels: int) -> bool:
     """Whether PyTorch's attention of one head of so many channels keeps no matrix of scores there.
 

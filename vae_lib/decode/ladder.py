@@ -160,7 +160,7 @@ class Ladder:
             plan.device,
             plan.dtype,
             Padding.of(self.wrap),
-            self.output_device or self.device,
+            plan.device if plan.route is Route.CPU else self.output_device or self.device,
             self.progress,
             self.cancelled,
         )
@@ -176,7 +176,19 @@ class Ladder:
             result, log_variance = engine.decode(self.vae, tensor, plan.tiling, compute), None
         else:
             result, log_variance = engine.encode_moments(self.vae, tensor, plan.tiling, compute)
+        if plan.route is Route.CPU:
+            result = self._brought(result)
+            log_variance = None if log_variance is None else log_variance.to(result.device)
         return Outcome(result, plan, 0.0, log_variance=log_variance)
+
+    def _brought(self, result: Tensor) -> Tensor:
+        """What the CPU made, to where it is wanted; it stays where it is if there is no memory for it there."""
+        try:
+            return result.to(self.output_device or self.device)
+        except Exception as error:
+            if judge(error) is not Failure.OUT_OF_MEMORY:
+                raise
+            return result
 
     def _is_finite(self, outcome: Outcome) -> bool:
         results = [outcome.result] if outcome.log_variance is None else [outcome.result, outcome.log_variance]

@@ -16,7 +16,7 @@ class Outcome:
 
     Attributes:
         result: pictures (B, 3, H, W) in [-1, 1], not clamped; or latents (B, C, h, w): the mean, not scaled, for a
-            full VAE, scaled for TAESD.
+            full VAE, scaled for TAESD. Made by the CPU it is still there if the device has no room even for it.
         log_variance: when encoding by a full VAE, (B, C, h, w), clamped to [-30, 20].
         plan: the way that worked.
         seconds: what it took.

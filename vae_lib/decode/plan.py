@@ -26,9 +26,7 @@ LAST_FEW = (
 )
 UNLIMITED = 1 << 62  # bytes
 WHOLE = 1 << 50  # larger than any activation: the picture is one band
-PLAIN_ROOM = (
-    1.15  # for what PyTorch's kernels take beside their results: cuDNN lays some of its inputs out anew
-)
+PLAIN_ROOM = 1.15  # for what PyTorch's kernels take beside their results and what is counted of that
 
 
 ON_DEVICE = (Route.FULL, Route.TILED, Route.OFFLOAD)

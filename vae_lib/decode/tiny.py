@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vae_lib.decode import kernels
 from vae_lib.decode.compute import Compute
 from vae_lib.decode.padding import ZEROS, Edge, Padding
 from vae_lib.errors import Cancelled, CheckpointError
@@ -185,6 +186,8 @@ def _around(source: Tensor, axis: int, first: int, last: int) -> Tensor:
 
 def _run(network: nn.Sequential, x: Tensor, padding: Padding) -> Tensor:
     """The layers one by one, ReLUs in place: at most three activations of a resolution are alive, and a padded one."""
+    if kernels.convolution_copies(x.device, x.dtype, channels_last=False):
+        x = x.contiguous(memory_format=torch.channels_last)
     for layer in network:
         if isinstance(layer, nn.Conv2d):
             x = _conv(layer, x, padding)

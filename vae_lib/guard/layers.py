@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import torch
 from torch import nn
 
 from vae_lib.decode import Edge, Padding
@@ -64,13 +65,35 @@ def _check(path: str, layer: nn.Module, packages: Sequence[str]) -> None:
 
 def _padding_of(path: str, conv: nn.Conv2d) -> Padding:
     replaced = vars(conv).get("_conv_forward")
-    if replaced is None or getattr(replaced, "__func__", None) is nn.Conv2d._conv_forward:
+    is_own = replaced is None or getattr(replaced, "__func__", None) is nn.Conv2d._conv_forward
+    if is_own or not _calls_its_own(conv):
         return Padding.of(_edge(path, conv.padding_mode))
     by_axis = [getattr(conv, f"padding_mode{axis}", None) for axis in "YX"]
     if None in by_axis:
         raise Altered(path, f"was given another _conv_forward by {origin(replaced)}")
     height, width = (_edge(path, "zeros" if mode == "constant" else str(mode)) for mode in by_axis)
     return Padding(height, width)
+
+
+def _calls_its_own(conv: nn.Conv2d) -> bool:
+    """Whether the layer calls the ``_conv_forward`` that the instance was given; Forge's call their class's. Tried on a
+    pixel, where the class is not torch's.
+    """
+    if type(conv).forward is nn.Conv2d.forward:
+        return True
+    given, called = vars(conv)["_conv_forward"], list[bool]()
+
+    def note(x: Any, *_: Any) -> Any:
+        called.append(True)
+        return x
+
+    vars(conv)["_conv_forward"] = note
+    try:
+        with torch.no_grad():
+            type(conv).forward(conv, conv.weight.new_zeros(1, conv.in_channels, 2, 2))
+    finally:
+        vars(conv)["_conv_forward"] = given
+    return bool(called)
 
 
 def _edge(path: str, mode: str) -> Edge:

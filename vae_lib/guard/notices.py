@@ -9,6 +9,7 @@ from typing import TextIO
 from vae_lib.errors import VAEGuardError
 from vae_lib.guard.generation import Generations
 from vae_lib.guard.host import Host
+from vae_lib.guard.layers import Altered
 
 log = logging.getLogger("vae_guard")
 
@@ -25,7 +26,7 @@ class Notices:
         """One line in the console; below the picture and in the page too if a generation is running for the page."""
         if not message.startswith("VAE Guard "):
             message = f"VAE Guard: {message}"
-        _print(message, sys.stderr if warning else sys.stdout)
+        say(message, sys.stderr if warning else sys.stdout)
         current = self._generations.current
         if current is not None and current.p is not None:
             self._host.comment(current.p, message)
@@ -39,8 +40,11 @@ class Notices:
             self.tell(message, warning=warning)
 
     def own_failure(self, what: str, error: BaseException, report: str) -> None:
-        """Our own code failed: say once that the host's is used; ``report`` goes to the console and the tab."""
-        key = f"{what}:{type(error).__name__}"
+        """Our own code failed: say once that the host's is used; ``report`` goes to the console and the tab.
+
+        Of each layer that somebody changed, once.
+        """
+        key = f"{what}:{error if isinstance(error, Altered) else type(error).__name__}"
         if key in self._told:
             return
         if isinstance(error, VAEGuardError):
@@ -52,14 +56,14 @@ class Notices:
             "Please report this with the text in the console, or in the tab VAE > Unfinished.",
         )
         self._report = report
-        _print(report, sys.stderr)
+        say(report, sys.stderr)
 
     def last_report(self) -> str:
         """The report of the latest failure of our own in this session, ready to copy; "" when there was none."""
         return self._report
 
 
-def _print(text: str, stream: TextIO) -> None:
+def say(text: str, stream: TextIO) -> None:
     """A console that cannot show a letter (Windows' code pages) shows its number."""
     try:
         print(text, file=stream)

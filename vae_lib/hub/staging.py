@@ -29,6 +29,8 @@ HIDDEN = ".vae-guard"
 DOWNLOADS = "downloads"
 QUARANTINE = "quarantine"
 
+LONGEST_ON_WINDOWS = 260  # letters of a path, with the one that ends it
+
 # Left free after a download, for the rest of the system.
 SPARE_BYTES = 64 * 1024**2
 
@@ -120,6 +122,9 @@ def staging_for(
             if note.exists() and not note.is_file():
                 note.unlink()  # a pipe would wait for a reader
             note.write_text(json.dumps(about), encoding="utf-8")
+            if not whole.exists():  # a name that this file system does not take is told before the download
+                whole.touch()
+                whole.unlink()
         yield Staging(folder, part, whole)
     finally:
         lock.release()
@@ -253,5 +258,10 @@ def as_sentence(folder: Path) -> Iterator[None]:
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise DownloadError(
                 f"{folder} cannot be written to ({error.strerror}): check its permissions."
+            ) from error
+        if os.name == "nt" and error.filename is not None and len(str(error.filename)) >= LONGEST_ON_WINDOWS:
+            raise DownloadError(
+                f"{error.filename} has {len(str(error.filename))} letters, and Windows takes fewer than "
+                f"{LONGEST_ON_WINDOWS} in a path unless long paths are switched on: choose a folder with a shorter one."
             ) from error
         raise DownloadError(f"{folder} cannot be used for downloads: {error.strerror or error}.") from error

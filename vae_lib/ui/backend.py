@@ -80,16 +80,19 @@ class Finished:
 
 @dataclass(frozen=True)
 class Memory:
-    """Memory of a device in bytes: all of it, what can be allocated now, and what the user keeps back of that."""
+    """Memory of a device in bytes: all of it, what can be allocated now, and what the user keeps back of that.
 
-    total: int
-    free: int
+    None where nobody knows.
+    """
+
+    total: int | None
+    free: int | None
     reserve: int = 0
 
     @property
-    def usable(self) -> int:
+    def usable(self) -> int | None:
         """What a decode may take."""
-        return max(0, self.free - self.reserve)
+        return None if self.free is None else max(0, self.free - self.reserve)
 
 
 class Backend(Protocol):

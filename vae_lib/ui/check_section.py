@@ -13,6 +13,7 @@ import torch
 
 from vae_lib.decode import DTYPES, Compute, Operation
 from vae_lib.decode.check import Limits, Report, check, sample_network
+from vae_lib.decode.devices import FIRST_PROMISE
 from vae_lib.errors import VAEGuardError
 from vae_lib.ui import markup
 from vae_lib.ui.backend import Backend
@@ -79,13 +80,17 @@ class CheckSection:
         table = markup.note(verdict, "bad" if result.is_wrong else "") + _table(result)
         yield table, gr.update(value=result.text(), visible=True)
 
+    def _budget(self, device: torch.device) -> int:
+        usable = self._backend.memory(device).usable
+        return FIRST_PROMISE if usable is None else usable
+
     def _check(
         self, operation: Operation, compute: Compute, said: queue.SimpleQueue[str | None], found: list[Any]
     ) -> None:
         try:
             with self._backend.computing():
                 vae = sample_network(operation).to(compute.device, compute.dtype)
-                limits = Limits(budget=lambda device: self._backend.memory(device).usable)
+                limits = Limits(budget=self._budget)
                 found.append(check(vae, operation, compute, limits, said.put))
         except VAEGuardError as error:
             found.append(error)

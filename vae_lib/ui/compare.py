@@ -171,9 +171,9 @@ class Comparer:
             run.fraction = len(run.cells) / run.total
 
     def _ladder(self, run: Comparison, loaded: LoadedVAE, limit: int | None) -> Ladder:
-        def budget(device: torch.device) -> int:
+        def budget(device: torch.device) -> int | None:
             usable = self._backend.memory(device).usable
-            return usable if limit is None else min(usable, limit)
+            return usable if limit is None else limit if usable is None else min(usable, limit)
 
         def progress(done: int, total: int) -> None:
             run.fraction = (len(run.cells) + done / max(total, 1)) / run.total

@@ -109,7 +109,11 @@ def plan_for(work: Work, route: Route, memory: Mapping[str, Memory]) -> Plan | N
 
 def bar(memory: Memory, need: int, where: str) -> str:
     """Memory as one bar: in use, needed, kept back, free; what is missing sticks out in red."""
-    used = memory.total - memory.free
+    if memory.free is None or memory.usable is None:
+        return markup.note(
+            f"{where}: this device does not tell how much of it is free. {size_text(need)} needed."
+        )
+    used = 0 if memory.total is None else max(0, memory.total - memory.free)
     over = max(0, need - memory.usable)
     parts = (
         ("used", "in use", used),
@@ -129,7 +133,7 @@ def bar(memory: Memory, need: int, where: str) -> str:
         for kind, name, size in parts
         if size
     )
-    title = f"{where}: {size_text(memory.total)}"
+    title = where if memory.total is None else f"{where}: {size_text(memory.total)}"
     return markup.page(
         f'<div class="vg-dim">{escape(title)}</div><div class="vg-bar" role="img" aria-label="{escape(title)}, '
         f'{size_text(memory.usable)} usable, {size_text(need)} needed">{spans}</div><div class="vg-key">{keys}</div>'
@@ -144,12 +148,13 @@ def routes_table(work: Work, memory: Mapping[str, Memory], curves: Mapping[Route
         largest = "…"
         if route in curves:
             device = "cpu" if route is Route.CPU else work.device.type
-            side = curves[route].largest(memory[device].usable)
-            if plan is not None and plan.host_bytes and "cpu" in memory:  # which grows with the area
-                side = min(
-                    side, int(sqrt(memory["cpu"].usable / plan.host_bytes * prod(work.pixels))) // 64 * 64
-                )
+            usable = memory[device].usable
+            side = 0 if usable is None else curves[route].largest(usable)
+            ram = memory["cpu"].usable if "cpu" in memory else None
+            if plan is not None and plan.host_bytes and ram is not None:  # which grows with the area
+                side = min(side, int(sqrt(ram / plan.host_bytes * prod(work.pixels))) // 64 * 64)
             largest = f"{'over ' if side >= LARGEST else ''}{side} × {side}" if side else "none"
+            largest = "unknown" if usable is None else largest
         if plan is None:
             mine = [('<span class="vg-bad-text">does not fit</span>', "vg-wide"), ("", ""), ("", "")]
         else:
@@ -165,11 +170,14 @@ def routes_table(work: Work, memory: Mapping[str, Memory], curves: Mapping[Route
     return markup.table(("Route", "How", "Needs", "About", "Up to"), rows)
 
 
-def plot(curves: Mapping[Route, Curve], usable: int, side: float) -> str:
+def plot(curves: Mapping[Route, Curve], usable: int | None, side: float) -> str:
     """Needed memory against the side of a square picture, both logarithmic, with the line of what is usable."""
     left, right, top, bottom, width, height = 92, 30, 12, 56, 720, 340
     x_low, x_high = 256, 8192
-    values = [usable, *(c(x) for c in curves.values() for x in (x_low, x_high))]
+    values = [
+        *([] if usable is None else [usable]),
+        *(c(x) for c in curves.values() for x in (x_low, x_high)),
+    ]
     y_low = 10 ** floor(log10(max(1e6, min(values))))
     y_high = max(values) * 1.4
 
@@ -201,11 +209,12 @@ def plot(curves: Mapping[Route, Curve], usable: int, side: float) -> str:
             if route in COLOURS
             else ""
         )
-    line = at_y(usable)
-    parts.append(
-        f'<line class="vg-limit" x1="{left}" x2="{width - right}" y1="{line:.1f}" y2="{line:.1f}"/>'
-        f'<text class="vg-strong" x="{left + 6}" y="{line - 6:.1f}">usable now: {size_text(usable)}</text>'
-    )
+    if usable is not None:
+        line = at_y(usable)
+        parts.append(
+            f'<line class="vg-limit" x1="{left}" x2="{width - right}" y1="{line:.1f}" y2="{line:.1f}"/>'
+            f'<text class="vg-strong" x="{left + 6}" y="{line - 6:.1f}">usable now: {size_text(usable)}</text>'
+        )
     if x_low <= side <= x_high:
         parts.append(
             f'<line class="vg-limit" x1="{at_x(side):.1f}" x2="{at_x(side):.1f}" y1="{top}" y2="{height - bottom}"/>'

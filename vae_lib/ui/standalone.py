@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from vae_lib.decode import choose_device, free_bytes
+from vae_lib.decode import choose_device, free_memory, total_memory
 from vae_lib.errors import InputError, printable
 from vae_lib.files import files_in, is_gone, require_folder
 from vae_lib.hub import DownloadManager
@@ -97,7 +97,7 @@ class FolderBackend:
         return torch.float16 if self._device.type == "cuda" else torch.float32
 
     def memory(self, device: torch.device) -> Memory:
-        return Memory(_total_bytes(device), free_bytes(device))
+        return Memory(total_memory(device), free_memory(device))
 
     def size(self) -> tuple[int, int]:
         return 1024, 1024
@@ -110,11 +110,3 @@ class FolderBackend:
 
     def warning(self) -> str | None:
         return None
-
-
-def _total_bytes(device: torch.device) -> int:
-    if device.type == "cuda":
-        return int(torch.cuda.get_device_properties(device).total_memory)
-    import psutil
-
-    return int(psutil.virtual_memory().total)

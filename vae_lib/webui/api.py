@@ -13,7 +13,7 @@ from fastapi.security import HTTPBasic
 from PIL.PngImagePlugin import PngInfo
 
 import vae_lib
-from vae_lib.decode import Operation, Preference, Route, Step, Work, candidates, choose, free_bytes, wording
+from vae_lib.decode import Operation, Preference, Route, Step, Work, candidates, choose, free_memory, wording
 from vae_lib.errors import InputError, PlanError, VAEGuardError
 from vae_lib.guard import NOTHING_LOADED, UNKNOWN, Guard, Pictures, decode_again
 from vae_lib.webui.downloads import Downloads
@@ -65,13 +65,13 @@ class Routes:
         return [Depends(check), in_json]
 
     def status(self) -> dict[str, Any]:
-        """The device, its memory in bytes, the settings, how many generations' latents are kept."""
+        """The device, its memory in bytes (null where nobody knows what is free), the settings, how many are kept."""
         settings, device = self._guard.settings(), self._host.device()
         return {
             "version": vae_lib.__version__,
             "device": str(device),
             "dtype": str(self._host.dtype()).removeprefix("torch."),
-            "free_bytes": free_bytes(device),
+            "free_bytes": free_memory(device),
             "usable_bytes": self._guard.available_bytes(device),
             "settings": {
                 "mode": "fixed" if settings.fixed else "automatic",

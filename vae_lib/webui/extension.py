@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
 from vae_lib.guard import UNKNOWN, Guard, Setting
+from vae_lib.guard.notices import say
 from vae_lib.webui import lost_pages, options_page, panel, request_api, tab, xyz
 from vae_lib.webui.api import Routes
 from vae_lib.webui.downloads import Downloads
@@ -73,7 +75,7 @@ def start(host: Any) -> type | None:
         The class that the host shows in txt2img and img2img; None in a host that is not known.
     """
     if not host.is_known:
-        print(f"{UNKNOWN} ({host.problem})" if host.problem else UNKNOWN)
+        say(f"{UNKNOWN} ({host.problem})" if host.problem else UNKNOWN, sys.stdout)
         host.show_tab(lambda: tab.build_note(UNKNOWN))
         return None
     extension = Extension(host)

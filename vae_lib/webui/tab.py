@@ -8,10 +8,9 @@ from datetime import datetime
 from typing import Any
 
 import gradio as gr
-import psutil
 import torch
 
-from vae_lib.decode import free_bytes
+from vae_lib.decode import free_memory, total_memory
 from vae_lib.errors import printable
 from vae_lib.files import files_in
 from vae_lib.guard import MB, UNKNOWN, Guard, Kept
@@ -104,11 +103,7 @@ class HostBackend:
         return self._host.dtype()
 
     def memory(self, device: torch.device) -> Memory:
-        if device.type == "cuda":
-            total = int(torch.cuda.get_device_properties(device).total_memory)
-        else:
-            total = int(psutil.virtual_memory().total)
-        return Memory(total, free_bytes(device), self._guard.settings().reserve_mb * MB)
+        return Memory(total_memory(device), free_memory(device), self._guard.settings().reserve_mb * MB)
 
     def size(self) -> tuple[int, int]:
         items = self._guard.kept.items()

@@ -81,7 +81,10 @@ def note(operation, output, wanted):
 
 
 def in_float64(module, x):
-    known = hashlib.sha256(repr(module).encode())  # which tells how it pads
+    changed = [(len(layer._forward_hooks), "_conv_forward" in vars(layer)) for layer in module.modules()]
+    known = hashlib.sha256(
+        f"{module} {changed}".encode()
+    )  # the first tells how it pads, and what class layers are of
     for tensor in (x, *module.parameters()):
         known.update(tensor.detach().cpu().numpy().tobytes())
     key = known.digest()
