@@ -23,6 +23,7 @@ from vae_lib.decode import (
     Compute,
     Ladder,
     Operation,
+    Outcome,
     Preference,
     Route,
     choose,
@@ -52,6 +53,7 @@ class Guard:
 
     Attributes:
         is_blind: whether a loaded model's VAE was not where the host should have it.
+        last_decode: of the last picture, where it was ours.
     """
 
     def __init__(self, host: Host) -> None:
@@ -63,6 +65,7 @@ class Guard:
         self.precision = Precision(folders.data)
         self.taesd = borrow.TAESDFolder(folders.taesd, self.notices.tell_once)
         self.is_blind = False
+        self.last_decode: Outcome | None = None
 
     def settings(self) -> Settings:
         """As they are now, overrides of the running generation included."""
@@ -96,6 +99,7 @@ class Guard:
                 error.args = (f"{error} VAE Guard: {told}", *error.args[1:])
             raise
         records = current.records[start:]
+        self.last_decode = infotext.worst(records)
         if current.p is not None:
             self.host.note(current.p, infotext.entries(current, records))
         self.kept.finished(held, current, records)

@@ -9,6 +9,7 @@ import gradio as gr
 from vae_lib.errors import VAEGuardError
 from vae_lib.ui import markup
 from vae_lib.ui.backend import Backend
+from vae_lib.ui.hints import hinted
 
 
 class UnfinishedSection:
@@ -33,6 +34,9 @@ class UnfinishedSection:
             lines=6, max_lines=20, interactive=False, show_copy_button=True, visible=False, elem_id="vg_report",
         )  # fmt: skip
         self.outputs = [self.said, self.titles, self.go, self.remove, self.report]
+        hinted(self.titles, "Pictures that were sampled, but have not been decoded")
+        hinted(self.go, "Decode these latents exactly, and save the pictures among the others")
+        hinted(self.remove, "Throw these latents away")
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_name": False}
         self.go.click(self._finish, self.titles, [*self.outputs, self.gallery], **quiet)
         self.remove.click(self._remove, self.titles, self.outputs, **quiet)

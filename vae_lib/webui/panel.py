@@ -7,11 +7,25 @@ from typing import Any
 
 import gradio as gr
 
+from vae_lib.decode import wording
 from vae_lib.errors import InputError
 from vae_lib.guard import Guard, decode_again, infotext, request, save
+from vae_lib.ui.hints import hinted
 from vae_lib.webui.host import WebUI
 
 TITLE = "VAE Guard"
+FALLBACK = (
+    "If the VAE needs more memory than is free, decode in tiles, in tiles kept in RAM, on the CPU, or at last with "
+    'TAESD. Off: only what "Decode by" says is tried, even if memory runs out'
+)
+DECODE_BY = (
+    "How this picture is decoded. Auto: in full if that fits in the free memory, else as Settings > VAE Guard says. "
+    "Every way but TAESD gives the same picture"
+)
+THRESHOLD = (
+    "With less free memory (VRAM on a GPU) than this, the full decode is not even tried. 0: as Settings > VAE Guard "
+    "says, by default whenever the picture would not fit"
+)
 
 
 def script_class(guard: Guard, host: WebUI) -> type:
@@ -23,6 +37,7 @@ def script_class(guard: Guard, host: WebUI) -> type:
             self.on_after_component_elem_id = [
                 *((f"{tab}_gallery", self._again.make) for tab in ("txt2img", "img2img")),
                 *((f"html_log_{tab}", self._again.connect) for tab in ("txt2img", "img2img")),
+                *((f"html_log_{tab}", self._show_last) for tab in ("txt2img", "img2img")),
             ]
 
         def title(self) -> str:
@@ -34,18 +49,25 @@ def script_class(guard: Guard, host: WebUI) -> type:
         def ui(self, is_img2img: bool) -> list[Any]:
             default = request.Request()
             tab = "img2img" if is_img2img else "txt2img"
-            with gr.Accordion(TITLE, open=False, elem_id=f"{tab}_vae_guard"), gr.Row():
+            with gr.Accordion(TITLE, open=False, elem_id=f"{tab}_vae_guard") as self._header, gr.Row():
                 fallback = gr.Checkbox(
-                    default.fallback, label="Auto fallback", elem_id=self.elem_id("fallback"), min_width=120
-                )
+                    default.fallback, label="Fall back if memory is short", elem_id=self.elem_id("fallback"),
+                    min_width=120,
+                )  # fmt: skip
                 decode_by = gr.Dropdown(
                     list(request.DECODE_BY), value=default.decode_by, label="Decode by",
                     elem_id=self.elem_id("decode_by"), min_width=120,
                 )  # fmt: skip
                 threshold = gr.Number(
-                    default.threshold, label="Threshold in GB (0: as in the settings)", minimum=0,
+                    default.threshold, label="Least free GB for a full decode (0: see Settings)", minimum=0,
                     maximum=request.LARGEST_THRESHOLD, elem_id=self.elem_id("threshold"), min_width=120,
                 )  # fmt: skip
+            for control, text in ((fallback, FALLBACK), (decode_by, DECODE_BY), (threshold, THRESHOLD)):
+                hinted(control, text)
+            fallback.change(
+                lambda falls_back: gr.update(interactive=falls_back), fallback, threshold,
+                show_progress="hidden", api_name=False,
+            )  # fmt: skip
             self.infotext_fields = [
                 host.paste_field(fallback, infotext.pasted_fallback, "vae_guard_fallback"),
                 host.paste_field(decode_by, infotext.pasted_decode_by, "vae_guard_decode_by"),
@@ -53,6 +75,12 @@ def script_class(guard: Guard, host: WebUI) -> type:
             ]
             self.paste_field_names = [infotext.FALLBACK, infotext.DECODE_BY, infotext.THRESHOLD]
             return [fallback, decode_by, threshold]
+
+        def _show_last(self, created: Any) -> None:
+            """What the last decode did, in the panel's header, once the line below the picture changes."""
+            created.component.change(
+                lambda: gr.update(label=header(guard)), None, self._header, show_progress="hidden", api_name=False
+            )  # fmt: skip
 
         def before_process(self, p: Any, *args: Any) -> None:
             try:
@@ -65,6 +93,12 @@ def script_class(guard: Guard, host: WebUI) -> type:
             p.vae_guard = request.merged(wanted, getattr(p, "vae_guard_axes", {}))
 
     return VAEGuardScript
+
+
+def header(guard: Guard) -> str:
+    """The panel's title, with what was done for the last picture."""
+    done = guard.last_decode
+    return TITLE if done is None else f"{TITLE}: last decode {wording.summary(done)}"
 
 
 class AgainButton:
@@ -80,6 +114,7 @@ class AgainButton:
         self._gallery = created.component
         tab = self._gallery.elem_id.removesuffix("_gallery")
         self._button = gr.Button("Decode again in full", visible=False, elem_id=f"{tab}_vae_guard_again")
+        hinted(self._button, "Puts the exact picture before TAESD's approximation, from the kept latents")
 
     def connect(self, created: Any) -> None:
         """When the line below the picture, which changes with every generation, is there too."""
