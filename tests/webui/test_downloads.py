@@ -167,7 +167,14 @@ def test_an_unknown_download_is_not_found(host: Host) -> None:
 
 @pytest.mark.parametrize(
     "reference",
-    ["not a reference", "own\ner/na\x00me", "a/b/c\nd.safetensors", "https://huggingface.co/a/b/blob/main/%0Ac", "x" * 100_000, "a//b"],
+    [
+        "not a reference",
+        "own\ner/na\x00me",
+        "a/b/c\nd.safetensors",
+        "https://huggingface.co/a/b/blob/main/%0Ac",
+        "x" * 100_000,
+        "a//b",
+    ],
 )
 def test_what_can_be_no_file_on_the_hub_is_refused_at_once(host: Host, reference: str) -> None:
     before, lines = host.get("/vae-guard/downloads"), host.log().count("\n")
