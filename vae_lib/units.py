@@ -12,4 +12,4 @@ def size_text(size: float, up: bool = False) -> str:
             step = 10**-digits
             value = -(-value // step) * step if up else value
             return f"{value:.{digits}f} {unit}"
-    return f"{int(size)} bytes"
+    return "1 byte" if int(size) == 1 else f"{int(size)} bytes"

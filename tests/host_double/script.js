@@ -53,3 +53,10 @@ function settingsFromConfig() {
     const box = window.gradio_config.components.find((c) => c.props.elem_id === "settings_json");
     return box ? JSON.parse(box.props.value) : {};
 }
+
+onUiLoaded(() => {
+    for (const {props} of window.gradio_config.components) {
+        const element = props.webui_tooltip && props.elem_id && document.getElementById(props.elem_id);
+        if (element) element.title = props.webui_tooltip;
+    }
+});

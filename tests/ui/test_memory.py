@@ -9,7 +9,7 @@ import torch
 from vae_lib.decode import Route, Work
 from vae_lib.networks import AutoencoderKLConfig
 from vae_lib.ui.backend import Memory
-from vae_lib.ui.memory import bar, curve, plot, routes_table
+from vae_lib.ui.memory import bar, curve, plot, reach, routes_of, routes_table
 
 GB = 10**9
 WORK = Work(AutoencoderKLConfig(), "decode", 128, 128, 1, torch.device("cuda"), torch.float16)
@@ -23,12 +23,13 @@ def offload_row(ram: int) -> list[str]:
 
 
 def test_offloading_is_bounded_by_main_memory_too() -> None:
-    _, how, needs, _, up_to = offload_row(ram=6 * GB)
+    _, how, needs, least, _, up_to = offload_row(ram=6 * GB)
     assert how.startswith("tiled + RAM in ")
     assert needs.endswith(" + 268 MB RAM")
+    assert float(least.split()[0]) <= float(needs.split()[0])
     assert up_to == "4800 × 4800"  # 256 bytes a pixel
-    assert offload_row(ram=60 * GB)[4] == "14656 × 14656"
-    assert "does not fit" in offload_row(ram=GB // 4)[1]
+    assert offload_row(ram=60 * GB)[5] == "14656 × 14656"
+    assert "too little RAM" in offload_row(ram=GB // 4)[1]
 
 
 def test_where_nobody_knows_what_is_free() -> None:
@@ -41,5 +42,21 @@ def test_where_nobody_knows_what_is_free() -> None:
     (row,) = (row for row in table.split("<tr>") if "<b>Tiled</b>" in row)
     assert "tiled in " in row
     assert "unknown" in row
+    assert reach(WORK, unknown, curves) == ""
     assert "usable now" not in plot(curves, None, 1024)
     assert "usable now: 2.0 GB" in plot(curves, 2 * GB, 1024)
+
+
+def test_how_far_one_gets_in_a_sentence() -> None:
+    curves = {route: curve(WORK, route) for route in routes_of(WORK)}
+    memory = {"cuda": Memory(8 * GB, 2 * GB), "cpu": Memory(64 * GB, 60 * GB)}
+    said = reach(WORK, memory, curves)
+    assert re.fullmatch(
+        r"With 2\.0 GB free, you can decode up to (\d+) × \1 in full, (\d+) × \2 in tiles "
+        r"and (\d+) × \3 in tiles kept in RAM, all of them exactly\.",
+        said,
+    )
+    sides = [int(side) for side in re.findall(r"(\d+) ×", said)]
+    assert sides == sorted(sides)
+    nothing = {"cuda": Memory(8 * GB, 0), "cpu": Memory(64 * GB, 0)}
+    assert reach(WORK, nothing, curves) == "With 0 bytes free, there is no size that you can decode exactly."

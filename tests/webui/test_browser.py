@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 SECONDS = 120_000  # milliseconds: a page on a busy machine takes as long as it takes
 DESK, PHONE = (1280, 900), (390, 844)
 SHOTS = os.environ.get("SCREENSHOTS")  # a folder in which to leave pictures of the page
+FALLBACK = "Fall back if memory is short"
 FLAGS = (
     "no-sandbox disable-gpu disable-quic no-first-run disable-background-networking disable-component-update "
     "disable-sync disable-dev-shm-usage"
@@ -72,9 +74,9 @@ def number(page: Page, element: str, value: float) -> None:
 
 def open_panel(page: Page, tab: str = "txt2img") -> Locator:
     panel = page.locator(f"#{tab}_vae_guard")
-    if not panel.get_by_label("Auto fallback").is_visible():
+    if not panel.get_by_label(FALLBACK).is_visible():
         panel.locator(".label-wrap").click()
-    expect(panel.get_by_label("Auto fallback")).to_be_visible()
+    expect(panel.get_by_label(FALLBACK)).to_be_visible()
     return panel
 
 
@@ -113,13 +115,13 @@ def test_the_panel_is_one_line_until_it_is_opened(
     closed = panel.bounding_box()
     assert closed is not None
     assert closed["height"] <= 60
-    assert not panel.get_by_label("Auto fallback").is_visible()
+    assert not panel.get_by_label(FALLBACK).is_visible()
     shoot(page, f"panel-closed-{size[0]}")
     open_panel(page)
     opened = panel.bounding_box()
     assert opened is not None
     assert opened["height"] > closed["height"]
-    for label in ("Auto fallback", "Decode by"):
+    for label in (FALLBACK, "Decode by"):
         box = panel.get_by_label(label).bounding_box()
         assert box is not None
         assert box["x"] >= 0
@@ -164,7 +166,7 @@ def test_pasting_an_infotext_sets_the_panel(page: Page, host: Host) -> None:
     page.locator("#txt2img_prompt textarea").fill(text)
     page.locator("#paste").first.click()
     expect(panel.get_by_label("Decode by")).to_have_value("Tiled")
-    expect(panel.get_by_label("Auto fallback")).not_to_be_checked()
+    expect(panel.get_by_label(FALLBACK)).not_to_be_checked()
     expect(page.locator("#script_txt2img_vae_guard_threshold input")).to_have_value("2.5")
     expect(page.locator("#txt2img_prompt textarea")).to_have_value("a cup")
 
@@ -220,3 +222,49 @@ def test_a_vae_is_put_into_use_from_the_tab(page: Page, host: Host) -> None:
     expect(table.locator("tr", has_text="other-diffusers.safetensors")).to_contain_text("in use")
     assert host.get("/probe/state")["vae"].endswith("other-diffusers.safetensors")
     host.post("/sdapi/v1/options", {"sd_vae": "None"})
+
+
+def controls_without_a_hint(page: Page, inside: str) -> list[str]:
+    """Of the fields and buttons inside an element: those neither of which, nor whose surroundings, have a title."""
+    found: list[str] = page.eval_on_selector_all(
+        f"{inside} :is(input, textarea:enabled, select, button:not(.copy-text))",
+        """elements => elements
+            .filter(e => !e.closest('[title]:not([title=""])') && !e.closest('.vg-hidden, .tab-nav, .vg, table'))
+            .map(e => (e.closest('[id]') || e).id + ' ' + e.outerHTML.slice(0, 120))""",
+    )
+    return found
+
+
+def test_every_control_says_what_it_does(page: Page) -> None:
+    for inside in ("#txt2img_vae_guard", "#img2img_vae_guard", "#tab_vae_guard_tab"):
+        assert page.locator(inside).count() == 1
+        found = controls_without_a_hint(page, inside)
+        assert not found, "\n".join(found)
+    expect(page.locator("#txt2img_vae_guard_again")).to_have_attribute("title", re.compile("exact picture"))
+    column = "#column_settings_vae_guard"
+    labels = page.locator(f"{column} .settings-comment, {column} .settings-info")
+    assert labels.count() or page.locator(f"{column} [id^=setting_vae_guard_]").count() == 9
+
+
+def test_a_control_without_effect_is_disabled(page: Page) -> None:
+    panel = open_panel(page)
+    threshold = page.locator("#script_txt2img_vae_guard_threshold input")
+    expect(threshold).to_be_enabled()
+    panel.get_by_label(FALLBACK).uncheck()
+    expect(threshold).to_be_disabled()
+    panel.get_by_label(FALLBACK).check()
+    expect(threshold).to_be_enabled()
+    page.locator("#tabs > .tab-nav button", has_text="Settings").first.click()
+    page.locator("#settings > .tab-nav button", has_text="VAE Guard").click()
+    slider = page.locator("#setting_vae_guard_threshold input[type=range]")
+    expect(slider).to_be_disabled()
+    page.locator("#setting_vae_guard_mode").get_by_label("Fixed threshold").check()
+    expect(slider).to_be_enabled()
+
+
+def test_the_header_says_what_the_last_decode_did(page: Page) -> None:
+    open_panel(page)
+    choose(page, "script_txt2img_vae_guard_decode_by", "Tiled")
+    generate(page)
+    header = page.locator("#txt2img_vae_guard .label-wrap").first
+    expect(header).to_contain_text(re.compile(r"VAE Guard: last decode in tiles, [\d.]+ m?s, [\d.]+ [kM]B"))

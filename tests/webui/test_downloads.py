@@ -165,10 +165,26 @@ def test_an_unknown_download_is_not_found(host: Host) -> None:
         assert "download-999" in str(missing.value)
 
 
-def test_what_is_no_reference_is_told_in_the_job(host: Host) -> None:
-    failed = over(host, post(host, reference="not a reference"))
-    assert failed["state"] == "failed"
-    assert "not a reference" in failed["message"]
+@pytest.mark.parametrize(
+    "reference",
+    [
+        "not a reference",
+        "own\ner/na\x00me",
+        "a/b/c\nd.safetensors",
+        "https://huggingface.co/a/b/blob/main/%0Ac",
+        "x" * 100_000,
+        "a//b",
+    ],
+)
+def test_what_can_be_no_file_on_the_hub_is_refused_at_once(host: Host, reference: str) -> None:
+    before, lines = host.get("/vae-guard/downloads"), host.log().count("\n")
+    with pytest.raises(ApiError) as refused:
+        post(host, reference=reference)
+    assert refused.value.status == 422
+    assert len(str(refused.value)) < 1000
+    assert host.get("/vae-guard/downloads") == before
+    assert "\x00" not in host.log()
+    assert host.log().count("\n") == lines
 
 
 def test_several_files_are_offered(host: Host) -> None:

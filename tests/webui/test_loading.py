@@ -19,7 +19,10 @@ def test_the_script_is_there_once_in_both_tabs(host: Host) -> None:
     infos = [info for info in host.get("/sdapi/v1/script-info") if info["name"] == NAME]
     assert [info["is_img2img"] for info in infos] == [False, True]
     assert all(info["is_alwayson"] for info in infos)
-    assert [argument["label"] for argument in infos[0]["args"]][:2] == ["Auto fallback", "Decode by"]
+    assert [argument["label"] for argument in infos[0]["args"]][:2] == [
+        "Fall back if memory is short",
+        "Decode by",
+    ]
 
 
 def test_the_settings_are_there(host: Host) -> None:

@@ -19,6 +19,7 @@ import torch
 
 from vae_lib.checkpoints.header import Header, TensorInfo, quote
 from vae_lib.errors import CheckpointError
+from vae_lib.units import size_text
 
 # A tenth does for any checkpoint; a hostile one may take 25 times its size in memory.
 MAX_HEADER_BYTES = 25_000_000
@@ -141,13 +142,13 @@ def _read_header(
         expected = end
     if expected > data_size:
         raise CheckpointError(
-            f"{name} is cut short: {expected - data_size} of its {8 + length + expected} bytes are missing; "
-            "download or copy it again."
+            f"{name} is cut short: {size_text(expected - data_size)} of its {size_text(8 + length + expected)} are "
+            "missing; download or copy it again."
         )
     if expected < data_size:
         raise CheckpointError(
-            f"{name} is damaged: {data_size - expected} bytes follow its last tensor; download "
-            "or copy it again."
+            f"{name} is damaged: {size_text(data_size - expected)} are left after its last tensor; download or "
+            "copy it again."
         )
     return entries, metadata, 8 + length
 

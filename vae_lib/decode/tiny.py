@@ -45,30 +45,36 @@ class Grid:
             edge.stand_ins(size, "same")  # raises where there is nothing to reflect
 
     def __iter__(self) -> Iterator[Tile]:
-        for top in range(0, self.height, self.side):
-            for left in range(0, self.width, self.side):
-                inner = (top, min(top + self.side, self.height), left, min(left + self.side, self.width))
-                rows = self._outer(inner[:2], self.height, self.padding.height)
-                yield Tile(inner, rows + self._outer(inner[2:], self.width, self.padding.width))
+        columns = list(self._spans(self.width, self.padding.width))
+        for inner, outer in self._spans(self.height, self.padding.height):
+            yield from (Tile(inner + across, outer + around) for across, around in columns)
 
-    def _outer(self, inner: tuple[int, int], size: int, edge: Edge) -> tuple[int, int]:
-        """To the picture's end, where the layers' own padding begins, or on at its other edge."""
-        first, last = inner[0] - self.reach, inner[1] + self.reach
-        return (first, last) if edge is Edge.CIRCULAR else (max(first, 0), min(last, size))
+    def _spans(self, size: int, edge: Edge) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
+        """First and last of what each tile gives and reads along an axis: up to the picture's end, where the layers'
+        own padding begins, or on at its other edge."""
+        for start in range(0, size, self.side):
+            end = min(start + self.side, size)
+            first, last = start - self.reach, end + self.reach
+            circles = edge is Edge.CIRCULAR
+            yield (start, end), (first, last) if circles else (max(first, 0), min(last, size))
 
     @property
-    def areas(self) -> list[int]:
-        """Latents that each tile reads."""
-        return [rows * columns for rows, columns in self._sides]
+    def area(self) -> int:
+        """Latents that all tiles together read."""
+        return math.prod(map(sum, self._sides))
 
     @property
     def largest(self) -> tuple[int, int]:
         """Rows and columns of latents that the largest tile reads."""
-        return max(self._sides, key=math.prod)
+        rows, columns = map(max, self._sides)
+        return rows, columns
 
     @property
-    def _sides(self) -> list[tuple[int, int]]:
-        return [(tile.outer[1] - tile.outer[0], tile.outer[3] - tile.outer[2]) for tile in self]
+    def _sides(self) -> tuple[list[int], list[int]]:
+        """Rows that each tile of a column reads, and columns that each of a row reads."""
+        axes = (self.height, self.padding.height), (self.width, self.padding.width)
+        rows, columns = ([last - first for _, (first, last) in self._spans(*axis)] for axis in axes)
+        return rows, columns
 
 
 def map_bytes(grid: Grid, dtype: torch.dtype, margin: int = 0) -> int:
@@ -90,7 +96,7 @@ def multiplications(grid: Grid) -> int:
     """Scalar multiplications of decoding (encoding is about the same)."""
     per_pixel = 9 * WIDTH * WIDTH
     per_latent = (9 + (1 + 9) * 4 + (1 + 9) * 16 + (1 + 3) * 64) * per_pixel
-    return sum(grid.areas) * per_latent
+    return grid.area * per_latent
 
 
 def _reflects(padding: Padding) -> bool:

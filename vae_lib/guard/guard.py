@@ -56,6 +56,7 @@ class Guard:
 
     Attributes:
         is_blind: whether a loaded model's VAE was not where the host should have it.
+        last_decode: way, time and memory of the last picture, in a few words; empty where it was not ours.
     """
 
     def __init__(self, host: Host) -> None:
@@ -67,6 +68,7 @@ class Guard:
         self.precision = Precision(folders.data)
         self.taesd = borrow.TAESDFolder(folders.taesd, self.notices.tell_once)
         self.is_blind = False
+        self.last_decode = ""
 
     def settings(self) -> Settings:
         """As they are now, overrides of the running generation included."""
@@ -94,8 +96,8 @@ class Guard:
         start = len(current.records)
         if (again := current.again) is not None:
             result = decode()
-            if worst := infotext.worst(current.records[start:]):
-                again.route, again.done = worst.outcome.plan.route.value, wording.entry(worst.outcome)
+            if outcome := infotext.worst(current.records[start:]):
+                again.route, again.done = outcome.plan.route.value, wording.entry(outcome)
             return result
         current.is_first_pass = self.host.is_first_pass(current.p)
         held = self.kept.hold(current, vae, latents)
@@ -107,6 +109,8 @@ class Guard:
                 error.args = (f"{error} VAE Guard: {told}", *error.args[1:])
             raise
         records = current.records[start:]
+        worst = infotext.worst(records)
+        self.last_decode = "" if worst is None else wording.summary(worst)
         self.host.note(current.p, infotext.entries(current, records))
         self.kept.finished(held, current, records)
         return result

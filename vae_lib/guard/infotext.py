@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vae_lib.decode import Operation, Route, wording
+from vae_lib.decode import Operation, Outcome, Route, wording
 from vae_lib.errors import InputError
 from vae_lib.guard.generation import Generation, Record
 from vae_lib.guard.request import Request, decode_by_of, threshold_of
@@ -26,15 +26,15 @@ _ENTRY = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
 def entries(generation: Generation, records: Sequence[Record]) -> dict[str, str]:
     """What was done for the pictures just decoded, and what had been asked for; nothing if we did nothing."""
     done = {}
-    if found := worst(records):
-        done[DONE] = wording.entry(found.outcome)
+    if outcome := worst(records):
+        done[DONE] = wording.entry(outcome)
     encodes = [
         record
         for record in generation.records
         if record.operation is Operation.ENCODE and record.outcome.plan.route is not Route.FULL
     ]
-    if found := worst(encodes):
-        done[ENCODED] = wording.entry(found.outcome)
+    if outcome := worst(encodes):
+        done[ENCODED] = wording.entry(outcome)
     return done | _asked(generation.request) if generation.records else {}
 
 
@@ -51,9 +51,10 @@ def _asked(request: Request) -> dict[str, str]:
     return asked
 
 
-def worst(records: Sequence[Record]) -> Record | None:
-    """The one that took the way of last resort; None of none."""
-    return max(records, key=lambda record: _FROM_BEST.index(record.outcome.plan.route), default=None)
+def worst(records: Sequence[Record]) -> Outcome | None:
+    """Of the pictures of a batch, the one that came the least preferred way; None when we did nothing."""
+    outcomes = (record.outcome for record in records)
+    return max(outcomes, key=lambda outcome: _FROM_BEST.index(outcome.plan.route), default=None)
 
 
 def pasted_decode_by(params: dict[str, Any]) -> str:

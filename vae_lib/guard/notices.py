@@ -6,7 +6,7 @@ import logging
 import sys
 from typing import TextIO
 
-from vae_lib.errors import VAEGuardError
+from vae_lib.errors import VAEGuardError, printable
 from vae_lib.guard.generation import Generations
 from vae_lib.guard.host import Host
 from vae_lib.guard.layers import Altered
@@ -24,6 +24,7 @@ class Notices:
 
     def tell(self, message: str, *, warning: bool = False, page: bool = True) -> None:
         """One line in the console; below the picture and in the page too if a generation is running for the page."""
+        message = printable(message)
         if not message.startswith("VAE Guard "):
             message = f"VAE Guard: {message}"
         say(message, sys.stderr if warning else sys.stdout)

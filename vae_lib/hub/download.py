@@ -20,6 +20,7 @@ from vae_lib.hub.progress import Callback, Meter
 from vae_lib.hub.remote import RemoteFile, resolve
 from vae_lib.hub.staging import Staging, as_sentence, flush, free_name, place, quarantine, staging_for
 from vae_lib.hub.taesd import stem_of_family, taesd_stem, write_host_files
+from vae_lib.units import size_text
 
 OnConflict = Literal["ask", "rename"]
 VerifiedBy = Literal["SHA-256", "git SHA-1"]
@@ -231,7 +232,9 @@ def _wrong_bytes(remote: RemoteFile, path: Path, folder: Path) -> str | None:
     with as_sentence(folder):
         size = path.stat().st_size
         if remote.size is not None and size != remote.size:
-            return f"it has {size} bytes instead of the {remote.size} that the hub announced."
+            missing = "shorter" if size < remote.size else "longer"
+            difference, announced = size_text(abs(size - remote.size)), size_text(remote.size)
+            return f"it is {difference} {missing} than the {announced} that the hub announced."
         if remote.sha256 is not None and (sha256 := sha256_of(path)) != remote.sha256:
             return f"its SHA-256 is {sha256} instead of {remote.sha256}: damaged on the way, or another file."
         if remote.git_sha1 is not None and (sha1 := _git_sha1(path)) != remote.git_sha1:

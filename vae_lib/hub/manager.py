@@ -12,10 +12,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from vae_lib.catalog.files import Catalog
+from vae_lib.catalog.files import Catalog, load_catalog
 from vae_lib.errors import Cancelled, VAEGuardError
+from vae_lib.hub.client import endpoint_in_use
 from vae_lib.hub.download import DownloadedFile, OnConflict, pull
 from vae_lib.hub.progress import Progress
+from vae_lib.hub.reference import parse_reference
 
 State = Literal["queued", "running", "done", "failed", "cancelled"]
 
@@ -105,8 +107,12 @@ class DownloadManager:
         """Queue a download and return its job's id at once.
 
         A reference that is being downloaded already keeps its job, whose id is returned.
+
+        Raises:
+            DownloadError: the reference can be no name of a file on the hub.
         """
         reference = reference.strip()
+        self._check(reference)
         with self._lock:
             for task in self._tasks.values():
                 if task.job.active and task.job.reference == reference and not task.cancelled.is_set():
@@ -123,6 +129,11 @@ class DownloadManager:
                 self._threads.append(thread)
                 thread.start()
         return job.id
+
+    def _check(self, reference: str) -> None:
+        catalog = load_catalog() if self._catalog is None else self._catalog
+        if catalog.by_id(reference) is None:  # needs no hub
+            parse_reference(reference, catalog, endpoint_in_use(self._endpoint))
 
     def jobs(self) -> tuple[Job, ...]:
         """All jobs, the oldest first."""

@@ -16,6 +16,7 @@ from vae_lib.errors import DownloadError
 # from, the file is fetched from the endpoint in use.
 HUB_HOSTS = frozenset({"huggingface.co", "www.huggingface.co", "hf.co", "hf-mirror.com"})
 
+_LONGEST = 2000  # characters; addresses are longer than names
 _NAME = re.compile(r"[A-Za-z0-9_](?:[\w.-]{0,94}[A-Za-z0-9_])?", re.ASCII)
 
 
@@ -54,6 +55,8 @@ def parse_reference(text: str, catalog: Catalog, endpoint: str) -> Reference:
     text = text.strip()
     if not text:
         raise DownloadError("Name a file to download: a catalog id, 'owner/name', or an address on the hub.")
+    if len(text) > _LONGEST:
+        raise DownloadError(f"That is no name of a file on the hub: it has {len(text)} characters.")
     entry = catalog.by_id(text)
     if entry is not None:
         return Reference(entry.repository, entry.file, entry.revision, entry)

@@ -13,6 +13,7 @@ os.environ.setdefault(
 import gradio as gr
 
 from vae_lib.errors import InputError
+from vae_lib.ui import hints
 from vae_lib.ui.backend import Backend
 from vae_lib.ui.standalone import FolderBackend
 from vae_lib.ui.tab import build_tab
@@ -29,6 +30,7 @@ def build_app(backend: Backend, title: str = "VAE Guard") -> gr.Blocks:
     ) as app:
         gr.Markdown(f"## {title}")
         build_tab(backend)
+        hints.show_by_ourselves(app)
     return app.queue(concurrency_count=16)
 
 

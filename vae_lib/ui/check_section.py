@@ -17,6 +17,7 @@ from vae_lib.decode.devices import FIRST_PROMISE
 from vae_lib.errors import VAEGuardError
 from vae_lib.ui import markup
 from vae_lib.ui.backend import Backend
+from vae_lib.ui.hints import hinted
 
 
 class CheckSection:
@@ -29,7 +30,9 @@ class CheckSection:
         self._turn, self._stopped = threading.Lock(), threading.Event()
         with gr.Row(variant="compact"):
             self.go = gr.Button("Check this device", size="sm", elem_id="vg_check", min_width=160)
-            self.stop = gr.Button("Stop", size="sm", elem_id="vg_check_stop", min_width=80)
+            self.stop = gr.Button("Stop", size="sm", interactive=False, elem_id="vg_check_stop", min_width=80)
+        hinted(self.go, "Try every route on this device beside the plain network; a minute at most")
+        hinted(self.stop, "End the check; what was tried until then is shown")
         self.said = gr.HTML(
             markup.page(
                 '<p class="vg-dim">Decodes noise by every route, in at most a minute and within the free memory: is it '
@@ -45,16 +48,21 @@ class CheckSection:
         self.go.click(
             self._run,
             [dtype, operation, device],
-            [self.said, self.report],
+            [self.said, self.report, self.stop],
             show_progress="hidden",
             api_name=False,
         )
 
-    def _run(self, dtype: str, operation: str, device: str) -> Iterator[tuple[str, Any]]:
+    def _run(self, dtype: str, operation: str, device: str) -> Iterator[tuple[str, Any, Any]]:
         """What is tried at the moment, then the report."""
         if not self._turn.acquire(blocking=False):
-            yield markup.note("A check is running already; wait until it has ended.", "bad"), gr.update()
+            yield (
+                markup.note("A check is running already; wait until it has ended.", "bad"),
+                gr.update(),
+                gr.update(),
+            )
             return
+        running, over = gr.update(interactive=True), gr.update(interactive=False)
         self._stopped.clear()
         try:
             said: queue.SimpleQueue[str | None] = queue.SimpleQueue()
@@ -66,19 +74,20 @@ class CheckSection:
             yield (
                 markup.note("Waiting for the device; a generation that is running ends first."),
                 gr.update(visible=False),
+                running,
             )
             while (text := said.get()) is not None:
-                yield markup.note(f"Trying {text} …"), gr.update()
+                yield markup.note(f"Trying {text} …"), gr.update(), running
             thread.join()
         finally:
             self._turn.release()
         result = found[0]
         if isinstance(result, VAEGuardError):
-            yield markup.note(str(result), "bad"), gr.update()
+            yield markup.note(str(result), "bad"), gr.update(), over
             return
         verdict = " ".join(filter(None, [result.verdict, result.remark]))
         table = markup.note(verdict, "bad" if result.is_wrong else "") + _table(result)
-        yield table, gr.update(value=result.text(), visible=True)
+        yield table, gr.update(value=result.text(), visible=True), over
 
     def _budget(self, device: torch.device) -> int:
         usable = self._backend.memory(device).usable

@@ -29,6 +29,7 @@ from vae_lib.ui.compare import (
     picture_tensor,
     to_image,
 )
+from vae_lib.ui.hints import hinted
 from vae_lib.ui.library import Library
 from vae_lib.units import size_text
 
@@ -44,18 +45,23 @@ class CompareSection:
         kept = [latents.title for latents in backend.last_latents()]
         start = _LAST if kept else _PICTURE
         routes = [AUTO, Route.FULL.caption, Route.TILED.caption, Route.OFFLOAD.caption]
+        others = "TAESD: choose its file among the VAEs."
         if backend.devices()[0].type != "cpu":
             routes.append(Route.CPU.caption)
+        else:
+            others += " CPU: that is what all of them run on here."
         example = str(_EXAMPLE) if not kept and os.path.isfile(_EXAMPLE) else None
         self.number = gr.State(None)
+        self.chosen = gr.State(False)  # whether the user has chosen what to decode
         with gr.Row():
             with gr.Column(scale=2, min_width=300):
                 self.source = gr.Radio(
                     [_LAST, _PICTURE, _FILE], value=start, label="Decode", elem_id="vg_source"
                 )
                 self.kept = gr.Dropdown(
-                    kept, value=kept[0] if kept else None, label="Latents of", visible=start == _LAST
-                )
+                    kept, value=kept[0] if kept else None, label="Latents of", visible=start == _LAST,
+                    elem_id="vg_kept",
+                )  # fmt: skip
                 self.picture = gr.Image(
                     example,
                     type="pil",
@@ -72,14 +78,17 @@ class CompareSection:
                 )
                 self.vaes = gr.Dropdown([], multiselect=True, label="VAEs", elem_id="vg_vaes")
                 self.routes = gr.CheckboxGroup(
-                    routes, value=[AUTO, Route.TILED.caption], label="Routes", elem_id="vg_route_boxes"
-                )
+                    routes, value=[AUTO, Route.TILED.caption], label="Routes", info=others, elem_id="vg_route_boxes"
+                )  # fmt: skip
                 self.limit = gr.Number(
-                    0, label="Memory limit in MB (0: what is free)", precision=0, elem_id="vg_limit"
+                    0,
+                    label="Memory limit of each decode, in MB (0: what is free)",
+                    precision=0,
+                    elem_id="vg_limit",
                 )
                 with gr.Row():
                     go = gr.Button("Compare", variant="primary", elem_id="vg_compare", min_width=120)
-                    stop = gr.Button("Stop", elem_id="vg_stop", min_width=80)
+                    self.stop = gr.Button("Stop", interactive=False, elem_id="vg_stop", min_width=80)
             with gr.Column(scale=5, min_width=320):
                 self.status = gr.HTML(
                     markup.page('<p class="vg-dim">Choose VAEs and routes, then Compare.</p>'),
@@ -112,15 +121,37 @@ class CompareSection:
                     interactive=False,
                     elem_id="vg_difference",
                 )
+        for component, text in (
+            (
+                self.source,
+                "The latents of a picture that was generated, a picture of yours, or latents in a file",
+            ),
+            (
+                self.kept,
+                "The pictures of this session whose latents are kept: Settings > VAE Guard says how many",
+            ),
+            (self.picture, "Each VAE encodes it, and decodes its own latents"),
+            (self.file, "Latents that VAE Guard or another program has written"),
+            (self.vaes, "Each of them decodes by each of the routes"),
+            (self.routes, "Automatic: the fastest exact way that fits. All give the same picture"),
+            (self.limit, "To see what would be done with less memory than is free"),
+            (go, "Decode, measure, and compare the pictures"),
+            (self.stop, "End after the decode that is running"),
+            (self.one, "One of the two pictures"),
+            (self.other, "The other of the two"),
+            (self.gain, "How much the difference is enlarged"),
+        ):
+            hinted(component, text)
         quiet = {"show_progress": "hidden", "api_name": False}
+        self.source.input(lambda: True, None, self.chosen, **quiet)
         self.source.change(self._switch, self.source, [self.kept, self.picture, self.file], **quiet)
         inputs = [self.source, self.kept, self.picture, self.file, self.vaes, self.routes, self.limit]
-        results = [self.status, self.gallery, self.table, self.number]
+        results = [self.status, self.gallery, self.table, self.number, self.stop]
         views = [self.difference_row, self.one, self.other]
         go.click(self.run, inputs, results, **quiet).then(self._offer, self.number, views, **quiet).then(
             self._difference, [self.number, self.one, self.other, self.gain], [self.said, self.shown], **quiet
         )
-        stop.click(self._stop, self.number, None, queue=False, **quiet)
+        self.stop.click(self._stop, self.number, None, queue=False, **quiet)
         for component in (self.one, self.other, self.gain):
             component.input(
                 self._difference,
@@ -129,11 +160,12 @@ class CompareSection:
                 **quiet,
             )
 
-    def choices(self) -> tuple[Any, Any]:
-        """The files and the latents that there are now."""
+    def choices(self, chosen: bool) -> tuple[Any, Any, Any]:
+        """The files and the latents that there are now; the last latents are what to begin with."""
         kept = [latents.title for latents in self._backend.last_latents()]
         names = gr.update(choices=self._library.names())
-        return names, gr.update(choices=kept, value=kept[0] if kept else None)
+        source = gr.update(value=_LAST) if kept and not chosen else gr.update()
+        return names, gr.update(choices=kept, value=kept[0] if kept else None), source
 
     def _switch(self, source: str) -> tuple[Any, Any, Any]:
         titles = [latents.title for latents in self._backend.last_latents()]
@@ -149,7 +181,7 @@ class CompareSection:
         vaes: list[str] | None,
         routes: list[str] | None,
         limit: float | None,
-    ) -> Iterator[tuple[str, Any, str, int | None]]:
+    ) -> Iterator[tuple[str, Any, str, int | None, Any]]:
         """Start a comparison and show how far it is until it ends."""
         try:
             if limit is not None and not 0 <= limit < 1e7:
@@ -166,16 +198,17 @@ class CompareSection:
                 None if not limit else int(limit * 1e6),
             )
         except VAEGuardError as error:
-            yield markup.note(str(error), "bad"), gr.update(), "", None
+            yield markup.note(str(error), "bad"), gr.update(), "", None, gr.update()
             return
+        running, over = gr.update(interactive=True), gr.update(interactive=False)
         shown = -1
         while not run.finished.wait(0.25):
             gallery: Any = gr.update()
             if len(run.cells) != shown:
                 shown = len(run.cells)
                 gallery = _gallery(run)
-            yield _status(run), gallery, _results(run), run.number
-        yield _status(run), _gallery(run), _results(run), run.number
+            yield _status(run), gallery, _results(run), run.number, running
+        yield _status(run), _gallery(run), _results(run), run.number, over
 
     def _source(self, source: str, kept: str | None, picture: Image.Image | None, file: Any) -> Source:
         if source == _PICTURE:

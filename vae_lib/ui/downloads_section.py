@@ -25,6 +25,7 @@ from vae_lib.hub import (
 from vae_lib.ui import markup
 from vae_lib.ui.backend import Backend
 from vae_lib.ui.files_section import FilesSection, use
+from vae_lib.ui.hints import hinted
 from vae_lib.ui.library import Library
 from vae_lib.units import size_text
 
@@ -74,9 +75,20 @@ class DownloadsSection:
                     elem_id="vg_rename",
                 )
                 start = gr.Button("Download", variant="primary", elem_id="vg_download")
+                for component, text in (
+                    (
+                        self.reference,
+                        "Files come from Hugging Face, or from the mirror that HF_ENDPOINT names",
+                    ),
+                    (self.choice, "The repository has several files of weights"),
+                    (self.pickles, "Off: only .safetensors files, which cannot carry code, are fetched"),
+                    (self.rename, "The new file gets a number; nothing is ever overwritten"),
+                    (start, "Fetch it, check it, and put it among the VAEs; what was interrupted goes on"),
+                ):
+                    hinted(component, text)
                 self.said = gr.HTML(elem_id="vg_download_said")
                 self.slots = [_Slot(number) for number in range(SHOWN)]
-                self.unfinished = gr.HTML(elem_id="vg_unfinished")
+                self.unfinished = gr.HTML(elem_id="vg_parts")
         quiet = {"show_progress": "hidden", "api_name": False}
         self.outputs = [
             *(component for slot in self.slots for component in slot.components),
@@ -129,7 +141,10 @@ class DownloadsSection:
         assert self._manager is not None
         if not reference.strip():
             return markup.note("Click a name in the table, or write what to download.", "warn")
-        self._manager.start(reference, allow_pickle=pickles, on_conflict="rename" if rename else "ask")
+        try:
+            self._manager.start(reference, allow_pickle=pickles, on_conflict="rename" if rename else "ask")
+        except VAEGuardError as error:
+            return markup.note(str(error), "bad")
         return ""
 
     def _cancel(self, job_id: str | None) -> str:
@@ -191,8 +206,14 @@ class _Slot:
         with gr.Column(visible=False, elem_id=f"vg_job_{number}") as self.box:
             self.html = gr.HTML()
             with gr.Row():
-                self.cancel = gr.Button("Cancel", size="sm", visible=False, min_width=80)
-                self.use = gr.Button("Use it now", size="sm", visible=False, min_width=80)
+                self.cancel = gr.Button(
+                    "Cancel", size="sm", visible=False, min_width=80, elem_id=f"vg_cancel_{number}"
+                )
+                self.use = gr.Button(
+                    "Use it now", size="sm", visible=False, min_width=80, elem_id=f"vg_use_{number}"
+                )
+        hinted(self.cancel, "Stop; what has arrived is kept, and the next try goes on from there")
+        hinted(self.use, "Make it the VAE in use")
         self.components = [self.job, self.box, self.html, self.cancel, self.use]
 
     def update(self, job: Job | None) -> list[Any]:

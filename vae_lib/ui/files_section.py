@@ -9,10 +9,11 @@ from typing import Any
 
 import gradio as gr
 
-from vae_lib.checkpoints import FAMILIES, Identity
+from vae_lib.checkpoints import FAMILIES, Family, Identity
 from vae_lib.errors import VAEGuardError
 from vae_lib.ui import markup
 from vae_lib.ui.backend import Backend, Checkpoint
+from vae_lib.ui.hints import hinted
 from vae_lib.ui.library import Library, Row
 from vae_lib.units import size_text
 
@@ -24,7 +25,6 @@ _SURE = {
     "tensors": "by its tensors",
     "metadata": "by its metadata",
     "checkpoint": "by its checkpoint",
-    "ambiguous": "not certain",
 }
 _HEAD = ("Name", "Family", "Layout", "Type", "Size", "Hash")
 
@@ -47,10 +47,22 @@ def mismatch(identity: Identity, checkpoint: Checkpoint | None) -> str:
 
 
 def family_text(identity: Identity) -> str:
-    """The family, or its candidates with the likeliest."""
+    """The family, or those that it may be, the likeliest first: "SDXL or SD1"; of those that share latents, one."""
+    if identity.family is not None or not identity.candidates:
+        return identity.family_name
+    if identity.is_taesd and identity.guess is not None:
+        return identity.guess.name  # the WebUI finds these files by their names, too
+    likeliest: list[Family] = []
+    for family in (identity.likely_family(), *identity.candidates):
+        if not any(family.shares_latents(other) for other in likeliest):
+            likeliest.append(family)
+    return " or ".join(family.name for family in likeliest)
+
+
+def _certainty(identity: Identity) -> str:
     if identity.family is None and identity.guess is not None:
-        return f"{identity.family_name} (by its name {identity.guess.name})"
-    return identity.family_name
+        return "by its name, not certain"
+    return _SURE.get(identity.certainty, "not certain")
 
 
 def files_table(backend: Backend, rows: Sequence[Row], chosen: str | None) -> str:
@@ -74,11 +86,10 @@ def files_table(backend: Backend, rows: Sequence[Row], chosen: str | None) -> st
         warning = (
             " " + '<span class="vg-bad-text">other family</span>' if mismatch(identity, checkpoint) else ""
         )
-        sure = f' <span class="vg-dim">{_SURE[identity.certainty]}</span>'
         body.append(
             [
                 (f"{name} {kind}", ""),
-                (escape(family_text(identity)) + sure + warning, "vg-wide"),
+                (escape(family_text(identity)) + warning, "vg-wide"),
                 (escape(identity.layout), ""),
                 (escape(_dtype(identity.dtype)), ""),
                 (size_text(identity.file_size), "vg-num"),
@@ -106,7 +117,7 @@ def details(backend: Backend, row: Row | None) -> str:
             f", shift {found.shift_factor:g}" if found.shift_factor else ""
         )
     pairs = [
-        ("Family", f"{family_text(found)}, {_SURE[found.certainty]}"),
+        ("Family", f"{family_text(found)}, {_certainty(found)}"),
         ("Kind", f"{found.kind}, {found.layout} layout"),
         ("Latents", f"{found.latent_channels} channels, scaling factor {factors}"),
         ("Weights", f"{found.parameters / 1e6:.1f} million, {_dtype(found.dtype)}"),
@@ -178,14 +189,27 @@ class FilesSection:
                 self.table = gr.HTML(elem_id="vg_files")
                 self.pick = gr.Radio(choices=[], elem_id=PICK, elem_classes="vg-hidden")
                 refresh = gr.Button("Refresh", size="sm", elem_id="vg_refresh")
+                hinted(refresh, "Look at the folders again")
             with gr.Column(scale=3, min_width=300):
                 self.details = gr.HTML(details(backend, None), elem_id="vg_details")
                 can_select = backend.cannot_select() is None
                 with gr.Row():
                     use_it = gr.Button("Use it", variant="primary", elem_id="vg_use", min_width=120)
+                    hinted(
+                        use_it,
+                        "Make the file that is chosen in the table the VAE in use, as the WebUI's SD VAE does",
+                    )
                     self.always = gr.Button(_ALWAYS, visible=can_select, elem_id="vg_assign", min_width=120)
+                    hinted(
+                        self.always,
+                        "Note this VAE for the checkpoint that is loaded, or forget it: used while SD VAE is Automatic",
+                    )
                     self.automatic = gr.Button(
                         "Set SD VAE to Automatic", visible=False, elem_id="vg_automatic", min_width=120
+                    )
+                    hinted(
+                        self.automatic,
+                        "Let each checkpoint have the VAE noted for it, or else its own",
                     )
                 self.said = gr.HTML(elem_id="vg_said")
                 uses = gr.Number(0, elem_id=USES, elem_classes="vg-hidden")

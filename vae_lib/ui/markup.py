@@ -9,7 +9,7 @@ from html import escape
 # "vg" thrice: stronger than what gradio and the WebUI say of tables and text inside a gr.HTML.
 CSS = """
 .vg-hidden, .form:has(> .vg-hidden) { display: none !important; }
-.vg { color: var(--body-text-color); font-size: var(--text-sm); line-height: 1.4; }
+.vg { color: var(--body-text-color); font-size: var(--text-sm); line-height: 1.4; container-type: inline-size; }
 .vg.vg.vg p { margin: .25em 0; }
 .vg.vg.vg a { color: var(--link-text-color); text-decoration: underline; }
 .vg.vg.vg .vg-dim { color: var(--body-text-color-subdued); }
@@ -59,16 +59,22 @@ CSS = """
   margin: 5px 0; }
 .vg.vg.vg .vg-progress > span { display: block; height: 100%; background: var(--color-accent); }
 .vg.vg.vg .vg-progress > span.vg-unsure { width: 30%; opacity: .5; }
-.vg.vg.vg .vg-plot { width: 100%; max-width: 760px; height: auto; display: block; font-size: 12px; }
+.vg.vg.vg .vg-swatch { display: inline-block; width: 10px; height: 10px; border-radius: 2px; margin-right: 7px; }
+.vg.vg.vg .vg-plot { width: 100%; height: auto; display: block; font-size: 12px; }
+.vg.vg.vg .vg-phone { display: none; }
 .vg.vg.vg .vg-plot text { fill: var(--body-text-color-subdued); }
 .vg.vg.vg .vg-plot .vg-grid { stroke: var(--border-color-primary); }
 .vg.vg.vg .vg-plot .vg-line { fill: none; stroke-width: 2; }
 .vg.vg.vg .vg-plot .vg-limit { stroke: var(--body-text-color); stroke-width: 1.5; stroke-dasharray: 5 4; }
-.vg.vg.vg .vg-plot .vg-strong { fill: var(--body-text-color); }
-@media (max-width: 640px) {
+.vg.vg.vg .vg-plot .vg-strong { fill: var(--body-text-color); paint-order: stroke; stroke-width: 4px;
+  stroke: var(--background-fill-primary); }
+@container (max-width: 1000px) { .vg.vg.vg .vg-plot { font-size: 17px; } }
+@container (max-width: 640px) {
   .vg.vg.vg table, .vg.vg.vg tbody { display: block; }
   .vg.vg.vg thead { display: none; }
-  .vg.vg.vg .vg-plot { font-size: 22px; }
+  .vg.vg.vg .vg-desk { display: none; }
+  .vg.vg.vg .vg-phone { display: block; font-size: 14px; }
+  .vg.vg.vg th:first-child { min-width: 0; }
   .vg.vg.vg tbody tr { display: grid; grid-template-columns: 1fr 1fr; column-gap: 10px; padding: 7px 10px;
     border-bottom: 1px solid var(--border-color-primary); }
   .vg.vg.vg tbody tr:last-child { border-bottom: 0; }

@@ -10,7 +10,7 @@ from math import floor, log2, log10, prod, sqrt
 from pathlib import Path
 
 from vae_lib.checkpoints import describe, read_header
-from vae_lib.decode import Plan, Route, Work, candidates, choose, smallest
+from vae_lib.decode import Plan, Route, Work, candidates, choose, smallest, wording
 from vae_lib.decode.wording import time_text
 from vae_lib.errors import PlanError
 from vae_lib.networks import AutoencoderKL, AutoencoderKLConfig
@@ -21,6 +21,7 @@ from vae_lib.units import size_text
 LARGEST = 16384  # pixels of a side; beyond, nobody asks
 _SAMPLES = (512, 1024, 2048)  # sides that are predicted in full: larger ones take the planner seconds
 
+# Those that compute on the device: its memory is what the plot shows.
 COLOURS = {Route.FULL: "#3b82f6", Route.TILED: "#10b981", Route.OFFLOAD: "#f59e0b", Route.TAESD: "#a855f7"}
 
 
@@ -71,7 +72,7 @@ def routes_of(work: Work) -> list[Route]:
     routes = [] if work.config is None else [Route.FULL, Route.TILED, Route.OFFLOAD]
     if work.config is not None and work.device.type != "cpu":
         routes.append(Route.CPU)
-    return [*routes, Route.TAESD]
+    return [*routes, Route.TAESD] if work.taesd or work.config is None else routes
 
 
 def curve(work: Work, route: Route) -> Curve:
@@ -140,39 +141,99 @@ def bar(memory: Memory, need: int, where: str) -> str:
     )
 
 
+def largest_side(work: Work, route: Route, curve: Curve, memory: Mapping[str, Memory]) -> int | None:
+    """The largest side of a square picture, a multiple of 64, that the route can do; 0 if there is none.
+
+    None where nobody knows how much memory is free.
+    """
+    usable = memory["cpu" if route is Route.CPU else work.device.type].usable
+    if usable is None:
+        return None
+    side, plan = curve.largest(usable), plan_for(work, route, memory)
+    ram = memory["cpu"].usable if "cpu" in memory else None
+    if plan is not None and plan.host_bytes and ram is not None:  # which grows with the area
+        side = min(side, int(sqrt(ram / plan.host_bytes * prod(work.pixels))) // 64 * 64)
+    return side
+
+
+def reach(work: Work, memory: Mapping[str, Memory], curves: Mapping[Route, Curve]) -> str:
+    """How far one gets, in a sentence: "With 5.2 GB free, you can decode up to 1216 x 1216 in full ...".
+
+    Empty where nobody knows how much memory is free.
+    """
+    usable = memory[work.device.type].usable
+    if usable is None:
+        return ""
+    sides = {route: largest_side(work, route, curve, memory) or 0 for route, curve in curves.items()}
+    exact = {route: side for route, side in sides.items() if route.exact}
+    able: list[str] = []
+    best = 0
+    for route, side in (exact or sides).items():
+        if side > best:  # a way that is slower and reaches no further is not worth a word
+            able.append(f"{_side_text(side)} {wording.HOW[route]}")
+            best = side
+    free = f"With {size_text(usable)} free"
+    if not able:
+        return f"{free}, there is no size that you can {work.operation.value} exactly."
+    *most, last = able
+    ways = f"{', '.join(most)} and {last}" if most else last
+    end = "" if not exact else ", exactly" if len(able) == 1 else ", all of them exactly"
+    return f"{free}, you can {work.operation.value} up to {ways}{end}."
+
+
+def _side_text(side: int) -> str:
+    return f"{'over ' if side >= LARGEST else ''}{side} × {side}"
+
+
 def routes_table(work: Work, memory: Mapping[str, Memory], curves: Mapping[Route, Curve]) -> str:
-    """Each route: what it would take for this size, how long, and the largest square picture it can do."""
+    """Each route: what it would take for this size, the least, how long, and the largest square picture it can do."""
     rows: list[list[markup.Cell]] = []
     for route in routes_of(work):
         plan = plan_for(work, route, memory)
         largest = "…"
         if route in curves:
-            device = "cpu" if route is Route.CPU else work.device.type
-            usable = memory[device].usable
-            side = 0 if usable is None else curves[route].largest(usable)
-            ram = memory["cpu"].usable if "cpu" in memory else None
-            if plan is not None and plan.host_bytes and ram is not None:  # which grows with the area
-                side = min(side, int(sqrt(ram / plan.host_bytes * prod(work.pixels))) // 64 * 64)
-            largest = f"{'over ' if side >= LARGEST else ''}{side} × {side}" if side else "none"
-            largest = "unknown" if usable is None else largest
+            side = largest_side(work, route, curves[route], memory)
+            largest = "unknown" if side is None else _side_text(side) if side else "none"
         if plan is None:
-            mine = [('<span class="vg-bad-text">does not fit</span>', "vg-wide"), ("", ""), ("", "")]
+            how = f'<span class="vg-bad-text">{_why_not(work, route, memory)}</span>'
+            needs = about = "–"
         else:
             host = f" + {size_text(plan.host_bytes)} RAM" if plan.host_bytes else ""
-            mine = [
-                (escape(plan.describe()), "vg-wide"),
-                (size_text(plan.peak_bytes) + host, "vg-num"),
-                (time_text(plan.seconds), "vg-num"),
-            ]
+            how, needs = escape(plan.describe()), size_text(plan.peak_bytes) + host
+            about = time_text(plan.seconds)
+        least = size_text(_least(work, route), up=True)
         exact = "exact" if route.exact else "approximate"
-        name = f"<b>{route.caption}</b> {markup.chip(exact)}"
-        rows.append([(name, ""), *mine, (largest, "vg-num")])
-    return markup.table(("Route", "How", "Needs", "About", "Up to"), rows)
+        name = f"{_swatch(route)}<b>{route.caption}</b> {markup.chip(exact)}"
+        numbers = [(text, "vg-num") for text in (needs, least, about, largest)]
+        rows.append([(name, ""), (how, "vg-wide"), *numbers])
+    head = ("Route", "How it would be done", "Would take now", "Needs at least", "Takes about", "Goes up to")
+    return markup.table(head, rows)
+
+
+def _why_not(work: Work, route: Route, memory: Mapping[str, Memory]) -> str:
+    """The memory may suffice, but not the RAM for what is offloaded."""
+    usable = memory["cpu" if route is Route.CPU else work.device.type].usable
+    return "too little RAM" if usable is None or _least(work, route) <= usable else "does not fit"
+
+
+def _swatch(route: Route) -> str:
+    return f'<i class="vg-swatch" style="background:{COLOURS[route]}"></i>' if route in COLOURS else ""
 
 
 def plot(curves: Mapping[Route, Curve], usable: int | None, side: float) -> str:
-    """Needed memory against the side of a square picture, both logarithmic, with the line of what is usable."""
-    left, right, top, bottom, width, height = 92, 30, 12, 56, 720, 340
+    """Needed memory against the side of a square picture: one drawing for a desk, one for a phone."""
+    drawings = (
+        _drawing(curves, usable, side, 1200, "vg-desk"),
+        _drawing(curves, usable, side, 480, "vg-phone"),
+    )
+    return markup.page(
+        f'<p class="vg-dim">Needs at least, in the colours of the table</p>{"".join(drawings)}'
+    )
+
+
+def _drawing(curves: Mapping[Route, Curve], usable: int | None, side: float, width: int, kind: str) -> str:
+    """Both axes are logarithmic; a dashed line each for what is usable and for the side that was asked for."""
+    left, right, top, bottom, height = 84, 16, 12, 50, 360
     x_low, x_high = 256, 8192
     values = [
         *([] if usable is None else [usable]),
@@ -188,50 +249,35 @@ def plot(curves: Mapping[Route, Curve], usable: int | None, side: float) -> str:
         share = log10(max(y, y_low) / y_low) / log10(y_high / y_low)
         return top + (height - top - bottom) * (1 - share)
 
+    def text(x: float, y: float, words: str, anchor: str = "start", strong: bool = False) -> str:
+        kind = ' class="vg-strong"' if strong else ""
+        return f'<text{kind} x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{words}</text>'
+
+    def line(x1: float, x2: float, y1: float, y2: float, kind: str = "vg-grid") -> str:
+        return f'<line class="{kind}" x1="{x1:.1f}" x2="{x2:.1f}" y1="{y1:.1f}" y2="{y2:.1f}"/>'
+
+    floor_y, end = height - bottom, width - right
     parts = []
     for x in (256, 512, 1024, 2048, 4096, 8192):
-        parts.append(
-            f'<line class="vg-grid" x1="{at_x(x):.1f}" x2="{at_x(x):.1f}" y1="{top}" y2="{height - bottom}"/>'
-            f'<text x="{at_x(x):.1f}" y="{height - bottom + 22}" text-anchor="middle">{x}</text>'
-        )
+        parts += [line(at_x(x), at_x(x), top, floor_y), text(at_x(x), floor_y + 20, str(x), "middle")]
     y = y_low
     while y <= y_high:
-        parts.append(
-            f'<line class="vg-grid" x1="{left}" x2="{width - right}" y1="{at_y(y):.1f}" y2="{at_y(y):.1f}"/>'
-            f'<text x="{left - 7}" y="{at_y(y) + 4:.1f}" text-anchor="end">{_round_size(y)}</text>'
-        )
+        parts += [line(left, end, at_y(y), at_y(y)), text(left - 7, at_y(y) + 4, _round_size(y), "end")]
         y *= 10
     steps = [x_low * 2 ** (i / 8) for i in range(41)]
     for route, needed in curves.items():
         points = " ".join(f"{at_x(x):.1f},{at_y(needed(x)):.1f}" for x in steps)
-        parts.append(
-            f'<polyline class="vg-line" stroke="{COLOURS[route]}" points="{points}"/>'
-            if route in COLOURS
-            else ""
-        )
-    if usable is not None:
-        line = at_y(usable)
-        parts.append(
-            f'<line class="vg-limit" x1="{left}" x2="{width - right}" y1="{line:.1f}" y2="{line:.1f}"/>'
-            f'<text class="vg-strong" x="{left + 6}" y="{line - 6:.1f}">usable now: {size_text(usable)}</text>'
-        )
+        parts.append(f'<polyline class="vg-line" stroke="{COLOURS[route]}" points="{points}"/>')
     if x_low <= side <= x_high:
-        parts.append(
-            f'<line class="vg-limit" x1="{at_x(side):.1f}" x2="{at_x(side):.1f}" y1="{top}" y2="{height - bottom}"/>'
-        )
-    middle = left + (width - left - right) / 2
-    parts.append(
-        f'<text x="{middle}" y="{height - 7}" text-anchor="middle">side of a square picture, pixels</text>'
-    )
-    keys = "".join(
-        f'<span><i style="background:{COLOURS[route]}"></i>{route.caption}</span>'
-        for route in curves
-        if route in COLOURS
-    )
-    return markup.page(
-        f'<svg class="vg-plot" viewBox="0 0 {width} {height}" role="img" '
+        parts.append(line(at_x(side), at_x(side), top, floor_y, "vg-limit"))
+        parts.append(text(at_x(side) + 5, floor_y - 7, "this size", strong=True))
+    if usable is not None:
+        parts.append(line(left, end, at_y(usable), at_y(usable), "vg-limit"))
+        parts.append(text(left + 6, at_y(usable) - 6, f"usable now: {size_text(usable)}", strong=True))
+    parts.append(text((left + end) / 2, height - 6, "side of a square picture, in pixels", "middle"))
+    return (
+        f'<svg class="vg-plot {kind}" viewBox="0 0 {width} {height}" role="img" '
         f'aria-label="Least memory needed by each route against the picture\'s size">{"".join(parts)}</svg>'
-        f'<div class="vg-key">{keys}</div>'
     )
 
 

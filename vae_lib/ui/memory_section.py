@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from math import sqrt
@@ -16,6 +17,7 @@ from vae_lib.networks import AutoencoderKLConfig
 from vae_lib.ui import markup, memory
 from vae_lib.ui.backend import Backend, Memory
 from vae_lib.ui.check_section import CheckSection
+from vae_lib.ui.hints import hinted
 from vae_lib.ui.library import Library
 
 _STANDARD = {
@@ -30,9 +32,12 @@ _NAMES = {"cpu": "Main memory", "cuda": "GPU memory", "mps": "GPU memory"}
 class MemorySection:
     def __init__(self, backend: Backend, library: Library) -> None:
         self._backend, self._library = backend, library
+        self._numbers = itertools.count()
+        self._latest: dict[str, int] = {}  # page -> the number of what it asked for last
         width, height = backend.size()
         standard = list(_STANDARD)
         devices = [str(device) for device in backend.devices()]
+        self.reach = gr.HTML(elem_id="vg_reach")
         with gr.Row():
             self.width = gr.Number(width, label="Width", precision=0, step=64,
                                    min_width=90, elem_id="vg_width")  # fmt: skip
@@ -41,21 +46,31 @@ class MemorySection:
             self.dtype = gr.Dropdown(list(DTYPES), value=dtype_name(backend.dtype()), label="Type",
                                      min_width=90, elem_id="vg_dtype")  # fmt: skip
             self.operation = gr.Dropdown(
-                ["decode", "encode"], value="decode", label="Operation", min_width=110
+                ["decode", "encode"], value="decode", label="Operation", min_width=110, elem_id="vg_operation"
             )
             self.device = gr.Dropdown(devices, value=devices[0], label="Device", min_width=110,
-                                      visible=len(devices) > 1)  # fmt: skip
+                                      visible=len(devices) > 1, elem_id="vg_device")  # fmt: skip
             self.vae = gr.Dropdown(
                 standard, value=standard[0], label="VAE", min_width=230, elem_id="vg_memory_vae"
             )
         self._button = gr.Button("Refresh", size="sm", elem_id="vg_memory_go")
+        for component, text in (
+            (self.width, "Of the picture, in pixels"),
+            (self.height, "Of the picture, in pixels"),
+            (self.dtype, "What the VAE computes in; half precision takes half the memory"),
+            (self.operation, "Decode: from latents to a picture. Encode: the other way, as img2img and inpaint do"),
+            (self.device, "Where the VAE computes"),
+            (self.vae, "VAEs of one shape need the same memory: a file of yours matters only if it is unusual"),
+            (self._button, "Look again at what is free, and predict anew"),
+        ):  # fmt: skip
+            hinted(component, text)
         self.bar = gr.HTML(elem_id="vg_bar")
         self.line = gr.HTML(elem_id="vg_plan")
         self.routes = gr.HTML(elem_id="vg_routes")
         self.plot = gr.HTML(elem_id="vg_plot")
         self.check = CheckSection(backend, self.dtype, self.operation, self.device)
         inputs = [self.width, self.height, self.dtype, self.operation, self.device, self.vae]
-        outputs = [self.bar, self.line, self.routes, self.plot]
+        outputs = [self.reach, self.bar, self.line, self.routes, self.plot]
         for event in (self._button.click, *(component.change for component in inputs)):
             event(self.show, inputs, outputs, show_progress="hidden", api_name=False)
         self.inputs, self.outputs = inputs, outputs
@@ -65,9 +80,28 @@ class MemorySection:
         return gr.update(choices=[*_STANDARD, *self._library.names()])
 
     def show(
+        self,
+        page: gr.Request,
+        width: float | None,
+        height: float | None,
+        dtype: str,
+        operation: str,
+        device: str,
+        vae: str,
+    ) -> Iterator[tuple[Any, ...]]:
+        """What the size needs at once, then the curves; nothing once the page has asked for something else."""
+        session, number = str(getattr(page, "session_hash", "")), next(self._numbers)
+        self._latest[session] = number
+        for shown in self._shown(width, height, dtype, operation, device, vae):
+            if self._latest[session] != number:
+                yield (gr.update(),) * len(self.outputs)  # gradio repeats what came last
+                return
+            yield shown
+
+    def _shown(
         self, width: float | None, height: float | None, dtype: str, operation: str, device: str, vae: str
-    ) -> Iterator[tuple[str, str, str, str]]:
-        """What the size needs at once, then the curves, which take seconds the first time."""
+    ) -> Iterator[tuple[str, str, str, str, str]]:
+        """Curves take seconds the first time."""
         try:
             work = self._work(width, height, dtype, operation, device, vae)
             memories = {work.device.type: self._backend.memory(work.device)}
@@ -75,20 +109,22 @@ class MemorySection:
             bar, line = _summary(work, memories)
             table = memory.routes_table(work, memories, {})
         except VAEGuardError as error:
-            yield "", markup.note(str(error), "bad"), "", ""
+            yield "", "", markup.note(str(error), "bad"), "", ""
             return
-        yield bar, line, table, markup.page('<p class="vg-dim">Predicting other sizes …</p>')
+        predicting = markup.page('<p class="vg-dim">Predicting other sizes …</p>')
+        yield predicting, bar, line, table, ""
         try:
             curves = {route: memory.curve(work, route) for route in memory.routes_of(work)}
         except VAEGuardError as error:
-            yield bar, line, table, markup.note(str(error), "bad")
+            yield "", bar, line, table, markup.note(str(error), "bad")
             return
         pixels = work.pixels
         on_device: dict[Route, memory.Curve] = {
             route: curve for route, curve in curves.items() if route is not Route.CPU
         }
         plot = memory.plot(on_device, memories[work.device.type].usable, sqrt(pixels[0] * pixels[1]))
-        yield bar, line, memory.routes_table(work, memories, curves), plot
+        reach = markup.note(memory.reach(work, memories, curves))
+        yield reach, bar, line, memory.routes_table(work, memories, curves), plot
 
     def _work(
         self, width: float | None, height: float | None, dtype: str, operation: str, device: str, vae: str

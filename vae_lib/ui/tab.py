@@ -54,7 +54,7 @@ def build_tab(backend: Backend) -> None:
     if unfinished is not None:
         root.load(unfinished.show, None, unfinished.outputs, **quiet)
         unfinished_tab.select(unfinished.show, None, unfinished.outputs, **quiet)
-    compare_tab.select(compare.choices, None, [compare.vaes, compare.kept], **quiet)
+    compare_tab.select(compare.choices, compare.chosen, [compare.vaes, compare.kept, compare.source], **quiet)
     memory_tab.select(memory.choices, None, memory.vae, **quiet).then(
         memory.show, memory.inputs, memory.outputs, **quiet
     )

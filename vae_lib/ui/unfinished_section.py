@@ -14,6 +14,7 @@ from PIL import Image
 from vae_lib.errors import VAEGuardError
 from vae_lib.ui import markup
 from vae_lib.ui.backend import Backend, Finished, Unfinished
+from vae_lib.ui.hints import hinted
 
 PICK = "vg_pick_unfinished"
 _NONE = (
@@ -53,6 +54,10 @@ class UnfinishedSection:
         self.outputs = [
             self.said, self.table, self.pick, self.go, self.all, self.stop, self.remove, self.report
         ]  # fmt: skip
+        hinted(self.go, "Decode the chosen latents exactly, and save the pictures among the others")
+        hinted(self.all, "Decode all in the list, one after the other")
+        hinted(self.stop, "End the decode; what is not decoded yet stays in the list")
+        hinted(self.remove, "Throw the chosen latents away")
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_name": False}
         refresh.click(self.refresh, self.pick, self.outputs, **quiet)
         self.pick.input(self.refresh, self.pick, self.outputs, **quiet)

@@ -21,6 +21,7 @@ from vae_lib.webui.host import WebUI
 from vae_lib.webui.request_api import asked_in_json, unprocessable
 
 LARGEST_SIDE = 32768
+LARGEST_AREA = 8192 * 8192  # pixels: planning larger ones takes longer than a second
 
 
 class Routes:
@@ -96,6 +97,11 @@ class Routes:
             least = 1 if name == "batch" else 8
             if not least <= value <= most:
                 raise unprocessable(InputError(f"'{name}' must be from {least} to {most}, not {value}."))
+        if width * height > LARGEST_AREA:
+            limit = f"{LARGEST_AREA / 1e6:.0f} million pixels"
+            raise unprocessable(
+                InputError(f"{width}x{height} is too large to be planned here: at most {limit}.")
+            )
         if operation not in [known.value for known in Operation]:
             raise unprocessable(InputError(f"'operation' must be decode or encode, not {operation!r}."))
         vae = self._host.vae()

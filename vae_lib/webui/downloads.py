@@ -11,9 +11,10 @@ import gradio as gr
 from fastapi import Body
 from fastapi.exceptions import HTTPException
 
-from vae_lib.errors import InputError
+from vae_lib.errors import DownloadError, InputError
 from vae_lib.guard import Notices, Setting
 from vae_lib.hub import DownloadManager, Job, has_taesd, load_catalog
+from vae_lib.ui.hints import hinted
 from vae_lib.webui.host import WebUI
 from vae_lib.webui.request_api import unprocessable
 
@@ -61,6 +62,13 @@ class Downloads:
         if load_catalog().taesd_for(family) is None:
             return f"There is no TAESD for {family}, the loaded checkpoint's family."
         return f"TAESD for {family}, the loaded checkpoint's family, is not here yet."
+
+    def _can_get_taesd(self) -> bool:
+        """Whether the button has an effect, as far as one knows."""
+        family = self._loaded_family()
+        return family is None or (
+            not self._has_taesd(family) and load_catalog().taesd_for(family) is not None
+        )
 
     def get_taesd(self) -> Iterator[str]:
         """Fetch TAESD for the loaded checkpoint's family; yields sentences until that has ended."""
@@ -120,13 +128,21 @@ class Downloads:
             state = gr.HTML(
                 lambda: escape(self.taesd_present()), elem_id=f"{elem_id}_state"
             )  # asked at each page load
-            get = gr.Button("Get TAESD for the loaded checkpoint", elem_id=f"{elem_id}_get")
+            get = gr.Button(
+                "Get TAESD for the loaded checkpoint",
+                interactive=self._can_get_taesd(),
+                elem_id=f"{elem_id}_get",
+            )
+            hinted(get, "A few MB from Hugging Face, once for each family")
 
         def shown() -> Iterator[str]:
             for sentence in self.get_taesd():
                 yield escape(sentence)
 
         get.click(shown, None, state, show_progress="hidden", api_name=False)
+        state.change(
+            lambda: gr.update(interactive=self._can_get_taesd()), None, get, show_progress="hidden", api_name=False
+        )  # fmt: skip
         return text
 
     # ``/vae-guard/downloads``
@@ -140,11 +156,14 @@ class Downloads:
             wanted = _arguments(body)
         except InputError as error:
             raise unprocessable(error) from error
-        job_id = self.manager().start(
-            wanted["reference"],
-            allow_pickle=wanted["allow_pickle"],
-            on_conflict="rename" if wanted["rename"] else "ask",
-        )
+        try:
+            job_id = self.manager().start(
+                wanted["reference"],
+                allow_pickle=wanted["allow_pickle"],
+                on_conflict="rename" if wanted["rename"] else "ask",
+            )
+        except DownloadError as error:
+            raise unprocessable(error) from error
         return self.job(job_id)
 
     def jobs(self) -> list[dict[str, Any]]:

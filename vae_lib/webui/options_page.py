@@ -14,14 +14,15 @@ from vae_lib.webui.host import WebUI
 
 def settings(host: WebUI) -> Sequence[Setting]:
     """What is shown of each option; keys, defaults and limits are those of ``guard.settings``."""
+    mode = _Mode()
     return (
         _shown(
-            "fixed", "When to fall back from the full VAE decode", gr.Radio, {"choices": list(MODES)},
+            "fixed", "When to fall back from the full VAE decode", mode.radio, {"choices": list(MODES)},
             "automatic: when the picture needs more memory than is free; every way but TAESD gives the same picture",
         ),
         _shown(
-            "threshold", "Fixed threshold: free memory in GB below which the full decode is not tried", gr.Slider,
-            {"minimum": 0, "maximum": 80, "step": 0.25},
+            "threshold", "Fixed threshold: free memory in GB below which the full decode is not tried", mode.slider,
+            {"minimum": 0, "maximum": 80, "step": 0.25}, "VRAM on a GPU; only with \"Fixed threshold\" above",
         ),
         _shown(
             "fallback", "Fall back to, in this order", host.many_of(), {"choices": list(FALLBACKS)},
@@ -29,7 +30,7 @@ def settings(host: WebUI) -> Sequence[Setting]:
         ),
         _shown(
             "reserve_mb", "Memory to keep free for other programs, in MB", gr.Slider,
-            {"minimum": 0, "maximum": 8192, "step": 64},
+            {"minimum": 0, "maximum": 8192, "step": 64}, "a picture that would leave less falls back",
         ),
         _shown("encode", "Fall back when encoding, too", gr.Checkbox, info="img2img, inpaint, hires fix"),
         _shown(
@@ -42,6 +43,28 @@ def settings(host: WebUI) -> Sequence[Setting]:
             "written before each decode, removed after it; what a crash leaves can be decoded later. 0: off",
         ),
     )  # fmt: skip
+
+
+class _Mode:
+    """The choice between prediction and threshold, without which the threshold's slider has no effect."""
+
+    def __init__(self) -> None:
+        self._radio: Any = None
+
+    def radio(self, **arguments: Any) -> Any:
+        self._radio = gr.Radio(**arguments)
+        return self._radio
+
+    def slider(self, **arguments: Any) -> Any:
+        """Disabled while the prediction decides."""
+        radio = self._radio
+        if radio is None:  # shown elsewhere, among the quick settings
+            return gr.Slider(**arguments)
+        slider = gr.Slider(interactive=radio.value == MODES[1], **arguments)
+        radio.change(
+            lambda mode: gr.update(interactive=mode == MODES[1]), radio, slider, show_progress="hidden", api_name=False
+        )  # fmt: skip
+        return slider
 
 
 def _shown(

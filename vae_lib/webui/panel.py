@@ -8,10 +8,23 @@ import gradio as gr
 
 from vae_lib.errors import InputError
 from vae_lib.guard import Guard, infotext, request
+from vae_lib.ui.hints import hinted
 from vae_lib.webui.again_button import AgainButton
 from vae_lib.webui.host import WebUI
 
 TITLE = "VAE Guard"
+FALLBACK = (
+    "If the VAE needs more memory than is free, decode in tiles, in tiles kept in RAM, on the CPU, or at last with "
+    'TAESD. Off: only what "Decode by" says is tried, even if memory runs out'
+)
+DECODE_BY = (
+    "How this picture is decoded. Auto: in full if that fits in the free memory, else as Settings > VAE Guard says. "
+    "Every way but TAESD gives the same picture"
+)
+THRESHOLD = (
+    "With less free memory (VRAM on a GPU) than this, the full decode is not even tried. 0: as Settings > VAE Guard "
+    "says, by default whenever the picture would not fit"
+)
 
 
 def script_class(guard: Guard, host: WebUI) -> type:
@@ -19,7 +32,10 @@ def script_class(guard: Guard, host: WebUI) -> type:
 
     class VAEGuardScript(host.script_class):  # type: ignore[name-defined]
         def __init__(self) -> None:
-            self.on_after_component_elem_id = AgainButton(guard, host).wanted()
+            self.on_after_component_elem_id = [
+                *AgainButton(guard, host).wanted(),
+                *((f"html_log_{tab}", self._show_last) for tab in ("txt2img", "img2img")),
+            ]
 
         def title(self) -> str:
             return TITLE
@@ -30,18 +46,25 @@ def script_class(guard: Guard, host: WebUI) -> type:
         def ui(self, is_img2img: bool) -> list[Any]:
             default = request.Request()
             tab = "img2img" if is_img2img else "txt2img"
-            with gr.Accordion(TITLE, open=False, elem_id=f"{tab}_vae_guard"), gr.Row():
+            with gr.Accordion(TITLE, open=False, elem_id=f"{tab}_vae_guard") as self._header, gr.Row():
                 fallback = gr.Checkbox(
-                    default.fallback, label="Auto fallback", elem_id=self.elem_id("fallback"), min_width=120
-                )
+                    default.fallback, label="Fall back if memory is short", elem_id=self.elem_id("fallback"),
+                    min_width=120,
+                )  # fmt: skip
                 decode_by = gr.Dropdown(
                     list(request.DECODE_BY), value=default.decode_by, label="Decode by",
                     elem_id=self.elem_id("decode_by"), min_width=120,
                 )  # fmt: skip
                 threshold = gr.Number(
-                    default.threshold, label="Threshold in GB (0: as in the settings)", minimum=0,
+                    default.threshold, label="Least free GB for a full decode (0: see Settings)", minimum=0,
                     maximum=request.LARGEST_THRESHOLD, elem_id=self.elem_id("threshold"), min_width=120,
                 )  # fmt: skip
+            for control, text in ((fallback, FALLBACK), (decode_by, DECODE_BY), (threshold, THRESHOLD)):
+                hinted(control, text)
+            fallback.change(
+                lambda falls_back: gr.update(interactive=falls_back), fallback, threshold,
+                show_progress="hidden", api_name=False,
+            )  # fmt: skip
             self.infotext_fields = [
                 host.paste_field(fallback, infotext.pasted_fallback, "vae_guard_fallback"),
                 host.paste_field(decode_by, infotext.pasted_decode_by, "vae_guard_decode_by"),
@@ -49,6 +72,12 @@ def script_class(guard: Guard, host: WebUI) -> type:
             ]
             self.paste_field_names = [infotext.FALLBACK, infotext.DECODE_BY, infotext.THRESHOLD]
             return [fallback, decode_by, threshold]
+
+        def _show_last(self, created: Any) -> None:
+            """What the last decode did, in the panel's header, once the line below the picture changes."""
+            created.component.change(
+                lambda: gr.update(label=header(guard)), None, self._header, show_progress="hidden", api_name=False
+            )  # fmt: skip
 
         def before_process(self, p: Any, *args: Any) -> None:
             try:
@@ -61,3 +90,9 @@ def script_class(guard: Guard, host: WebUI) -> type:
             p.vae_guard = request.merged(wanted, getattr(p, "vae_guard_axes", {}))
 
     return VAEGuardScript
+
+
+def header(guard: Guard) -> str:
+    """The panel's title, with what was done for the last picture."""
+    done = guard.last_decode
+    return f"{TITLE}: last decode {done}" if done else TITLE

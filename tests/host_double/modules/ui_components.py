@@ -1,5 +1,18 @@
 import gradio as gr
 
+_get_config = gr.blocks.Block.get_config
+
+
+def get_config(self):
+    """With the hint, which the page's script shows."""
+    config = _get_config(self)
+    if getattr(self, "webui_tooltip", None):
+        config["webui_tooltip"] = self.webui_tooltip
+    return config
+
+
+gr.blocks.Block.get_config = get_config
+
 
 class FormComponent:
     def get_expected_parent(self):
