@@ -137,6 +137,23 @@ class Host:
         finally:
             self.post("/sdapi/v1/options", {key: before[key] for key in values})
 
+    def use_vae(self, name: str) -> None:
+        """Choose a VAE as the user would; "None": the checkpoint's own."""
+        if IS_FORGE:  # which loads it at the next generation
+            self.post("/sdapi/v1/options", {"forge_additional_modules": [] if name == "None" else [name]})
+            return
+        self.post("/sdapi/v1/options", {"sd_vae": name})
+        # reForge forgets to bring back the checkpoint's own, with or without us, until that is loaded anew
+        for checkpoint in (
+            ("small_refiner.safetensors", "small.safetensors") if IS_REFORGE and name == "None" else ()
+        ):
+            self.post("/sdapi/v1/options", {"sd_model_checkpoint": checkpoint})
+
+    def vae_in_use(self) -> str | None:
+        """Its path; None while it is the checkpoint's own."""
+        path: str | None = self.get("/probe/state")["vae"]
+        return path
+
     def enable(self, wanted: bool) -> None:
         """As the tab Extensions does: note it in the settings, then Reload UI."""
         self.post("/sdapi/v1/options", {"disabled_extensions": [] if wanted else [EXTENSION]})

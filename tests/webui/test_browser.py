@@ -15,6 +15,8 @@ from tests.webui.host import Host
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
+from tests.gradio_page import choose, open_tab
+
 SECONDS = 120_000  # milliseconds: a page on a busy machine takes as long as it takes
 DESK, PHONE = (1280, 900), (390, 844)
 SHOTS = os.environ.get("SCREENSHOTS")  # a folder in which to leave pictures of the page
@@ -78,11 +80,6 @@ def open_panel(page: Page, tab: str = "txt2img") -> Locator:
     return panel
 
 
-def choose(page: Page, element: str, value: str) -> None:
-    page.locator(f"#{element} input").first.click()
-    page.locator(f"#{element} [data-testid=dropdown-option][data-value='{value}']").click()
-
-
 def generate(page: Page) -> None:
     """A small picture; back when it and what is told below it are there."""
     page.locator("#txt2img_prompt textarea").fill("a cup")
@@ -129,7 +126,7 @@ def test_the_panel_is_one_line_until_it_is_opened(
 
 
 def test_the_panel_is_in_img2img_as_well(page: Page) -> None:
-    page.locator("#tabs > .tab-nav button", has_text="img2img").first.click()
+    open_tab(page, "img2img")
     panel = open_panel(page, "img2img")
     expect(panel.get_by_label("Decode by")).to_have_value("Auto")
 
@@ -142,7 +139,7 @@ def test_a_picture_says_how_it_was_decoded(page: Page) -> None:
 
 def test_what_is_chosen_in_the_panel_is_done(page: Page) -> None:
     open_panel(page)
-    choose(page, "script_txt2img_vae_guard_decode_by", "Tiled")
+    choose(page, "#script_txt2img_vae_guard_decode_by", "Tiled")
     generate(page)
     expect(infotext(page)).to_contain_text("VAE Guard decode by: Tiled")
 
@@ -173,7 +170,7 @@ def test_a_taesd_picture_can_be_decoded_again_in_full(page: Page) -> None:
     open_panel(page)
     button = page.get_by_role("button", name="Decode again in full")
     expect(button).to_be_hidden()
-    choose(page, "script_txt2img_vae_guard_decode_by", "TAESD")
+    choose(page, "#script_txt2img_vae_guard_decode_by", "TAESD")
     generate(page)
     expect(infotext(page)).to_contain_text("VAE Guard: TAESD")
     pictures = page.locator("#txt2img_gallery .thumbnails img, #txt2img_gallery .grid-container img")
@@ -186,8 +183,8 @@ def test_a_taesd_picture_can_be_decoded_again_in_full(page: Page) -> None:
 
 
 def test_the_settings_have_a_section(page: Page) -> None:
-    page.locator("#tabs > .tab-nav button", has_text="Settings").first.click()
-    page.locator("#settings > .tab-nav button", has_text="VAE Guard").click()
+    open_tab(page, "Settings")
+    open_tab(page, "VAE Guard", "#settings")
     for key in ("mode", "threshold", "fallback", "reserve", "encode", "keep"):
         expect(page.locator(f"#setting_vae_guard_{key}")).to_be_visible()
     shoot(page, "settings-1280")
@@ -197,9 +194,9 @@ def test_the_settings_have_a_section(page: Page) -> None:
 def test_the_vae_tab_lists_the_files_and_says_what_is_in_use(
     browser: Browser, host: Host, size: tuple[int, int]
 ) -> None:
-    host.post("/sdapi/v1/options", {"sd_vae": "other.safetensors"})
+    host.use_vae("other.safetensors")
     page = open_page(browser, host, size)
-    page.get_by_role("button", name="VAE", exact=True).click()
+    open_tab(page, "VAE")
     table = page.locator("#vg_files").last
     for name in ("other.safetensors", "other-diffusers.safetensors", "wrong.safetensors", "twin.safetensors"):
         expect(table).to_contain_text(name)
@@ -207,16 +204,16 @@ def test_the_vae_tab_lists_the_files_and_says_what_is_in_use(
     expect(table.locator("tr", has_text="other.safetensors").first).to_contain_text("in use")
     assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
     shoot(page, f"vae-tab-{size[0]}")
-    host.post("/sdapi/v1/options", {"sd_vae": "None"})
+    host.use_vae("None")
     page.close()
 
 
 def test_a_vae_is_put_into_use_from_the_tab(page: Page, host: Host) -> None:
-    page.get_by_role("button", name="VAE", exact=True).click()
+    open_tab(page, "VAE")
     table = page.locator("#vg_files").last
     table.get_by_role("button", name="other-diffusers.safetensors").click()
     expect(page.locator("#vg_details").last).to_contain_text("other-diffusers.safetensors")
     page.locator("#vg_use").click()
     expect(table.locator("tr", has_text="other-diffusers.safetensors")).to_contain_text("in use")
-    assert host.get("/probe/state")["vae"].endswith("other-diffusers.safetensors")
-    host.post("/sdapi/v1/options", {"sd_vae": "None"})
+    assert (host.vae_in_use() or "").endswith("other-diffusers.safetensors")
+    host.use_vae("None")

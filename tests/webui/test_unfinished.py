@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tests.webui import host as hosts
-from tests.webui.test_browser import SECONDS, browser, open_page  # noqa: F401
+from tests.webui.test_browser import SECONDS, browser, open_page, open_tab  # noqa: F401
 from tests.webui.test_pictures import assert_close, assert_same
 from vae_lib.checkpoints import load_latents
 from vae_lib.cli import main
@@ -124,8 +124,8 @@ def test_the_command_line_decodes_what_was_kept(
 
 def test_decode_now_in_the_tab(host: hosts.Host, failed: hosts.Picture, browser: Browser) -> None:  # noqa: F811
     page = open_page(browser, host)
-    page.locator("#tabs > .tab-nav").get_by_role("button", name="VAE", exact=True).click()
-    page.locator("#vg_tabs").get_by_role("button", name="Unfinished").click()
+    open_tab(page, "VAE")
+    open_tab(page, "Unfinished", "#vg_tabs")
     page.locator("#vg_finish").click()
     expect(page.locator("#vg_unfinished_said").last).to_contain_text("Decoded, and saved", timeout=SECONDS)
     expect(page.locator("#vg_finished img").first).to_be_visible()
