@@ -30,11 +30,16 @@ class Record:
 
 @dataclass
 class Generation:
-    """``p`` is the host's processing object, or None outside of one (an API call of ours)."""
+    """``p`` is the host's processing object, or None outside of one (an API call of ours).
+
+    Attributes:
+        fell_to_host: whether ours failed in the decode of the last batch, and the host's own gave the picture.
+    """
 
     p: Any
     request: Request
     records: list[Record] = field(default_factory=list)
+    fell_to_host: bool = False
 
 
 class Generations(threading.local):

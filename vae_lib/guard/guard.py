@@ -88,7 +88,7 @@ class Guard:
         if current is None or vae is None:
             return decode()
         held = self.kept.hold(current, vae, latents)
-        start = len(current.records)
+        start, current.fell_to_host = len(current.records), False
         try:
             result = decode()
         except Exception as error:

@@ -148,7 +148,7 @@ class KeptLatents:
             return
         plans = [record.outcome.plan for record in records if record.operation is Operation.DECODE]
         worst = next((plan for plan in plans if not plan.route.exact), plans[0] if plans else None)
-        held.route = HOSTS_OWN if worst is None else worst.route.value
+        held.route = HOSTS_OWN if worst is None or generation.fell_to_host else worst.route.value
         held.infotexts = self._infotexts(generation.p, len(held.latents)) or held.infotexts
         self.settle(held)
 
