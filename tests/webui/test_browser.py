@@ -43,12 +43,14 @@ def browser() -> Iterator[Browser]:
         running.close()
 
 
-def open_page(browser: Browser, host: Host, size: tuple[int, int] = DESK, **context: Any) -> Page:
+def open_page(
+    browser: Browser, host: Host, size: tuple[int, int] = DESK, query: str = "", **context: Any
+) -> Page:
     """The host's page, ready for use. Nothing outside of this machine is asked for."""
     page = browser.new_page(viewport={"width": size[0], "height": size[1]}, **context)
     page.set_default_timeout(SECONDS)
     page.route("**/*", lambda route: route.continue_() if "127.0.0.1" in route.request.url else route.abort())
-    page.goto(host.url, wait_until="domcontentloaded")
+    page.goto(host.url + query, wait_until="domcontentloaded")
     expect(page.locator("#txt2img_generate")).to_be_visible(timeout=SECONDS)
     page.wait_for_function("typeof opts === 'object' && Object.keys(opts).length > 5")
     return page
@@ -131,6 +133,18 @@ def test_the_panel_is_in_img2img_as_well(page: Page) -> None:
     expect(panel.get_by_label("Decode by")).to_have_value("Auto")
 
 
+def test_an_idle_page_asks_for_nothing(browser: Browser, host: Host) -> None:
+    """Events that call forth themselves would keep the WebUI busy for as long as the page is open."""
+    page = open_page(browser, host)
+    page.wait_for_timeout(5000)
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("websocket", lambda socket: asked.append(socket.url))  # gradio 3's
+    page.wait_for_timeout(3000)
+    page.close()
+    assert [url for url in asked if "queue" in url or "/run/" in url] == []
+
+
 def test_a_picture_says_how_it_was_decoded(page: Page) -> None:
     generate(page)
     expect(infotext(page)).to_contain_text("VAE Guard: full")
@@ -152,6 +166,7 @@ def test_a_fallback_is_told_below_the_picture(page: Page) -> None:
         "VAE Guard: decoded 128x128 in tiles, because only"
     )
     expect(page.locator("#html_log_txt2img").last).to_contain_text("was free and the threshold is 1000 GB")
+    expect(page.locator(".toast-body").first).to_contain_text("VAE Guard: decoded 128x128 in tiles")
     shoot(page, "fallback-1280")
 
 

@@ -97,6 +97,6 @@ def test_page_api_download_and_vae_switch_at_once(with_hub: Host, browser: Brows
                 assert min(distance.values()) <= 1, distance
         assert downloads.over(host, job)["state"] == "done"
     page.close()
-    assert "good.safetensors" in downloads.listed(host)
+    assert "good.safetensors" in host.vaes()
     assert host.vae_in_use() is None
     assert "VAE Guard: could not" not in host.log()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -38,7 +37,7 @@ from vae_lib.files import write_atomically
 from vae_lib.guard import NOTHING_LOADED, precision
 from vae_lib.guard.host import Callbacks, Folders, HostVAE, Need, Points, Setting
 from vae_lib.guard.notices import Notices
-from vae_lib.hosts import picture_functions, vae_files
+from vae_lib.hosts import page, picture_functions, vae_files
 from vae_lib.hosts.patching import Function, Patches
 
 SECTION = ("vae_guard", "VAE Guard")
@@ -142,17 +141,7 @@ class WebUIFamily:
         shared.state.textinfo = text
 
     def notify(self, message: str, *, warning: bool) -> None:
-        import gradio as gr
-
-        try:
-            from gradio.context import thread_data  # gradio 3
-        except ImportError:
-            return
-        if not hasattr(thread_data, "blocks"):
-            return
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            (gr.Warning if warning else gr.Info)(message)
+        page.notify(message, warning=warning)
 
     def save(self, image: Image.Image, infotext: str) -> None:
         folder = shared.opts.outdir_samples or shared.opts.outdir_txt2img_samples

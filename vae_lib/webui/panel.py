@@ -22,6 +22,7 @@ def script_class(guard: Guard, host: WebUI) -> type:
             self._again = AgainButton(guard)
             self.on_after_component_elem_id = [
                 *((f"{tab}_gallery", self._again.make) for tab in ("txt2img", "img2img")),
+                *((f"generation_info_{tab}", self._again.watch) for tab in ("txt2img", "img2img")),
                 *((f"html_log_{tab}", self._again.connect) for tab in ("txt2img", "img2img")),
             ]
 
@@ -81,13 +82,20 @@ class AgainButton:
         tab = self._gallery.elem_id.removesuffix("_gallery")
         self._button = gr.Button("Decode again in full", visible=False, elem_id=f"{tab}_vae_guard_again")
 
+    def watch(self, created: Any) -> None:
+        """This text changes with every generation. (An HTML in gradio 4 says so at every update of the page.)"""
+        if self._button is not None:
+            created.component.change(self._update, None, self._button, show_progress="hidden", api_name=False)
+
     def connect(self, created: Any) -> None:
-        """When the line below the picture, which changes with every generation, is there too."""
+        """When the line below the picture is there too."""
         if self._button is None:
             return
         line = created.component
-        self._button.click(self._decode_again, inputs=[self._gallery], outputs=[self._gallery, line])
-        line.change(self._update, None, self._button, show_progress="hidden", api_name=False)
+        clicked = self._button.click(
+            self._decode_again, inputs=[self._gallery], outputs=[self._gallery, line]
+        )
+        clicked.then(self._update, None, self._button, show_progress="hidden", api_name=False)
 
     def _update(self) -> Any:
         latest = next(iter(self._guard.kept.items()), None)
