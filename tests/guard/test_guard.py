@@ -97,8 +97,9 @@ def test_a_bug_of_ours_ends_in_the_hosts_decode(
     assert host.loaded is not None
     wanted = decoded(host.loaded.module, latents)
     assert torch.equal(host.generate(latents, Request(False, "Tiled")), wanted)
-    assert host.noted == {}  # not even what was asked for: we did nothing
+    assert host.noted == {"VAE Guard": "the WebUI's own decode"}  # and not what was asked for
     assert "could not decode the picture (ZeroDivisionError: oh)" in host.told[0]
+    assert guard.kept.item(0).route == "the WebUI's own decode"
     host.generate(latents)
     assert len(host.told) == 1
     assert "ZeroDivisionError: oh" in guard.notices.last_report()
@@ -302,7 +303,7 @@ def test_nothing_allowed_that_fits_ends_in_the_hosts_own(
     monkeypatch.setattr(guard, "available_bytes", lambda device: 1000)
     host.values["vae_guard_fallback"] = ["Tiled"]
     host.generate(latents)
-    assert host.noted == {}
+    assert host.noted == {"VAE Guard": "the WebUI's own decode"}
     assert "is not enough for decoding" in host.told[0]
     assert "The WebUI's own code was used instead." in host.told[0]
 

@@ -17,6 +17,7 @@ from tests.decode.helpers import SMALL, distance, latents_for
 from tests.guard.fake_host import FakeHost, decoded, network
 from vae_lib.decode import Edge, Padding
 from vae_lib.guard import Guard, Request
+from vae_lib.guard.kept import HOSTS_OWN
 from vae_lib.guard.layers import Altered, padding_of
 
 PACKAGES = ("vae_lib",)
@@ -137,6 +138,20 @@ def with_one_layer_padded_otherwise(module: Any) -> None:
     module.decoder.conv_out.padding_mode = "circular"
 
 
+def with_a_lora_of_comfyuis_kin(module: Any) -> None:
+    layer = module.decoder.conv_out
+    layer.weight_function = [lambda weight: 2 * weight]
+    own = type(layer).forward
+    layer.__class__ = type("Conv2d", (type(layer),), {"forward": lambda self, x: 2 * own(self, x)})
+    layer.__class__.__module__ = "vae_lib.ops"
+
+
+def with_a_lora_of_forges(module: Any) -> None:
+    with_a_lora_of_comfyuis_kin(module)
+    module.decoder.conv_out.weight_function = []
+    module.decoder.conv_out.forge_online_loras = {"weight": ["a patch"]}
+
+
 def with_the_halfs_forward(module: Any) -> None:
     own = module.decoder.forward
     module.decoder.forward = lambda given: own(given) + 1
@@ -151,6 +166,11 @@ def with_the_halfs_forward(module: Any) -> None:
         (with_hook, "conv_out has a hook of "),
         (with_pre_hook, "conv_out has a hook of "),
         (with_parametrization, "conv_out is parametrized"),
+        (
+            with_a_lora_of_comfyuis_kin,
+            "conv_out has weights that are changed as it computes (weight_function)",
+        ),
+        (with_a_lora_of_forges, "conv_out has weights that are changed as it computes (forge_online_loras)"),
         (with_other_padding, "conv_out pads by 'replicate'"),
         (with_one_layer_padded_otherwise, "conv_out pads in another way than decoder."),
         (with_the_halfs_forward, "decoder was given another forward by "),
@@ -167,7 +187,7 @@ def test_what_is_not_known_is_decoded_by_the_host(
     assert distance(plain, wanted) > 0.01
     for _ in range(2):
         assert torch.equal(host.generate(latents, Request(decode_by="Tiled")), wanted)
-    assert host.noted == {}
+    assert host.noted == {"VAE Guard": HOSTS_OWN}
     (told,) = host.told
     assert f"The VAE's layer decoder.{said}" in told or f"The VAE's layer {said}" in told
     assert told.endswith(

@@ -56,7 +56,7 @@ def test_the_memory_manager_is_asked_for_less(answer: dict[str, Any]) -> None:
 
 def test_when_ours_fails_the_hosts_own_way_is_whole(answer: dict[str, Any]) -> None:
     assert answer["tiles"] == [2, 3, 64, 80]
-    assert answer["noted then"] == {}
+    assert answer["noted then"] == {"VAE Guard": "the WebUI's own decode"}
     ours, theirs, *again = answer["asked then"]
     assert ours < theirs == answer["asked"][1][0]
     assert again == [ours, theirs]  # the second picture's

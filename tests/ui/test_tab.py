@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from tests.gradio_page import open_tab
 from tests.hub.conftest import vae_bytes
 from tests.hub.hub_server import HubServer, running_hub
 from vae_lib.networks import TAESD, AutoencoderKL, AutoencoderKLConfig
@@ -151,7 +152,7 @@ def page(browser: Browser, site: Site) -> Iterator[Page]:
 
 
 def open_section(page: Page, name: str) -> None:
-    page.locator("#vg_tabs > .tab-nav button", has_text=name).click()
+    open_tab(page, name, "#vg_tabs")
 
 
 def choose_vaes(page: Page, *names: str) -> None:

@@ -137,6 +137,25 @@ class Host:
         finally:
             self.post("/sdapi/v1/options", {key: before[key] for key in values})
 
+    def use_vae(self, name: str) -> None:
+        """Choose a VAE as the user would; "None": the checkpoint's own."""
+        self.post("/sdapi/v1/options", vae_setting(name))
+        # reForge forgets to bring back the checkpoint's own, with or without us, until that is loaded anew
+        for checkpoint in (
+            ("small_refiner.safetensors", "small.safetensors") if IS_REFORGE and name == "None" else ()
+        ):
+            self.post("/sdapi/v1/options", {"sd_model_checkpoint": checkpoint})
+
+    def vaes(self) -> dict[str, str]:
+        """What can be chosen: names and paths."""
+        listed = self.get("/sdapi/v1/sd-modules" if IS_FORGE else "/sdapi/v1/sd-vae")
+        return {item["model_name"]: item["filename"] for item in listed}
+
+    def vae_in_use(self) -> str | None:
+        """Its path; None while it is the checkpoint's own."""
+        path: str | None = self.get("/probe/state")["vae"]
+        return path
+
     def enable(self, wanted: bool) -> None:
         """As the tab Extensions does: note it in the settings, then Reload UI."""
         self.post("/sdapi/v1/options", {"disabled_extensions": [] if wanted else [EXTENSION]})
@@ -172,6 +191,13 @@ class Host:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+
+
+def vae_setting(name: str) -> dict[str, Any]:
+    """The setting that chooses a VAE; Forge loads it at the next generation."""
+    if IS_FORGE:
+        return {"forge_additional_modules": [] if name == "None" else [name]}
+    return {"sd_vae": name}
 
 
 def _picture(images: list[str], infotexts: list[str], distances: list[list[Any]]) -> Picture:

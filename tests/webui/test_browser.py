@@ -16,6 +16,8 @@ from tests.webui.host import Host
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
+from tests.gradio_page import choose, open_tab
+
 SECONDS = 120_000  # milliseconds: a page on a busy machine takes as long as it takes
 DESK, PHONE = (1280, 900), (390, 844)
 SHOTS = os.environ.get("SCREENSHOTS")  # a folder in which to leave pictures of the page
@@ -43,12 +45,14 @@ def browser() -> Iterator[Browser]:
         running.close()
 
 
-def open_page(browser: Browser, host: Host, size: tuple[int, int] = DESK, **context: Any) -> Page:
+def open_page(
+    browser: Browser, host: Host, size: tuple[int, int] = DESK, query: str = "", **context: Any
+) -> Page:
     """The host's page, ready for use. Nothing outside of this machine is asked for."""
     page = browser.new_page(viewport={"width": size[0], "height": size[1]}, **context)
     page.set_default_timeout(SECONDS)
     page.route("**/*", lambda route: route.continue_() if "127.0.0.1" in route.request.url else route.abort())
-    page.goto(host.url, wait_until="domcontentloaded")
+    page.goto(host.url + query, wait_until="domcontentloaded")
     expect(page.locator("#txt2img_generate")).to_be_visible(timeout=SECONDS)
     page.wait_for_function("typeof opts === 'object' && Object.keys(opts).length > 5")
     return page
@@ -78,11 +82,6 @@ def open_panel(page: Page, tab: str = "txt2img") -> Locator:
         panel.locator(".label-wrap").click()
     expect(panel.get_by_label(FALLBACK)).to_be_visible()
     return panel
-
-
-def choose(page: Page, element: str, value: str) -> None:
-    page.locator(f"#{element} input").first.click()
-    page.locator(f"#{element} [data-testid=dropdown-option][data-value='{value}']").click()
 
 
 def generate(page: Page) -> None:
@@ -131,9 +130,21 @@ def test_the_panel_is_one_line_until_it_is_opened(
 
 
 def test_the_panel_is_in_img2img_as_well(page: Page) -> None:
-    page.locator("#tabs > .tab-nav button", has_text="img2img").first.click()
+    open_tab(page, "img2img")
     panel = open_panel(page, "img2img")
     expect(panel.get_by_label("Decode by")).to_have_value("Auto")
+
+
+def test_an_idle_page_asks_for_nothing(browser: Browser, host: Host) -> None:
+    """Events that call forth themselves would keep the WebUI busy for as long as the page is open."""
+    page = open_page(browser, host)
+    page.wait_for_timeout(5000)
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("websocket", lambda socket: asked.append(socket.url))  # gradio 3's
+    page.wait_for_timeout(3000)
+    page.close()
+    assert [url for url in asked if "queue" in url or "/run/" in url] == []
 
 
 def test_a_picture_says_how_it_was_decoded(page: Page) -> None:
@@ -144,7 +155,7 @@ def test_a_picture_says_how_it_was_decoded(page: Page) -> None:
 
 def test_what_is_chosen_in_the_panel_is_done(page: Page) -> None:
     open_panel(page)
-    choose(page, "script_txt2img_vae_guard_decode_by", "Tiled")
+    choose(page, "#script_txt2img_vae_guard_decode_by", "Tiled")
     generate(page)
     expect(infotext(page)).to_contain_text("VAE Guard decode by: Tiled")
 
@@ -157,6 +168,7 @@ def test_a_fallback_is_told_below_the_picture(page: Page) -> None:
         "VAE Guard: decoded 128x128 in tiles, because only"
     )
     expect(page.locator("#html_log_txt2img").last).to_contain_text("was free and the threshold is 1000 GB")
+    expect(page.locator(".toast-body").first).to_contain_text("VAE Guard: decoded 128x128 in tiles")
     shoot(page, "fallback-1280")
 
 
@@ -175,7 +187,7 @@ def test_a_taesd_picture_can_be_decoded_again_in_full(page: Page) -> None:
     open_panel(page)
     button = page.get_by_role("button", name="Decode again in full")
     expect(button).to_be_hidden()
-    choose(page, "script_txt2img_vae_guard_decode_by", "TAESD")
+    choose(page, "#script_txt2img_vae_guard_decode_by", "TAESD")
     generate(page)
     expect(infotext(page)).to_contain_text("VAE Guard: TAESD")
     pictures = page.locator("#txt2img_gallery .thumbnails img, #txt2img_gallery .grid-container img")
@@ -188,8 +200,8 @@ def test_a_taesd_picture_can_be_decoded_again_in_full(page: Page) -> None:
 
 
 def test_the_settings_have_a_section(page: Page) -> None:
-    page.locator("#tabs > .tab-nav button", has_text="Settings").first.click()
-    page.locator("#settings > .tab-nav button", has_text="VAE Guard").click()
+    open_tab(page, "Settings")
+    open_tab(page, "VAE Guard", "#settings")
     for key in ("mode", "threshold", "fallback", "reserve", "encode", "keep"):
         expect(page.locator(f"#setting_vae_guard_{key}")).to_be_visible()
     shoot(page, "settings-1280")
@@ -199,9 +211,9 @@ def test_the_settings_have_a_section(page: Page) -> None:
 def test_the_vae_tab_lists_the_files_and_says_what_is_in_use(
     browser: Browser, host: Host, size: tuple[int, int]
 ) -> None:
-    host.post("/sdapi/v1/options", {"sd_vae": "other.safetensors"})
+    host.use_vae("other.safetensors")
     page = open_page(browser, host, size)
-    page.get_by_role("button", name="VAE", exact=True).click()
+    open_tab(page, "VAE")
     table = page.locator("#vg_files").last
     for name in ("other.safetensors", "other-diffusers.safetensors", "wrong.safetensors", "twin.safetensors"):
         expect(table).to_contain_text(name)
@@ -209,19 +221,19 @@ def test_the_vae_tab_lists_the_files_and_says_what_is_in_use(
     expect(table.locator("tr", has_text="other.safetensors").first).to_contain_text("in use")
     assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
     shoot(page, f"vae-tab-{size[0]}")
-    host.post("/sdapi/v1/options", {"sd_vae": "None"})
+    host.use_vae("None")
     page.close()
 
 
 def test_a_vae_is_put_into_use_from_the_tab(page: Page, host: Host) -> None:
-    page.get_by_role("button", name="VAE", exact=True).click()
+    open_tab(page, "VAE")
     table = page.locator("#vg_files").last
     table.get_by_role("button", name="other-diffusers.safetensors").click()
     expect(page.locator("#vg_details").last).to_contain_text("other-diffusers.safetensors")
     page.locator("#vg_use").click()
     expect(table.locator("tr", has_text="other-diffusers.safetensors")).to_contain_text("in use")
-    assert host.get("/probe/state")["vae"].endswith("other-diffusers.safetensors")
-    host.post("/sdapi/v1/options", {"sd_vae": "None"})
+    assert (host.vae_in_use() or "").endswith("other-diffusers.safetensors")
+    host.use_vae("None")
 
 
 def controls_without_a_hint(page: Page, inside: str) -> list[str]:

@@ -73,7 +73,7 @@ def test_page_api_download_and_vae_switch_at_once(with_hub: Host, browser: Brows
     host, vaes = with_hub, ("other.safetensors", "None")
     wanted = {}
     for name in vaes:
-        host.post("/sdapi/v1/options", {"sd_vae": name})
+        host.use_vae(name)
         wanted[name] = host.generate().images[0].astype(int)
     assert np.abs(wanted[vaes[0]] - wanted[vaes[1]]).max() > 50
     page = open_page(browser, host)
@@ -83,7 +83,7 @@ def test_page_api_download_and_vae_switch_at_once(with_hub: Host, browser: Brows
 
     def switches() -> None:
         for number in range(8):
-            host.post("/sdapi/v1/options", {"sd_vae": vaes[number % 2]})
+            host.use_vae(vaes[number % 2])
             host.get("/vae-guard/plan?width=1024&height=1024")
 
     with ThreadPoolExecutor(4) as pool:
@@ -97,6 +97,6 @@ def test_page_api_download_and_vae_switch_at_once(with_hub: Host, browser: Brows
                 assert min(distance.values()) <= 1, distance
         assert downloads.over(host, job)["state"] == "done"
     page.close()
-    assert "good.safetensors" in downloads.listed(host)
-    assert host.get("/probe/state")["vae"] is None
+    assert "good.safetensors" in host.vaes()
+    assert host.vae_in_use() is None
     assert "VAE Guard: could not" not in host.log()

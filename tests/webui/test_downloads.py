@@ -99,12 +99,8 @@ def over(host: Host, job: dict[str, Any]) -> dict[str, Any]:
     return dict(until(ended))
 
 
-def listed(host: Host) -> list[str]:
-    return [item["model_name"] for item in host.get("/sdapi/v1/sd-vae")]
-
-
 def test_a_finished_download_is_in_the_dropdown_and_can_be_used(host: Host) -> None:
-    assert "good.safetensors" not in listed(host)
+    assert "good.safetensors" not in host.vaes()
     started = post(host, reference="acme/good")
     assert started["state"] in ("queued", "running", "done")
     done = over(host, started)
@@ -112,7 +108,7 @@ def test_a_finished_download_is_in_the_dropdown_and_can_be_used(host: Host) -> N
     assert (done["state"], done["done"], done["total"]) == ("done", size, size)
     assert done["path"] == str(host.data / "models/VAE/good.safetensors")
     assert done in host.get("/vae-guard/downloads")
-    until(lambda: "good.safetensors" in listed(host))
+    until(lambda: "good.safetensors" in host.vaes())
     assert Path(done["path"]).read_bytes() == good_bytes()
 
 
@@ -199,7 +195,7 @@ def test_a_file_that_fails_the_check_never_appears(host: Host) -> None:
     assert failed["state"] == "failed"
     assert "SHA-256" in failed["message"]
     host.post("/sdapi/v1/refresh-vae")
-    assert not any(name.startswith("bad") for name in listed(host))
+    assert not any(name.startswith("bad") for name in host.vaes())
     (reason,) = (host.data / "models/VAE/.vae-guard/quarantine").glob("bad*.reason.txt")
     assert "SHA-256" in reason.read_text()
 
@@ -228,7 +224,7 @@ def test_cancel_keeps_a_part_that_is_continued_and_a_generation_does_not_wait(
     host.delete(f"/vae-guard/downloads/{started['id']}")
     assert over(host, started)["state"] == "cancelled"
     host.post("/sdapi/v1/refresh-vae")
-    assert "slow.safetensors" not in listed(host)
+    assert "slow.safetensors" not in host.vaes()
     (part,) = (host.data / "models/VAE/.vae-guard/downloads").glob("*/content.part")
     kept = part.stat().st_size
     assert 0 < kept < size

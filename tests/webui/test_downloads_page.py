@@ -12,7 +12,7 @@ from tests.webui.host import Host
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 from playwright.sync_api import Browser, expect
 
-from tests.webui.test_browser import SECONDS, browser, open_page, shoot
+from tests.webui.test_browser import SECONDS, browser, open_page, open_tab, shoot
 from tests.webui.test_downloads import TAESD_FILES, host, hub, without_taesd
 
 __all__ = ["browser", "host", "hub", "without_taesd"]  # fixtures
@@ -23,8 +23,8 @@ def test_the_settings_get_taesd_for_the_loaded_checkpoint(
 ) -> None:
     page = open_page(browser, host)
     try:
-        page.locator("#tabs > .tab-nav button", has_text="Settings").first.click()
-        page.locator("#settings > .tab-nav button", has_text="VAE Guard").click()
+        open_tab(page, "Settings")
+        open_tab(page, "VAE Guard", "#settings")
         expect(page.locator("#setting_vae_guard_taesd").last).to_contain_text(
             "never downloaded in the middle"
         )
@@ -53,8 +53,8 @@ def test_the_settings_say_why_taesd_could_not_be_had(
     files = hub.repos["acme/tiny"].files
     hub.repos["acme/tiny"].files = {}
     try:
-        page.locator("#tabs > .tab-nav button", has_text="Settings").first.click()
-        page.locator("#settings > .tab-nav button", has_text="VAE Guard").click()
+        open_tab(page, "Settings")
+        open_tab(page, "VAE Guard", "#settings")
         page.locator("#setting_vae_guard_taesd_get").click()
         state = page.locator("#setting_vae_guard_taesd_state").last
         expect(state).to_contain_text("acme/tiny", timeout=SECONDS)
@@ -67,8 +67,8 @@ def test_the_settings_say_why_taesd_could_not_be_had(
 def test_a_download_is_used_at_once(browser: Browser, host: Host) -> None:
     page = open_page(browser, host)
     try:
-        page.get_by_role("button", name="VAE", exact=True).click()
-        page.get_by_role("button", name="Downloads", exact=True).click()
+        open_tab(page, "VAE")
+        open_tab(page, "Downloads", "#vg_tabs")
         page.locator("#vg_reference input, #vg_reference textarea").first.fill("acme/good")
         page.locator("#vg_download").click()
         job = page.locator("#vg_job_0")
@@ -76,7 +76,7 @@ def test_a_download_is_used_at_once(browser: Browser, host: Host) -> None:
         expect(page.locator("#vg_download_said").last).to_contain_text(
             "good.safetensors is now in use", timeout=SECONDS
         )
-        assert host.get("/probe/state")["vae"] == str(host.data / "models/VAE/good.safetensors")
+        assert host.vae_in_use() == str(host.data / "models/VAE/good.safetensors")
     finally:
-        host.post("/sdapi/v1/options", {"sd_vae": "None"})
+        host.use_vae("None")
         page.close()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.webui import host as hosts
-from tests.webui.test_browser import SECONDS, browser, open_page  # noqa: F401
+from tests.webui.test_browser import SECONDS, browser, open_page, open_tab  # noqa: F401
 from tests.webui.test_pictures import Without, assert_same, entry
 
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -77,7 +77,7 @@ def test_a_bug_of_ours_ends_in_the_hosts_decode_with_a_report(
     assert "forward.py:" in report
     assert str(host.data) not in report
     page = open_page(browser, host)
-    page.locator("#tabs > .tab-nav").get_by_role("button", name="VAE", exact=True).click()
-    page.locator("#vg_tabs").get_by_role("button", name="Unfinished").click()
+    open_tab(page, "VAE")
+    open_tab(page, "Unfinished", "#vg_tabs")
     expect(page.locator("#vg_report textarea")).to_have_value(report + "--- to here", timeout=SECONDS)
     page.close()

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from tests.webui import host as hosts
-from tests.webui.test_browser import SECONDS, browser, open_page, shoot  # noqa: F401
+from tests.webui.test_browser import SECONDS, browser, open_page, open_tab, shoot  # noqa: F401
 from tests.webui.test_pictures import assert_close, assert_same
 from vae_lib.checkpoints import load_latents
 from vae_lib.cli import main
@@ -132,8 +132,8 @@ def page(host: hosts.Host, browser: Browser) -> Iterator[Page]:  # noqa: F811
 
 def unfinished_tab(page: Page) -> Locator:
     """The table in VAE > Unfinished."""
-    page.locator("#tabs > .tab-nav").get_by_role("button", name="VAE", exact=True).click()
-    page.locator("#vg_tabs").get_by_role("button", name="Unfinished").click()
+    open_tab(page, "VAE")
+    open_tab(page, "Unfinished", "#vg_tabs")
     return page.locator("#vg_unfinished_table").last
 
 
@@ -159,9 +159,9 @@ def test_decode_now_in_the_tab(host: hosts.Host, failed: hosts.Picture, page: Pa
 def test_the_list_is_up_to_date_when_the_tab_is_shown(host: hosts.Host, page: Page) -> None:
     table = unfinished_tab(page)
     expect(table).to_contain_text("Every picture is there, and exact")
-    page.locator("#tabs > .tab-nav button").first.click()
+    open_tab(page, "txt2img")
     with approximated(host, seeds=(80, 81)):
-        page.locator("#tabs > .tab-nav").get_by_role("button", name="VAE", exact=True).click()
+        open_tab(page, "VAE")
         expect(table.locator("tbody tr")).to_have_count(2)
         expect(table.locator("tbody tr").first).to_contain_text("81")
         expect(table.locator("tbody tr").first).to_contain_text("approximate")

@@ -114,11 +114,7 @@ class Ladder:
             search.failed(result, self._is_resident)
 
     def _is_resident(self, dtype: torch.dtype) -> bool:
-        """Whether the weights lie on the device in that dtype; a host may leave some of them in main memory."""
-        return self.vae is None or all(
-            weight.device.type == self.device.type and weight.dtype == dtype
-            for weight in self.vae.parameters()
-        )
+        return self.vae is None or self.vae.lies_on(self.device, dtype)
 
     def _answer(self, result: Outcome | Attempt, plan: Plan, repeated: bool) -> Answer | None:
         """What to do about an attempt that failed for want of memory; None where it did not."""

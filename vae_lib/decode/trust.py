@@ -103,8 +103,7 @@ def _warning(wrong: Sequence[str], compute: Compute) -> str:
 def _small_check(vae: AutoencoderKL, operation: Operation, compute: Compute, rates: Rates) -> Standing | None:
     """None if it could not be done now, or if the plain network has no finite picture to hold others against."""
     trial = Trial(vae, operation, SIDE, Compute(compute.device, compute.dtype))
-    weight = next(vae.parameters())
-    if weight.dtype != compute.dtype or weight.device.type != compute.device.type:
+    if not vae.lies_on(compute.device, compute.dtype):
         return None
     plain_cost = plain_cost_of(trial.work)
     needed = max(plain_cost.peak_bytes, *(cost_of(trial.work, tiling).peak_bytes for tiling, _ in WAYS))

@@ -75,6 +75,9 @@ class Forward:
             surprised = not isinstance(failure, VAEGuardError)
             del failure  # its traceback holds our tensors
             self._has_failed = True  # tiles that the host may cut the picture into are its own as well
+            current = self._owner.generations.current
+            if current is not None and operation is Operation.DECODE:
+                current.fell_to_host = True
             self._owner.host.make_room_for_own(self._vae, operation, tuple(x.shape))
             try:
                 return hosts(x, *args, **kwargs)
@@ -84,6 +87,8 @@ class Forward:
                 result = self._in_less_memory(operation, x)
                 if result is None:
                     raise
+                if current is not None:
+                    current.fell_to_host = False
                 return result
 
         return forward

@@ -52,6 +52,7 @@ class Generation:
     Attributes:
         promise: how long the latents of the batch that is being decoded are kept, as a sentence.
         is_first_pass: whether it is at the small picture that hires fix enlarges.
+        fell_to_host: whether ours failed in the decode of the last batch, and the host's own gave the picture.
         token: what outlives it of the generation.
     """
 
@@ -60,6 +61,7 @@ class Generation:
     records: list[Record] = field(default_factory=list)
     promise: Callable[[], str] = str
     is_first_pass: bool = False
+    fell_to_host: bool = False
     token: object = field(default_factory=object)
 
     @property

@@ -93,10 +93,11 @@ class Guard:
         current, vae = self.generations.current, self._vae(model)
         if current is None or vae is None:
             return decode()
-        start = len(current.records)
+        start, current.fell_to_host = len(current.records), False
         if (again := current.again) is not None:
             result = decode()
-            if outcome := infotext.worst(current.records[start:]):
+            outcome = infotext.worst(current.records[start:])
+            if outcome is not None and not current.fell_to_host:
                 again.route, again.done = outcome.plan.route.value, wording.entry(outcome)
             return result
         current.is_first_pass = self.host.is_first_pass(current.p)

@@ -10,6 +10,7 @@ from typing import Any
 from vae_lib.decode import Operation, Outcome, Route, wording
 from vae_lib.errors import InputError
 from vae_lib.guard.generation import Generation, Record
+from vae_lib.guard.kept import HOSTS_OWN
 from vae_lib.guard.request import Request, decode_by_of, threshold_of
 
 DONE = "VAE Guard"
@@ -24,9 +25,11 @@ _ENTRY = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
 
 
 def entries(generation: Generation, records: Sequence[Record]) -> dict[str, str]:
-    """What was done for the pictures just decoded, and what had been asked for; nothing if we did nothing."""
+    """What was done for the pictures just decoded, and what had been asked for if we did anything."""
     done = {}
-    if outcome := worst(records):
+    if generation.fell_to_host:
+        done[DONE] = HOSTS_OWN
+    elif outcome := worst(records):
         done[DONE] = wording.entry(outcome)
     encodes = [
         record
@@ -35,7 +38,7 @@ def entries(generation: Generation, records: Sequence[Record]) -> dict[str, str]
     ]
     if outcome := worst(encodes):
         done[ENCODED] = wording.entry(outcome)
-    return done | _asked(generation.request) if generation.records else {}
+    return done | (_asked(generation.request) if generation.records else {})
 
 
 def _asked(request: Request) -> dict[str, str]:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from vae_lib.catalog import LatentSpace, known_family
 from vae_lib.checkpoints import unfinished
-from vae_lib.checkpoints.unfinished import Latents
+from vae_lib.checkpoints.unfinished import Afterwards, Latents
 from vae_lib.decode import Operation, Route
 from vae_lib.errors import InputError
 from vae_lib.files import is_gone
@@ -162,7 +162,7 @@ class KeptLatents:
             LatentSpace(*vae.factors),
             vae.model_name,
             self._infotexts(generation.p, len(batch)),
-            afterwards=self._host.afterwards(generation.p),
+            afterwards=self._afterwards(generation.p),
         )
         held = Kept(latents, generation)
         if settings.disk_mb > 0 and torch.isfinite(latents.tensor).all():
@@ -181,7 +181,7 @@ class KeptLatents:
             return
         plans = [record.outcome.plan for record in records if record.operation is Operation.DECODE]
         worst = next((plan for plan in plans if not plan.route.exact), plans[0] if plans else None)
-        held.route = HOSTS_OWN if worst is None else worst.route.value
+        held.route = HOSTS_OWN if worst is None or generation.fell_to_host else worst.route.value
         held.infotexts = self._infotexts(generation.p, held.shape[0]) or held.infotexts
         if not held.is_approximate:
             self.settle(held)
@@ -255,6 +255,13 @@ class KeptLatents:
             if old.path is not None:
                 old.leave_ram()
                 self._unfinished.insert(0, old)
+
+    def _afterwards(self, p: Any) -> Afterwards:
+        try:
+            return self._host.afterwards(p)
+        except Exception as error:  # whatever extensions have made of it
+            log.warning("what follows the decode could not be noted: %s", error)
+            return Afterwards()
 
     def _infotexts(self, p: Any, count: int) -> list[str]:
         try:

@@ -16,6 +16,9 @@ from torch import nn
 from vae_lib.decode import Edge, Padding
 from vae_lib.errors import VAEGuardError
 
+# What the layers of Forge and of ComfyUI's kin apply to their weights in forward, such as a LoRA.
+_APPLIED_TO_WEIGHTS = ("weight_function", "bias_function", "forge_online_loras")
+
 
 class Altered(VAEGuardError):
     """A layer is not what we compute; the sentence names it, and who changed it."""
@@ -56,6 +59,9 @@ def _check(path: str, layer: nn.Module, packages: Sequence[str]) -> None:
     for hooks in (layer._forward_hooks, layer._forward_pre_hooks):
         for hook in hooks.values():
             raise Altered(path, f"has a hook of {origin(hook)}")
+    for name in _APPLIED_TO_WEIGHTS:
+        if getattr(layer, name, None):
+            raise Altered(path, f"has weights that are changed as it computes ({name})")
     if "parametrizations" in layer._modules:
         raise Altered(path, "is parametrized")
     for parameter_name, parameter in layer.named_parameters(recurse=False):

@@ -9,7 +9,7 @@ from modules_forge import main_thread
 
 from vae_lib.decode import Operation
 from vae_lib.guard.host import Need, Points
-from vae_lib.hosts import forge_memory
+from vae_lib.hosts import forge_memory, page
 from vae_lib.hosts.patching import Function
 from vae_lib.hosts.webui_family import WebUIFamily
 
@@ -26,8 +26,12 @@ class ForgeFamily(WebUIFamily):
     management: ClassVar[Any]
 
     def wrap(self, points: Points) -> None:
-        """Built-in extensions (inpaint, tile and reference preprocessors) call the VAE object themselves."""
+        """Built-in extensions (inpaint, tile and reference preprocessors) call the VAE object themselves.
+
+        The page's generations run in the main thread, where gradio knows of no page.
+        """
         super().wrap(points)
+        self._patches.patch(main_thread, "run_and_wait_result", _carrying_the_page)
         for name in ("decode", "encode"):
             self._patches.patch(self.vae_class, name, lambda original: forge_memory.guarded(points, original))
 
@@ -44,3 +48,10 @@ class ForgeFamily(WebUIFamily):
             return main_thread.run_and_wait_result(function, *args)
 
         return super().gpu_call(in_main_thread, extra_outputs)
+
+
+def _carrying_the_page(original: Function) -> Function:
+    def run_and_wait_result(func: Function, *args: Any, **kwargs: Any) -> Any:
+        return original(page.carried(func), *args, **kwargs)
+
+    return run_and_wait_result

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import cast
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -209,6 +210,12 @@ class AutoencoderKL(nn.Module):
     def downscale(self) -> int:
         """Pixels per latent along each side."""
         return self.config.downscale
+
+    def lies_on(self, device: torch.device, dtype: torch.dtype) -> bool:
+        """Whether all weights are on such a device in that dtype; a host may keep some of them in main memory."""
+        return all(
+            weight.device.type == device.type and weight.dtype == dtype for weight in self.parameters()
+        )
 
     def encode_moments(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of the latents, not scaled, of an image (B, 3, H, W) in [-1, 1].

@@ -42,7 +42,7 @@ class AgainButton:
             self._connect(tab)
 
     def _connect(self, tab: str) -> None:
-        parts = gallery, info, _, log = [self._parts[part] for part in _PARTS]
+        parts = gallery, info, *_ = [self._parts[part] for part in _PARTS]
         self._button.click(
             fn=self._host.gpu_call(self._decode_again, extra_outputs=[gr.update()] * 3),
             inputs=[self._button, gallery, info],
@@ -50,7 +50,7 @@ class AgainButton:
             show_progress="hidden",
             **with_javascript(f"vaeGuardAgain_{tab}"),
         )
-        log.change(self._update, info, self._button, show_progress="hidden", api_name=False)
+        info.change(self._update, info, self._button, show_progress="hidden", api_name=False)
 
     def _update(self, info: str) -> Any:
         return gr.update(visible=bool(self._approximate(*_read(info))))

@@ -34,7 +34,7 @@ def script_class(guard: Guard, host: WebUI) -> type:
         def __init__(self) -> None:
             self.on_after_component_elem_id = [
                 *AgainButton(guard, host).wanted(),
-                *((f"html_log_{tab}", self._show_last) for tab in ("txt2img", "img2img")),
+                *((f"generation_info_{tab}", self._show_last) for tab in ("txt2img", "img2img")),
             ]
 
         def title(self) -> str:
@@ -74,7 +74,10 @@ def script_class(guard: Guard, host: WebUI) -> type:
             return [fallback, decode_by, threshold]
 
         def _show_last(self, created: Any) -> None:
-            """What the last decode did, in the panel's header, once the line below the picture changes."""
+            """What the last decode did, in the panel's header, once the gallery holds another picture.
+
+            (Of this text gradio tells changes only; of an HTML, gradio 4 tells every update of the page.)
+            """
             created.component.change(
                 lambda: gr.update(label=header(guard)), None, self._header, show_progress="hidden", api_name=False
             )  # fmt: skip

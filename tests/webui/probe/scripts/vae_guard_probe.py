@@ -127,7 +127,7 @@ def state():
         "patches": sorted(applied),
         "depth": depth(processing.decode_latent_batch),
         "model": shared.sd_model is not None,
-        "vae": sd_vae.loaded_vae_file,
+        "vae": next(iter(getattr(shared.opts, "forge_additional_modules", ())), sd_vae.loaded_vae_file),
     }
 
 

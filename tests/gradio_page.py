@@ -1,0 +1,28 @@
+"""A gradio page in a browser: where versions 3 and 4 differ, and what is done to both alike."""
+
+from __future__ import annotations
+
+import re
+
+from playwright.sync_api import Locator, Page
+
+
+def tab_button(page: Page, name: str, tabs: str = "#tabs") -> Locator:
+    """Of the tab that is named so, in capitals or not; to gradio 4 it is no button any more, but a tab."""
+    exactly = re.compile(rf"^\s*{re.escape(name)}\s*$", re.IGNORECASE)
+    return page.locator(f"{tabs} > .tab-nav button", has_text=exactly).first
+
+
+def open_tab(page: Page, name: str, tabs: str = "#tabs") -> None:
+    tab_button(page, name, tabs).click()
+
+
+def options(page: Page, dropdown: str) -> Locator:
+    """What can be chosen in a dropdown, once it is open."""
+    return page.locator(f"{dropdown} [data-testid=dropdown-option]")
+
+
+def choose(page: Page, dropdown: str, value: str) -> None:
+    """One of a dropdown's options."""
+    page.locator(f"{dropdown} input").first.click()
+    options(page, dropdown).and_(page.locator(f'[aria-label="{value}"]')).click()

@@ -1,0 +1,108 @@
+"""The choice of a VAE: the setting "SD VAE", and what is noted beside a checkpoint."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from modules import extra_networks, script_callbacks, sd_vae, shared
+from modules.call_queue import queue_lock
+
+from vae_lib.errors import InputError
+from vae_lib.files import write_atomically
+from vae_lib.guard import NOTHING_LOADED
+from vae_lib.guard.notices import Notices
+from vae_lib.hosts import vae_files
+from vae_lib.hosts.patching import Patches
+
+
+class SDVAESetting:
+    """Implements what ``webui.host.WebUI`` asks about VAEs."""
+
+    _patches: Patches
+    loaded_model: Callable[[], Any]
+
+    vae_dropdown: ClassVar[str | None] = "setting_sd_vae"
+
+    def watch_vae_files(self, notices: Notices) -> None:
+        self._files = vae_files.VAEFiles(notices)
+        self._files.install(self._patches)
+
+    def vae_setting(self) -> Any:
+        return shared.opts.sd_vae
+
+    def on_component(self, callback: Callable[[Any, str], None]) -> None:
+        script_callbacks.on_after_component(
+            lambda component, **kwargs: callback(component, str(kwargs.get("elem_id") or ""))
+        )
+
+    def vae_files(self) -> Mapping[str, Path]:
+        return {name: Path(path) for name, path in sd_vae.vae_dict.items()}
+
+    def vae_folders(self) -> Sequence[Path]:
+        return vae_files.folders()
+
+    def refresh_vaes(self) -> None:
+        sd_vae.refresh_vae_list()
+
+    def vae_in_use(self) -> str | None:
+        return next((name for name, path in sd_vae.vae_dict.items() if path == sd_vae.loaded_vae_file), None)
+
+    def cannot_select(self) -> str | None:
+        if shared.cmd_opts.vae_path is not None:
+            return "The VAE was chosen on the command line (--vae-path); start without it to choose one here."
+        return None
+
+    def select_vae(self, name: str) -> None:
+        path = sd_vae.vae_dict.get(name)
+        if path is None:
+            raise InputError(
+                f"{name} is not among the WebUI's VAEs; TAESD is chosen in Settings > VAE instead."
+            )
+        shared.opts.set("sd_vae", name)  # loads it, by the host's own callback and under its lock
+        if self.loaded_model() is not None and sd_vae.loaded_vae_file != path:
+            refused = self._files.refused or f"{name} was not loaded; the console says why."
+            raise InputError(refused)
+        shared.opts.save(shared.config_filename)
+
+    def select_automatically(self) -> None:
+        shared.opts.set("sd_vae", "Automatic")
+        shared.opts.save(shared.config_filename)
+
+    def assign_vae(self, name: str) -> None:
+        if name not in sd_vae.vae_dict:
+            raise InputError(f"{name} is not among the WebUI's VAEs.")
+        self._note_for_checkpoint(name)
+
+    def unassign_vae(self) -> None:
+        self._note_for_checkpoint(None)
+
+    def _note_for_checkpoint(self, name: str | None) -> None:
+        """In the file beside it in which the host keeps such things; what it changes now is loaded now."""
+        model = self.loaded_model()
+        if model is None:
+            raise InputError(NOTHING_LOADED)
+        checkpoint = Path(model.sd_checkpoint_info.filename)
+        metadata = {**extra_networks.get_user_metadata(str(checkpoint)), "vae": name}
+        if name is None:
+            del metadata["vae"]
+        text = json.dumps(metadata, indent=4)
+        write_atomically(
+            checkpoint.with_suffix(".json"), lambda aside: aside.write_text(text, encoding="utf-8")
+        )
+        with queue_lock:
+            sd_vae.reload_vae_weights()
+
+    def assigned_vae(self) -> str | None:
+        model = self.loaded_model()
+        if model is None:
+            return None
+        name = extra_networks.get_user_metadata(model.sd_checkpoint_info.filename).get("vae")
+        return str(name) if name and name != "Automatic" else None
+
+    def overrides_assignments(self) -> str | None:
+        if not shared.opts.sd_vae_overrides_per_model_preferences or sd_vae.is_automatic():
+            return None
+        return str(shared.opts.sd_vae)
