@@ -18,7 +18,7 @@ COMMANDS = {
     "plan": ("plan", "--vae", "日本.safetensors", "--width", "64", "--height", "64", "--free", "1GB"),
     "encode": ("encode", "絵.png", "--vae", "日本.safetensors", "-o", "潜.safetensors"),
     "decode": ("decode", "潜.safetensors", "--vae", "日本.safetensors", "-o", "出.png"),
-    "demo": ("demo", "--output", "日.png"),
+    "demo": ("demo", "--image", "絵.png", "--output", "日"),
     "catalog": ("catalog",),
     "pull": ("pull", "acme/日本", "--folder", "."),
     "what is not there": ("inspect", "無.safetensors"),
