@@ -25,7 +25,7 @@ from tests.webui.test_browser import (
 )
 
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-from playwright.sync_api import Browser, expect  # noqa: E402
+from playwright.sync_api import Browser, expect
 
 __all__ = ["browser"]  # a fixture
 
