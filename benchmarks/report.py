@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +111,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
     """
     try:
         from matplotlib.figure import Figure
+        from matplotlib.lines import Line2D
     except ImportError:
         print("matplotlib is not installed: no plots", file=sys.stderr)
         return
@@ -118,19 +119,23 @@ def plot(result: dict[str, Any], path: Path) -> None:
     groups = [(what, records) for what, records in groups if records]
     if not groups:
         return
-    figure = Figure(figsize=(5.2 * len(groups), 4.6), layout="constrained")
+    systems = list(dict.fromkeys(record["system"] for _, records in groups for record in records))
+    figure = Figure(figsize=(4.4 * len(groups) + 2.6, 4.6), layout="constrained")
     for axes, (what, records) in zip(figure.subplots(1, len(groups), squeeze=False)[0], groups, strict=True):
         for record in records:
             x, y = record["peak_bytes"] / 2**20, record[clock(result)]
-            axes.plot(
-                x, y, "o" if exact(record, result) else "x", color=_colour(record["system"]), markersize=8
-            )
-            axes.annotate(record["system"], (x, y), xytext=(6, 4), textcoords="offset points", fontsize=8)
+            shape = "o" if exact(record, result) else "X"
+            axes.plot(x, y, shape, color=_own_colour(record["system"], systems), markersize=10, alpha=0.9)
         axes.set(xscale="log", xlabel="peak memory, MiB", ylabel="time, s", title=what)
         axes.set_ylim(bottom=0)
-        axes.margins(x=0.35)
+        axes.margins(x=0.15)
         axes.grid(alpha=0.3, which="both")
-    figure.suptitle("●  the full decode's picture      ×  another picture (tiles that do not see each other)")
+    handles = [
+        Line2D([], [], marker="o", linestyle="", color=_own_colour(system, systems), label=system)
+        for system in systems
+    ]
+    figure.legend(handles=handles, loc="outside right center", fontsize=9, frameon=False)
+    figure.suptitle("●  the full decode's picture      ✖  another picture (tiles that do not see each other)")
     figure.savefig(path.with_suffix(".png"), dpi=110)
     _plot_growth(result, path.with_name(f"{path.stem}-growth.png"))
 
@@ -175,6 +180,25 @@ def exact(record: dict[str, Any], result: dict[str, Any]) -> bool:
         else min((o for o in others if o is not None), default=0.0)
     )
     return bool(psnr > 50)
+
+
+def _own_colour(system: str, systems: Sequence[str]) -> str:
+    """Ours are shades of green, so that they are seen at once; each has its own, for the legend."""
+    others = (
+        "#1f77b4",
+        "#d62728",
+        "#ff7f0e",
+        "#9467bd",
+        "#8c564b",
+        "#e377c2",
+        "#7f7f7f",
+        "#bcbd22",
+        "#17becf",
+    )
+    greens = ("#00441b", "#1b8a3e", "#5dc17a", "#a3dfa0", "#0f766e")
+    alike = [name for name in systems if name.startswith("ours") == system.startswith("ours")]
+    shades = greens if system.startswith("ours") else others
+    return shades[alike.index(system) % len(shades)]
 
 
 def _colour(system: str) -> str:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.decode.helpers import CPU
-from vae_lib.decode import choose_device, free_bytes, free_memory, total_memory
+from vae_lib.decode import choose_device, devices, free_bytes, free_memory, total_memory
 from vae_lib.decode.devices import FIRST_PROMISE, largest_block, release_cached, synchronize
 from vae_lib.errors import InputError
 
@@ -157,3 +157,13 @@ def test_release_and_synchronize(monkeypatch: pytest.MonkeyPatch) -> None:
     release_cached(torch.device("privateuseone"))
     synchronize(torch.device("privateuseone"))
     release_cached(runtime("cuda", monkeypatch, empty_cache=fail))  # a device that is lost
+
+
+@pytest.mark.parametrize(("used", "calls"), [(1 << 10, 0), (1 << 30, 1)])
+def test_much_ram_is_given_back_to_the_system(used: int, calls: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    trimmed: list[int] = []
+    monkeypatch.setattr(devices, "_malloc_trim", lambda: trimmed.append)
+    devices.give_back_ram(used)
+    assert len(trimmed) == calls
+    monkeypatch.setattr(devices, "_malloc_trim", lambda: None)  # macOS, Windows, musl
+    devices.give_back_ram(used)

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import functools
 import gc
 import os
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from vae_lib.errors import InputError
+
+WORTH_GIVING_BACK = 16 << 20  # bytes
 
 
 def choose_device(name: str | None = None) -> torch.device:
@@ -141,6 +146,26 @@ def release_cached(device: torch.device) -> None:
     if device.type != "cpu":
         with contextlib.suppress(*NOT_TOLD):
             getattr(torch, device.type).empty_cache()
+
+
+@functools.lru_cache(maxsize=1)
+def _malloc_trim() -> Callable[[int], int] | None:
+    """glibc's; other allocators have none, or give back by themselves."""
+    try:
+        trim: Callable[[int], int] = ctypes.CDLL(None).malloc_trim
+    except (AttributeError, OSError, TypeError):
+        return None
+    return trim
+
+
+def give_back_ram(used_bytes: int) -> None:
+    """After work in the main memory: have the C library return to the system what it keeps, if that was much.
+
+    glibc keeps freed memory in an arena for each thread, and every page of the WebUI is another thread.
+    """
+    trim = _malloc_trim() if used_bytes >= WORTH_GIVING_BACK else None
+    if trim is not None:
+        trim(0)
 
 
 def synchronize(device: torch.device) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vae_lib.decode import engine, plain, tiny, wording
 from vae_lib.decode.compute import Compute, Operation, Progress
-from vae_lib.decode.devices import free_memory, keeps_freed_memory, release_cached
+from vae_lib.decode.devices import free_memory, give_back_ram, keeps_freed_memory, release_cached
 from vae_lib.decode.events import Attempt, MaybeOutOfMemory, NoScratch, OutOfMemory, Overflow
 from vae_lib.decode.failures import Answer, Failure, answer, judge
 from vae_lib.decode.outcome import Outcome
@@ -101,6 +101,7 @@ class Ladder:
                 release_cached(plan.device)  # it may have been there, but in pieces
                 result = self._try(plan, operation, tensor, for_taesd, handled)
             if isinstance(result, Outcome):
+                give_back_ram(plan.peak_bytes if plan.device.type == "cpu" else plan.host_bytes)
                 return replace(result, events=search.events_for(plan))
             release_cached(plan.device)
             if isinstance(result, Overflow) and not (
