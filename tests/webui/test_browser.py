@@ -276,7 +276,7 @@ def test_a_control_without_effect_is_disabled(page: Page) -> None:
 
 def test_the_header_says_what_the_last_decode_did(page: Page) -> None:
     open_panel(page)
-    choose(page, "script_txt2img_vae_guard_decode_by", "Tiled")
+    choose(page, "#script_txt2img_vae_guard_decode_by", "Tiled")
     generate(page)
     header = page.locator("#txt2img_vae_guard .label-wrap").first
     expect(header).to_contain_text(re.compile(r"VAE Guard: last decode in tiles, [\d.]+ m?s, [\d.]+ [kM]B"))

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.gradio_page import choose
 from tests.webui import host as hosts
 from tests.webui.scenarios import HIRES, IMG2IMG, SCENARIOS, mask
-from tests.webui.test_browser import SECONDS, browser, choose, open_page, open_panel, shoot  # noqa: F401
+from tests.webui.test_browser import SECONDS, browser, open_page, open_panel, shoot  # noqa: F401
 from tests.webui.test_pictures import assert_close, entry
 
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -205,7 +206,7 @@ def test_every_picture_in_the_gallery_is_put_right_at_its_place(page: tuple[Page
         opened.locator(f"#txt2img_{field} input[type=number]").first.press("Tab")
     opened.locator("#txt2img_seed input").first.fill("70")
     open_panel(opened)
-    choose(opened, "script_txt2img_vae_guard_decode_by", "TAESD")
+    choose(opened, "#script_txt2img_vae_guard_decode_by", "TAESD")
     expect(button(opened)).to_be_hidden()
     generate(opened)
     first = saved(host)

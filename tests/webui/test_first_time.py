@@ -63,7 +63,7 @@ def test_the_first_time(tmp_path: Path, browser: Browser) -> None:
         expect(page.locator("#html_log_txt2img").last).to_contain_text("The picture is the same.")
         shoot(page, "first-4-fell-back")
 
-        choose(page, "script_txt2img_vae_guard_decode_by", "TAESD")
+        choose(page, "#script_txt2img_vae_guard_decode_by", "TAESD")
         generate(page)
         expect(infotext(page)).to_contain_text("VAE Guard: TAESD")
         again = page.get_by_role("button", name="Decode again in full")

@@ -30,6 +30,19 @@ def files(host: hosts.Host) -> list[Path]:
     return [path for path in (host.data / FOLDER).glob("*.safetensors") if not path.name.startswith(".")]
 
 
+@pytest.fixture(autouse=True)
+def _nothing_left_of_other_tests(request: pytest.FixtureRequest) -> None:
+    if "host" in request.fixturenames:
+        clear(request.getfixturevalue("host"))
+
+
+def clear(host: hosts.Host) -> None:
+    """Remove all latents on disk."""
+    while any(item["file"] for item in host.get("/vae-guard/latents")):
+        index = next(item["index"] for item in host.get("/vae-guard/latents") if item["file"])
+        host.delete(f"/vae-guard/latents/{index}")
+
+
 def test_several_unfinished_pictures_outlast_the_kept_ones(host: hosts.Host) -> None:
     host.generate()  # the model is loaded
     host.post("/probe/break")
@@ -210,9 +223,7 @@ def approximated(host: hosts.Host, seeds: Sequence[int], **generation: Any) -> I
         assert len(files(host)) == len(seeds)
         yield
     finally:
-        while any(item["file"] for item in host.get("/vae-guard/latents")):
-            index = next(item["index"] for item in host.get("/vae-guard/latents") if item["file"])
-            host.delete(f"/vae-guard/latents/{index}")
+        clear(host)
 
 
 @contextlib.contextmanager

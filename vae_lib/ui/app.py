@@ -17,6 +17,7 @@ from vae_lib.ui import hints
 from vae_lib.ui.backend import Backend
 from vae_lib.ui.standalone import FolderBackend
 from vae_lib.ui.tab import build_tab
+from vae_lib.ui.versions import queued
 
 FIRST_PORT = 7870  # beside the WebUI's 7860
 
@@ -31,7 +32,7 @@ def build_app(backend: Backend, title: str = "VAE Guard") -> gr.Blocks:
         gr.Markdown(f"## {title}")
         build_tab(backend)
         hints.show_by_ourselves(app)
-    return app.queue(concurrency_count=16)
+    return queued(app, 16)
 
 
 def launch(

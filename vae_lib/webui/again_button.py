@@ -13,6 +13,7 @@ from PIL import Image
 
 from vae_lib.errors import VAEGuardError
 from vae_lib.guard import Guard, Kept, decode_again, not_repeated
+from vae_lib.ui.hints import hinted
 from vae_lib.ui.versions import with_javascript
 from vae_lib.webui.host import WebUI
 
@@ -37,6 +38,10 @@ class AgainButton:
     def _made(self, part: str, tab: str, made: Any) -> None:
         if part == _PARTS[0]:
             self._button = gr.Button("Decode again in full", visible=False, elem_id=f"{tab}_vae_guard_again")
+            hinted(
+                self._button,
+                "Puts the exact picture in the place of TAESD's approximation, from the kept latents",
+            )
         self._parts[part] = made.component
         if self._button is not None and all(part in self._parts for part in _PARTS):
             self._connect(tab)
