@@ -34,6 +34,7 @@ class MemorySection:
         self._backend, self._library = backend, library
         self._numbers = itertools.count()
         self._latest: dict[str, int] = {}  # page -> the number of what it asked for last
+        self._answered: dict[str, tuple[Any, ...]] = {}
         width, height = backend.size()
         standard = list(_STANDARD)
         devices = [str(device) for device in backend.devices()]
@@ -72,7 +73,9 @@ class MemorySection:
         inputs = [self.width, self.height, self.dtype, self.operation, self.device, self.vae]
         outputs = [self.reach, self.bar, self.line, self.routes, self.plot]
         for event in (self._button.click, *(component.change for component in inputs)):
-            event(self.show, inputs, outputs, show_progress="hidden", api_name=False)
+            event(self.show, inputs, outputs, show_progress="hidden", api_name=False).then(
+                self.catch_up, inputs, outputs, show_progress="hidden", api_name=False
+            )
         self.inputs, self.outputs = inputs, outputs
 
     def choices(self) -> Any:
@@ -90,13 +93,24 @@ class MemorySection:
         vae: str,
     ) -> Iterator[tuple[Any, ...]]:
         """What the size needs at once, then the curves; nothing once the page has asked for something else."""
-        session, number = str(getattr(page, "session_hash", "")), next(self._numbers)
+        session, number = _session(page), next(self._numbers)
         self._latest[session] = number
         for shown in self._shown(width, height, dtype, operation, device, vae):
             if self._latest[session] != number:
-                yield (gr.update(),) * len(self.outputs)  # gradio repeats what came last
+                yield self._nothing_new()
                 return
             yield shown
+        self._answered[session] = (width, height, dtype, operation, device, vae)
+
+    def catch_up(self, page: gr.Request, *asked: Any) -> Iterator[tuple[Any, ...]]:
+        """``show`` of what the fields hold by now: two events of one moment may have run in either order."""
+        if self._answered.get(_session(page)) == asked:
+            yield self._nothing_new()
+        else:
+            yield from self.show(page, *asked)
+
+    def _nothing_new(self) -> tuple[Any, ...]:
+        return (gr.update(),) * len(self.outputs)  # else gradio repeats what came last
 
     def _shown(
         self, width: float | None, height: float | None, dtype: str, operation: str, device: str, vae: str
@@ -167,3 +181,7 @@ def _summary(work: Work, memories: Mapping[str, Memory]) -> tuple[str, str]:
     return memory.bar(device, need, where), markup.note(
         f"{wording.planned(plan)}; takes about {wording.time_text(plan.seconds)}."
     )
+
+
+def _session(page: gr.Request) -> str:
+    return str(getattr(page, "session_hash", ""))

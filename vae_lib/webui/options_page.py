@@ -38,9 +38,9 @@ def settings(host: WebUI) -> Sequence[Setting]:
             {"minimum": 0, "maximum": 64, "step": 1}, "to decode them again; 64 kB each for a 1024x1024 picture",
         ),
         _shown(
-            "disk_mb", "Most disk space for latents of unfinished pictures, in MB", gr.Slider,
+            "disk_mb", "Most disk space for latents of pictures that are not exact yet, in MB", gr.Slider,
             {"minimum": 0, "maximum": 4096, "step": 16},
-            "written before each decode, removed after it; what a crash leaves can be decoded later. 0: off",
+            "written before each decode, removed when an exact picture is there; VAE > Unfinished decodes what is left. 0: off",
         ),
     )  # fmt: skip
 
