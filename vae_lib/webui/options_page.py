@@ -40,7 +40,7 @@ def settings(host: WebUI) -> Sequence[Setting]:
         _shown(
             "disk_mb", "Most disk space for latents of pictures that are not exact yet, in MB", gr.Slider,
             {"minimum": 0, "maximum": 4096, "step": 16},
-            "written before each decode, removed when the exact picture is there; what is left is in VAE > Unfinished. 0: off",
+            "written before each decode, removed with the exact picture; what is left is in VAE > Unfinished. 0: off",
         ),
     )  # fmt: skip
 
