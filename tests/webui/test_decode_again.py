@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -224,7 +225,16 @@ def test_every_picture_in_the_gallery_is_put_right_at_its_place(page: tuple[Page
     )
     expect(button(opened)).to_be_hidden()
     assert shown.count() == before
+    expect(opened.locator("#txt2img_vae_guard .label-wrap").first).to_contain_text("last decode in full")
     shoot(opened, "decode-again-2-exact")
+    grid = opened.locator("#txt2img_gallery .thumbnail-item img").nth(-3).get_attribute("src")
+    assert grid is not None
+    with (
+        Image.open(io.BytesIO(opened.request.get(grid).body())) as image,
+        Image.open(saved(host)[-1]) as last,
+    ):
+        assert image.size == (256, 128)
+        assert np.abs(np.asarray(image.convert("RGB"))[:, 128:].astype(int) - np.asarray(last)).max() <= 1
     new = [path for path in saved(host) if path not in first]
     assert [path.name.split("-", 1)[1] for path in new] == [path.name.split("-", 1)[1] for path in first]
     for path, old, seed in zip(new, first, (70, 71), strict=True):

@@ -99,6 +99,7 @@ class Guard:
             outcome = infotext.worst(current.records[start:])
             if outcome is not None and not current.fell_to_host:
                 again.route, again.done = outcome.plan.route.value, wording.entry(outcome)
+                self.last_decode = wording.summary(outcome)
             return result
         current.is_first_pass = self.host.is_first_pass(current.p)
         held = self.kept.hold(current, vae, latents)

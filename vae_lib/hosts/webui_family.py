@@ -13,6 +13,7 @@ from modules import (
     call_queue,
     devices,
     hashes,
+    images,
     infotext_utils,
     paths,
     paths_internal,
@@ -127,6 +128,10 @@ class WebUIFamily(SDVAESetting):
             p.close()
         first = processed.index_of_first_image
         return list(zip(processed.images[first:], processed.infotexts[first:], strict=False))
+
+    def grid(self, pictures: Sequence[Image.Image], batch_size: int) -> Image.Image:
+        grid: Image.Image = images.image_grid(list(pictures), batch_size)
+        return grid
 
     def preview(self, latents: Tensor) -> Image.Image | None:
         try:

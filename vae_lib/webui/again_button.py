@@ -83,6 +83,7 @@ class AgainButton:
         found = self._approximate(texts, first)
         pictures: list[Any] = [_path(item) for item in gallery or []]
         shown, said, done = "", "", 0
+        exact: dict[int, Image.Image] = {}
         for item, places in found:
             try:
                 made = decode_again(self._guard, item)
@@ -92,8 +93,12 @@ class AgainButton:
             for place, (image, text) in zip(places, made, strict=False):
                 done += 1
                 if place is not None and place < len(pictures):
-                    pictures[place], texts[place] = _shown(image, text), text
+                    exact[place], texts[place] = _shown(image, text), text
                     shown = shown or text
+        if first == 1 and len(exact) == len(texts) - 1:  # the grid before them is of approximations as well
+            grid = self._host.grid([exact[place] for place in sorted(exact)], found[0][0].shape[0])
+            exact[0], texts[0] = _shown(grid, shown), shown
+        pictures = [exact.get(place, picture) for place, picture in enumerate(pictures)]
         said += f"<p>{escape(_line(done, [item for item, _ in found]))}</p>" if done else ""
         if not found:
             said = "<p>There is nothing in this gallery to decode again: every picture is exact.</p>"

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
+from PIL import Image
+
 from vae_lib.guard.host import Callbacks, Host, HostVAE
 from vae_lib.guard.notices import Notices
 
@@ -36,6 +38,9 @@ class WebUI(Host, Protocol):
         Its first argument is the page's task; the last of its outputs is a line of HTML, to which the host adds the
         time. After an error the outputs are ``extra_outputs`` and that line.
         """
+
+    def grid(self, pictures: Sequence[Image.Image], batch_size: int) -> Image.Image:
+        """The pictures of a generation as one, in the host's order."""
 
     def has_api(self) -> bool: ...
 
