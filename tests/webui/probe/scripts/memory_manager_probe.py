@@ -4,7 +4,7 @@ import importlib
 import importlib.util
 import inspect
 
-from modules import script_callbacks, shared
+from modules import script_callbacks, sd_models, shared
 
 _PLACES = ("backend.memory_management", "ldm_patched.modules.model_management")
 
@@ -26,7 +26,10 @@ def watch():
     own = management.load_models_gpu
 
     def load_models_gpu(models, memory_required=0, *args, **kwargs):
-        if any(model is vae().patcher for model in models):
+        objects = getattr(
+            sd_models.model_data.sd_model, "forge_objects", None
+        )  # asking for more would load it
+        if objects is not None and any(model is objects.vae.patcher for model in models):
             asked.append(memory_required)
         return own(models, memory_required, *args, **kwargs)
 
