@@ -132,6 +132,10 @@ def _fixed(value: Any) -> property:
 class _HostsOwn:
     """In the place of a script runner: nothing is called but the host's own post-processing."""
 
+    scripts: Sequence[Any] = ()
+    alwayson_scripts: Sequence[Any] = ()
+    selectable_scripts: Sequence[Any] = ()
+
     def __init__(self, is_img2img: bool, arguments: Mapping[str, Sequence[Any]]) -> None:
         runner = scripts.scripts_img2img if is_img2img else scripts.scripts_txt2img
         known = {script.title(): script for script in _hosts_postprocessing(runner)}
