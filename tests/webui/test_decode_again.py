@@ -125,15 +125,10 @@ def test_latents_on_disk_become_the_pictures(host: hosts.Host) -> None:
     host.reload()
     listed = [item for item in host.get("/vae-guard/latents") if item["file"]]
     assert len(listed) == len(wanted)
-    for images, texts in reversed(wanted.values()):
-        size = KINDS_BATCH(images, texts)
+    for name, (images, texts) in reversed(wanted.items()):
+        size = KINDS[name].get("batch_size", 1)  # the first batch fails, and the generation with it
         again = host.decode_again()
         assert_is(again, images[:size], texts[:size])
-
-
-def KINDS_BATCH(images: list[np.ndarray], texts: list[str]) -> int:
-    """The first batch fails, and the generation with it."""
-    return min(2, len(images)) if len(images) == 4 else len(images)
 
 
 def test_inpainting_killed_in_its_decode(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,7 +31,7 @@ from vae_lib.errors import InputError
 
 MB = 10**6
 _SUFFIX = ".safetensors"
-_APPROXIMATE = "-approximate" + _SUFFIX
+_APPROXIMATE = f"-approximate{_SUFFIX}"
 _IMAGE = "image."  # a PNG in a tensor of bytes
 
 
@@ -85,9 +86,8 @@ def write(folder: Path, latents: Latents, most_mb: int) -> Path | None:
     _make_room(folder, most_mb * MB - need)
     afterwards = latents.afterwards
     metadata = {
-        "parameters": latents.infotexts[0]
-        if latents.infotexts
-        else "",  # what the command line puts into the picture
+        # what the command line puts into the picture
+        "parameters": latents.infotexts[0] if latents.infotexts else "",
         "infotexts": json.dumps(list(latents.infotexts)),
         "model": latents.model_name,
         "scaling_factor": repr(latents.space.scale),
@@ -117,7 +117,10 @@ def is_approximate(path: Path) -> bool:
 
 
 def found(folder: Path) -> tuple[list[tuple[Path, Latents]], list[str]]:
-    """What is in the folder, the latest first, and a sentence for each file that cannot be read."""
+    """What is in the folder, the latest first, and a sentence for each file that cannot be read.
+
+    Without the images, which only a decode needs.
+    """
     items, problems = [], []
     try:
         paths = _latest_first(folder)
@@ -127,13 +130,13 @@ def found(folder: Path) -> tuple[list[tuple[Path, Latents]], list[str]]:
         if path.name.startswith("."):
             continue  # a write that was cut short
         try:
-            items.append((path, read(path)))
+            items.append((path, read(path, images=False)))
         except InputError as error:
             problems.append(str(error))
     return items, problems
 
 
-def read(path: Path) -> Latents:
+def read(path: Path, images: bool = True) -> Latents:
     """One file. Metadata that is missing or odd is done without: the latents matter more.
 
     Raises:
@@ -152,7 +155,7 @@ def read(path: Path) -> Latents:
         created = datetime.fromisoformat(metadata["created"])
     except (KeyError, ValueError):
         created = _changed(path)
-    afterwards = _afterwards(path, metadata)
+    afterwards = _afterwards(path, metadata, images)
     return Latents(
         tensor, LatentSpace(scale, shift), metadata.get("model", "?"), infotexts, created, afterwards
     )
@@ -160,10 +163,11 @@ def read(path: Path) -> Latents:
 
 def _free_name(folder: Path, created: datetime) -> Path:
     """Beginning with the time; two batches may come within one tick of a coarse clock."""
-    stem = f"{created.astimezone():%Y%m%d-%H%M%S-%f}"
-    taken = {path.name.removesuffix(_SUFFIX).removesuffix("-approximate") for path in _latest_first(folder)}
-    names = (stem, *(f"{stem}-{number}" for number in range(2, len(taken) + 3)))
-    return folder / f"{next(name for name in names if name not in taken)}{_SUFFIX}"
+    stem = name = f"{created.astimezone():%Y%m%d-%H%M%S-%f}"
+    numbers = itertools.count(2)
+    while any((folder / f"{name}{end}").exists() for end in (_SUFFIX, _APPROXIMATE)):
+        name = f"{stem}-{next(numbers)}"
+    return folder / f"{name}{_SUFFIX}"
 
 
 def _with_images(latents: Latents) -> tuple[dict[str, Tensor], dict[str, list[int]]]:
@@ -185,14 +189,17 @@ def _as_png(image: Image.Image) -> Tensor:
     return torch.from_numpy(np.frombuffer(buffer.getbuffer(), dtype=np.uint8).copy())
 
 
-def _afterwards(path: Path, metadata: Mapping[str, str]) -> Afterwards:
+def _afterwards(path: Path, metadata: Mapping[str, str], images: bool) -> Afterwards:
     try:
         values, where, not_repeated = json.loads(metadata["afterwards"])
+        titles = [str(title) for title in not_repeated]
+        wanted = {number for numbers in where.values() for number in numbers}
+        if not images:
+            return Afterwards(dict(values), {}, titles)
         with open_weights(path) as file:
-            wanted = {number for numbers in where.values() for number in numbers}
-            images = {number: _of_png(file.read(f"{_IMAGE}{number}")) for number in wanted}
-        listed = {str(name): [images[number] for number in numbers] for name, numbers in where.items()}
-        return Afterwards(dict(values), listed, [str(title) for title in not_repeated])
+            made = {number: _of_png(file.read(f"{_IMAGE}{number}")) for number in wanted}
+        listed = {str(name): [made[number] for number in numbers] for name, numbers in where.items()}
+        return Afterwards(dict(values), listed, titles)
     except Exception:  # whatever is wrong with it
         return Afterwards()
 

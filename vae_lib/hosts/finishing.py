@@ -38,14 +38,11 @@ _FIXED = ("sd_model_name", "sd_model_hash", "iteration")  # which process_images
 
 def noted(p: Any) -> Afterwards:
     """Of a processing object that is at the decode of a batch."""
-    values = {name: value for name, value in vars(p).items() if name not in _OF_NO_USE and _is_plain(value)}
-    for name in (f"all_{name}" for name in _LISTS):
-        values.pop(name, None)
+    left_out = {*_OF_NO_USE, *_IMAGES, *(f"all_{name}" for name in _LISTS)}
+    values = {name: value for name, value in vars(p).items() if name not in left_out and _is_plain(value)}
     values |= {name: list(getattr(p, name, None) or ()) for name in _LISTS}
     values["is_img2img"] = isinstance(p, processing.StableDiffusionProcessingImg2Img)
     images = {name: _as_images(getattr(p, name, None) or ()) for name in _IMAGES}
-    for name in _IMAGES:
-        values.pop(name, None)
     own = {script.title(): list(_arguments(p, script)) for script in _hosts_postprocessing(p.scripts)}
     values["postprocessing"] = {title: args for title, args in own.items() if _is_plain(args)}
     return Afterwards(

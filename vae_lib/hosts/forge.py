@@ -118,16 +118,13 @@ class Host(ForgeFamily):
     def select_automatically(self) -> None:
         raise InputError("Forge has no automatic choice of a VAE; empty 'VAE / Text Encoder' instead.")
 
-    def unassign_vae(self) -> None:
-        raise InputError("Forge has no VAE of its own for each checkpoint.")
-
     def assigned_vae(self) -> str | None:
         return None
 
     def overrides_assignments(self) -> str | None:
         return None
 
-    def assign_vae(self, name: str) -> None:
+    def assign_vae(self, name: str | None) -> None:
         raise InputError(
             "Forge has no VAE of its own for each checkpoint; choose one in 'VAE / Text Encoder'."
         )

@@ -71,16 +71,10 @@ class SDVAESetting:
         shared.opts.set("sd_vae", "Automatic")
         shared.opts.save(shared.config_filename)
 
-    def assign_vae(self, name: str) -> None:
-        if name not in sd_vae.vae_dict:
+    def assign_vae(self, name: str | None) -> None:
+        """In the file beside the checkpoint in which the host keeps such things; what it changes now is loaded now."""
+        if name is not None and name not in sd_vae.vae_dict:
             raise InputError(f"{name} is not among the WebUI's VAEs.")
-        self._note_for_checkpoint(name)
-
-    def unassign_vae(self) -> None:
-        self._note_for_checkpoint(None)
-
-    def _note_for_checkpoint(self, name: str | None) -> None:
-        """In the file beside it in which the host keeps such things; what it changes now is loaded now."""
         model = self.loaded_model()
         if model is None:
             raise InputError(NOTHING_LOADED)

@@ -73,14 +73,11 @@ class WebUI(Host, Protocol):
     def select_vae(self, name: str) -> None:
         """Choose a VAE; raises InputError, and then what was in use stays."""
 
-    def assign_vae(self, name: str) -> None:
-        """Note a VAE for the loaded checkpoint; raises InputError."""
+    def assign_vae(self, name: str | None) -> None:
+        """Note a VAE for the loaded checkpoint, or for None none any more; raises InputError."""
 
     def select_automatically(self) -> None:
         """Choose no VAE: each checkpoint then has the one noted for it, or its own. Raises InputError."""
-
-    def unassign_vae(self) -> None:
-        """Note no VAE for the loaded checkpoint any more; raises InputError."""
 
     def assigned_vae(self) -> str | None:
         """The VAE noted for the loaded checkpoint."""

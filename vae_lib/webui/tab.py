@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
-from datetime import datetime
 from typing import Any
 
 import gradio as gr
@@ -20,7 +19,7 @@ from vae_lib.ui.markup import CSS, note
 from vae_lib.ui.tab import build_tab
 from vae_lib.webui.downloads import Downloads
 from vae_lib.webui.host import WebUI
-from vae_lib.webui.unfinished import UnfinishedPictures
+from vae_lib.webui.unfinished import UnfinishedPictures, details
 
 
 class HostBackend:
@@ -60,10 +59,7 @@ class HostBackend:
         self._host.select_vae(name)
 
     def assign(self, name: str | None) -> None:
-        if name is None:
-            self._host.unassign_vae()
-        else:
-            self._host.assign_vae(name)
+        self._host.assign_vae(name)
 
     def assigned(self) -> str | None:
         return self._host.assigned_vae()
@@ -123,11 +119,9 @@ class HostBackend:
 
 
 def _title(item: Kept) -> str:
-    """A few words for a list; an older picture's with its day."""
-    created = item.created.astimezone()
-    day = "" if created.date() == datetime.now().date() else f"{created:%Y-%m-%d} "
-    several = f"{item.shape[0]} x " if item.shape[0] > 1 else ""
-    return f"{day}{created:%H:%M:%S}, {several}{item.size[0]}x{item.size[1]}, {item.model_name}"
+    """A few words for a list."""
+    known = details(item)
+    return ", ".join(known[name] for name in ("Time", "Size", "Checkpoint"))
 
 
 def build(backend: HostBackend) -> list[tuple[Any, str, str]]:

@@ -25,12 +25,16 @@ class UnfinishedPictures:
     def __init__(self, guard: Guard) -> None:
         self._guard = guard
         self._stop = threading.Event()
+        self._previews: dict[str, Image.Image | None] = {}  # of those listed last, by key
 
     def listed(self) -> list[Unfinished]:
         """The newest first, and not more than anyone would read."""
+        items = self._guard.kept.unfinished()[:MOST_LISTED]
+        keys = set(map(_key, items))
+        self._previews = {key: made for key, made in self._previews.items() if key in keys}
         return [
-            Unfinished(_key(item), item.is_approximate, _details(item), partial(self._preview, item))
-            for item in self._guard.kept.unfinished()[:MOST_LISTED]
+            Unfinished(_key(item), item.is_approximate, details(item), partial(self._preview, item))
+            for item in items
         ]
 
     def discard(self, key: str) -> None:
@@ -74,6 +78,13 @@ class UnfinishedPictures:
         raise InputError("These latents are not there any more; the list is up to date again.")
 
     def _preview(self, item: Kept) -> Image.Image | None:
+        """Made once, for each look at the list shows all of them."""
+        key = _key(item)
+        if key not in self._previews:
+            self._previews[key] = self._made_preview(item)
+        return self._previews[key]
+
+    def _made_preview(self, item: Kept) -> Image.Image | None:
         try:
             latents = item.latents().tensor[:1].float()  # (1, C, h, w)
         except VAEGuardError:
@@ -87,7 +98,8 @@ def _key(item: Kept) -> str:
     return "" if item.path is None else item.path.name
 
 
-def _details(item: Kept) -> dict[str, str]:
+def details(item: Kept) -> dict[str, str]:
+    """What tells a batch from others, by name, the shortest first; an older one's time is with its day."""
     created = item.created.astimezone()
     day = "" if created.date() == datetime.now().date() else f"{created:%Y-%m-%d} "
     several = f"{item.shape[0]} x " if item.shape[0] > 1 else ""
