@@ -81,6 +81,26 @@ def test_plan_for_a_gpu_that_is_not_here(run: Runner) -> None:
     assert plan["chosen"] == "full"
 
 
+def test_where_nobody_knows_what_is_free_no_number_is_made_up(
+    run: Runner, latents: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on MPS before PyTorch 2.3."""
+    for module in ("commands", "work"):
+        monkeypatch.setattr(f"vae_lib.cli.{module}.free_memory", lambda device: None)
+    arguments = ("plan", "--vae", VAE, "--width", 1024, "--height", 768, "--device", "cpu")
+    plan = json.loads(run(*arguments, "--json").out)
+    assert plan["free_bytes"] is None
+    assert {row["fits"] for row in plan["routes"]} == {None}
+    assert plan["chosen"] == "full"
+    assert "what is free is not known" in plan["reason"]
+    table = run(*arguments).out
+    assert "free memory not known" in table
+    assert table.count(" ? ") == len(plan["routes"])
+    done = run("decode", latents, "--vae", VAE, "-o", tmp_path / "x.png", "--device", "cpu")
+    assert done.code == 0, done.err
+    assert "what is free is not known" in done.out + done.err
+
+
 def test_plan_that_cannot_be_is_a_failure_with_its_table(run: Runner) -> None:
     done = run("plan", "--vae", VAE, "--width", 512, "--height", 512, "--free", "1KB", "--device", "cpu")
     assert done.code == 1

@@ -20,8 +20,9 @@ from vae_lib.decode import (
     candidates,
     choose,
     choose_device,
+    devices,
     dtype_name,
-    free_bytes,
+    free_memory,
     usual_dtype,
     wording,
 )
@@ -66,8 +67,9 @@ def run_plan(options: argparse.Namespace) -> None:
     config = network.config
     device = torch.device(options.device) if options.device else choose_device()
     dtype = DTYPES[options.dtype] if options.dtype else usual_dtype(device)
-    if options.free is None:
-        options.free = free_bytes(choose_device(device.type))
+    free: int | None = options.free
+    if free is None:
+        free = free_memory(choose_device(device.type))
     work = Work(
         config, Operation.ENCODE if options.encode else Operation.DECODE, options.height // config.downscale,
         options.width // config.downscale, options.batch, device, dtype,
@@ -77,19 +79,19 @@ def run_plan(options: argparse.Namespace) -> None:
     if device.type == "cpu":
         order.remove(Route.CPU)
     try:
-        chosen, problem = choose(work, options.free, order=order), None
+        chosen, problem = choose(work, free, order=order), None
         reason = wording.planned(chosen)
     except PlanError as error:
         chosen, reason = None, str(error)
         problem = reason
-    rows = [_plan_row(work, route, options.free, chosen) for route in order]
+    rows = [_plan_row(work, route, free, chosen) for route in order]
     if options.json:
         print(json.dumps({
-            "device": device.type, "dtype": dtype_name(dtype), "free_bytes": options.free, "routes": rows,
+            "device": device.type, "dtype": dtype_name(dtype), "free_bytes": free, "routes": rows,
             "chosen": None if chosen is None else chosen.route.value, "reason": reason,
         }))  # fmt: skip
     else:
-        _print_plan(work, rows, options.free, reason)
+        _print_plan(work, rows, free, reason)
     if problem is not None:
         raise PlanError(problem)
 
@@ -105,35 +107,38 @@ def run_ui(options: argparse.Namespace) -> None:
     launch(folder, port=options.port, open_browser=not options.no_browser)
 
 
-def _plan_row(work: Work, route: Route, free: int, chosen: Plan | None) -> dict[str, Any]:
-    """The route's best plan that fits, else its smallest."""
+def _plan_row(work: Work, route: Route, free: int | None, chosen: Plan | None) -> dict[str, Any]:
+    """The route's best plan that fits, else its smallest; "fits" is None where nobody knows what is free."""
     plans = candidates(work, route)
     if chosen is not None and chosen.route is route:
         plan = chosen
     else:
-        limit = free if route is not Route.CPU else 1 << 62
+        limit = 1 << 62 if route is Route.CPU else devices.FIRST_PROMISE if free is None else free
         fitting = (plan for plan in plans if plan.peak_bytes <= limit)
         plan = next(fitting, None) or min(plans, key=lambda candidate: candidate.peak_bytes)
     least = min(candidate.peak_bytes for candidate in plans)
+    fits = True if plan.device != work.device else None if free is None else plan.peak_bytes <= free
     row = {key: getattr(plan, key) for key in ("peak_bytes", "seconds", "band_rows", "bands")}
     return {
-        "route": route.value, "fits": plan.device != work.device or plan.peak_bytes <= free, **row,
+        "route": route.value, "fits": fits, **row,
         "least_bytes": least, "exact": route.exact, "chosen": chosen is not None and chosen.route is route,
         "tiling": None if plan.tiling is None else dataclasses.asdict(plan.tiling),
     }  # fmt: skip
 
 
-def _print_plan(work: Work, rows: list[dict[str, Any]], free: int, reason: str) -> None:
+_FITS = {True: "yes", False: "no", None: "?"}
+
+
+def _print_plan(work: Work, rows: list[dict[str, Any]], free: int | None, reason: str) -> None:
     height, width = work.pixels
-    print(
-        f"{work.operation} {width}x{height}, {dtype_name(work.dtype)}, {work.device.type}, {size_text(free)} free"
-    )
+    there = "free memory not known" if free is None else f"{size_text(free)} free"
+    print(f"{work.operation} {width}x{height}, {dtype_name(work.dtype)}, {work.device.type}, {there}")
     print(f"  {'route':8} {'needs':>9} {'at least':>9} {'about':>9} {'rows':>6}  fits  picture")
     for row in rows:
         print(
             f"{'>' if row['chosen'] else ' '} {row['route']:8} {size_text(row['peak_bytes']):>9} "
             f"{size_text(row['least_bytes']):>9} {row['seconds']:>7.1f} s {row['band_rows']:>6}  "
-            f"{'yes ' if row['fits'] else 'no  '}  {'exact' if row['exact'] else 'approximate'}"
+            f"{_FITS[row['fits']]:4}  {'exact' if row['exact'] else 'approximate'}"
         )
     print(reason)
     print("Weights are taken to be loaded already and are not counted.")

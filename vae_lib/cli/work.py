@@ -36,7 +36,7 @@ from vae_lib.decode import (
     Route,
     choose_device,
     dtype_name,
-    free_bytes,
+    free_memory,
     rates_for,
     trusted_rates,
     usual_dtype,
@@ -229,9 +229,9 @@ class Job:
         order = tuple(Route) if options.route == "auto" else (Route(options.route),)
         if self.device.type == "cpu" and options.route == "auto":
             order = tuple(route for route in order if route is not Route.CPU)
-        budget: Callable[[torch.device], int] = free_bytes
+        budget: Callable[[torch.device], int | None] = free_memory
         if options.budget is not None:
-            budget = lambda device: options.budget if device == self.device else free_bytes(device)  # noqa: E731
+            budget = lambda device: options.budget if device == self.device else free_memory(device)  # noqa: E731
         bar = tqdm(delay=1, leave=False, unit="band", file=sys.stderr, disable=None)
 
         def progress(done: int, total: int) -> None:

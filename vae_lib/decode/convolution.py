@@ -16,7 +16,7 @@ are in it too, or padded by the kernel. Four algorithms give the same numbers up
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -202,31 +202,49 @@ class Convolution:
 def _subpixel_weight(weight: Tensor, memory: Memory, planar: bool) -> Tensor:
     """(O, I, 3, 3) -> (4 * O, I, 2, 2): the taps that fall on the same small pixel added up, in float32.
 
-    The first axis runs over the output row's parity, the column's, and O.
+    The first axis runs over the output row's parity, the column's, and O. In half precision the four sums of a pixel
+    are rounded one after the other, the coarsest first, each with the error of those before (as Floyd & Steinberg 1976
+    pass it on): where neighbours are alike only the last one's is left, and that tap is finer than a sum.
     """
     out, channels = weight.shape[:2]
     order = (2, 2, out, channels, 2, 2) if planar else (2, 2, out, 2, 2, channels)
     result = memory.flat(16 * out * channels).view(*order)
-    taps = weight.unbind(2)  # (O, I, 3) for each kernel row
-    for parity in (0, 1):
-        rows = torch.stack(_two_taps(taps, parity), 2)  # (O, I, small row, 3)
-        columns = rows.unbind(3)
-        both = torch.stack((*_two_taps(columns, 0), *_two_taps(columns, 1)), 3)
-        both = both.view(out, channels, 2, 2, 2)  # (O, I, small row, column parity, small column)
-        part = result.select(0, parity)
-        (part.permute(1, 2, 3, 0, 4) if planar else part.permute(1, 4, 2, 0, 3)).copy_(both)
-        del rows, columns, both
+    error: Tensor | None = None
+    for two_rows, rows in _doubled_taps(weight.unbind(2)):  # (O, I, 3, row parity)
+        for two_columns, taps in _doubled_taps(rows.unbind(2)):  # (O, I, row parity, column parity)
+            target = _places(result, planar, two_rows, two_columns)
+            if error is not None:
+                taps = taps + error
+            target.copy_(taps)
+            if memory.dtype != torch.float32:
+                error = taps - target
     if planar:
         return result.view(4 * out, channels, 2, 2)
     return result.view(4 * out, 2, 2, channels).permute(0, 3, 1, 2)
 
 
-def _two_taps(taps: Sequence[Tensor], parity: int) -> tuple[Tensor, Tensor]:
-    """Three taps on a doubled picture as two on the small one, for its even or odd pixels; in float32."""
-    first, second, third = taps
-    if parity == 0:
-        return first.float(), second.float() + third
-    return first.float() + second, third.float()
+def _doubled_taps(taps: Sequence[Tensor]) -> Iterator[tuple[bool, Tensor]]:
+    """Three taps on a doubled picture as two on the small one, for its even and its odd pixels along a new last axis.
+
+    First where two come together (an even pixel's second, an odd one's first), then where there is one.
+    """
+    first, second, third = (tap.float() for tap in taps)
+    yield True, torch.stack((second + third, first + second), -1)
+    yield False, torch.stack((first, third), -1)
+
+
+def _places(result: Tensor, planar: bool, two_rows: bool, two_columns: bool) -> Tensor:
+    """Where they belong in `_subpixel_weight`'s ``result``, as (O, I, row parity, column parity)."""
+    row, column, out, *rest = (result.stride(dim) for dim in range(6))
+    channel, small_row, small_column = rest if planar else (rest[2], *rest[:2])
+    strides = (
+        out,
+        channel,
+        row - small_row if two_rows else row + small_row,
+        column - small_column if two_columns else column + small_column,
+    )
+    size = (result.shape[2], result.shape[3 if planar else 5], 2, 2)
+    return result.as_strided(size, strides, two_rows * small_row + two_columns * small_column)
 
 
 def _winograd_weight(weight: Tensor, upsampled: bool) -> Tensor:

@@ -198,7 +198,7 @@ class Counted:
     def expand(self, *shape: int) -> Counted:
         return self._view(shape)
 
-    def as_strided(self, shape: Shape, strides: Shape) -> Counted:
+    def as_strided(self, shape: Shape, strides: Shape, offset: int = 0) -> Counted:
         return self._view(tuple(shape))
 
     def select(self, dim: int, index: int) -> Counted:
@@ -388,6 +388,7 @@ def _bmm(a: Counted, b: Counted, out: Counted) -> Counted:
 def _stack(arrays: Any, dim: int = 0) -> Counted:
     arrays = list(arrays)
     shape = arrays[0].shape
+    dim %= len(shape) + 1
     result = arrays[0].like((*shape[:dim], len(arrays), *shape[dim:]))
     result.meter.did(result, result)
     return result

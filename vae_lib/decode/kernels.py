@@ -23,7 +23,7 @@ class Kernels:
     Attributes:
         norms: the kernels behind PyTorch's SyncBatchNorm: statistics per channel in one reading, their combination, and
             the normalising, of channels-last pictures in any dtype with float32 factors. CUDA has them, and ROCm.
-        mixes: ``addcmul`` takes half precision with float32 factors.
+        mixes: ``addcmul`` takes half precision with float32 factors, without a copy of all in float32.
         attention: PyTorch's attention is preferred to our own wherever `attention_is_fused`; on CPUs ours is.
         bias_apart: a convolution adds its bias in another pass over the result, as cuDNN does for channels last; the
             bias is then left to the norm that follows.
@@ -71,7 +71,7 @@ def _kernels(device: torch.device, dtype: torch.dtype, have: Callable[[Check], b
     norms = cuda and have(_norms_are_right)
     return Kernels(
         norms=norms,
-        mixes=dtype == torch.float32 or have(_mixing_is_right),
+        mixes=dtype == torch.float32 or (device.type != "cpu" and have(_mixing_is_right)),
         attention=device.type != "cpu",
         bias_apart=norms,
         winograd=device.type == "cpu" and dtype == torch.float32,

@@ -12,9 +12,10 @@ that normalises. What a group of channels has in common then comes from products
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vae_lib.decode import kernels
@@ -41,13 +42,14 @@ class Normaliser:
     """Normalises rows with statistics of the whole picture: ``(x - mean) * inverse * scale + shift``.
 
     Each is (channels,), float32 but for what comes from the weights. Where ``mean`` is None, ``scale`` and ``shift``
-    have it all in them.
+    have it all in them. With ``silu`` that follows, before anything is rounded.
     """
 
     scale: Tensor
     shift: Tensor
     mean: Tensor | None = None
     inverse: Tensor | None = None
+    silu: bool = False
 
     def __call__(self, out: Tensor, rows: Tensor, workspace: Workspace) -> None:
         """``out`` becomes the rows normalised, computed in float32.
@@ -68,7 +70,14 @@ class Normaliser:
             wide = workspace.band("normalised", (channels, part.shape[2], width), torch.float32)
             wide.copy_(part)
             torch.addcmul(shift, wide, scale, out=wide)
+            if self.silu:
+                F.silu(wide, inplace=True)
             rows_of(out, first, first + part.shape[2]).copy_(wide)
+
+    def with_silu(self, device: torch.device, dtype: torch.dtype) -> Normaliser:
+        """The same with SiLU, where it goes by float32 in any case; else itself."""
+        by_float32 = self.mean is None and not kernels.of(device, dtype).mixes
+        return replace(self, silu=True) if by_float32 else self
 
     @functools.cached_property
     def _of_bands(self) -> tuple[Tensor, Tensor]:

@@ -68,6 +68,9 @@ class _Layer:
             self._normaliser = Normaliser(nothing[1], given_offset.float(), *nothing)
         if self._normaliser is not None and not stage.shape.pads:
             self._normaliser = self._normaliser.for_gaps()
+        if self._normaliser is not None and self._silu:
+            self._normaliser = self._normaliser.with_silu(memory.device, memory.dtype)
+            self._silu = not self._normaliser.silu
 
     @property
     def pads(self) -> bool:
