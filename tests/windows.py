@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import builtins
 import errno
+import io
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -45,3 +47,39 @@ def files_in_use_stay() -> Iterator[None]:
         for name in ("rename", "replace", "unlink"):  # whose functions of os are fixed before Python 3.11
             patch.setattr(Path, name, _refusing(getattr(Path, name)))
         yield
+
+
+@contextmanager
+def names_without_case() -> Iterator[None]:
+    """A name that differs from one that is there in case only is that one."""
+    lstat = os.lstat
+
+    def real(path: Any) -> Any:
+        if not isinstance(path, (str, os.PathLike)):
+            return path
+        folder, name = os.path.split(os.fspath(path))
+        try:
+            lstat(path)
+        except FileNotFoundError:
+            with suppress(OSError):
+                for other in os.listdir(folder or "."):
+                    if other.casefold() == name.casefold():
+                        return os.path.join(folder, other)
+        return path
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module, name in ((os, "stat"), (os, "lstat"), (os, "open"), (io, "open"), (builtins, "open")):
+            call = getattr(module, name)
+            taking = lambda path, *rest, call=call, **options: call(real(path), *rest, **options)  # noqa: E731
+            patch.setattr(module, name, taking)
+        patch.setattr(os.path, "lexists", lambda path: _is_there(os.lstat, path))
+        patch.setattr(os.path, "exists", lambda path: _is_there(os.stat, path))
+        yield
+
+
+def _is_there(look: Callable[..., Any], path: Any) -> bool:
+    try:
+        look(path)
+    except (OSError, ValueError):
+        return False
+    return True

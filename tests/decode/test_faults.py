@@ -66,14 +66,16 @@ def test_every_allocation_fails_once(route: Route, operation: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("operation", ["decode", "encode"])
 @pytest.mark.parametrize("route", DEFAULT_ORDER)
-def test_every_text_that_users_posted_on_every_rung(route: Route) -> None:
+def test_every_text_that_users_posted_on_every_rung(route: Route, operation: str) -> None:
     """In the middle of the work: what says, or may say, that memory ran out is survived; what does not is told."""
     vae, tiny = network(TINY), taesd() if route is Route.TAESD else None
-    given = latents_for(TINY, 2, 2)
+    given = latents_for(TINY, 2, 2) if operation == "decode" else images(*((16, 16) if tiny else (2, 2)))
     others = tuple(other for other in (Route.OFFLOAD, Route.CPU) if other is not route)
     order = Preference((Step((route,)), Step(others)))
-    run, wanted = ladder(vae=vae, taesd=tiny, order=order).decode, vae.decode(given)
+    run = getattr(ladder(vae=vae, taesd=tiny, order=order), operation)
+    wanted = vae.decode(given) if operation == "decode" else vae.encode_moments(given)[0]
     with Allocations() as counter:
         run(given)
     for kind, _, *error in ROWS:

@@ -14,7 +14,7 @@ import torch
 
 from tests.hub.conftest import taesd_bytes, vae_bytes
 from tests.hub.hub_server import HubServer
-from tests.windows import files_in_use_stay, is_in_use
+from tests.windows import files_in_use_stay, is_in_use, names_without_case
 from vae_lib.checkpoints import load_vae
 from vae_lib.errors import DownloadError
 from vae_lib.hub import TargetExists, has_taesd, pull, staging
@@ -70,6 +70,32 @@ def test_a_loaded_vae_is_neither_replaced_nor_fetched_again(hub: HubServer, mode
     assert path.read_bytes() == vae_bytes()
     handle.close()
     del loaded
+
+
+def test_a_name_that_differs_in_case_only_is_taken(hub: HubServer, models: Path) -> None:
+    hub.add("acme/vae", {"Good.safetensors": vae_bytes()})
+    folder = models / "VAE"
+    folder.mkdir(parents=True, exist_ok=True)
+    other = folder / "good.SAFETENSORS"
+    other.write_bytes(vae_bytes(seed=1))
+    with names_without_case():
+        with pytest.raises(TargetExists, match="Nothing was overwritten"):
+            pull("acme/vae", folder, endpoint=hub.endpoint)
+        pull("acme/vae", folder, endpoint=hub.endpoint, on_conflict="rename")
+        assert pull("acme/vae", folder, endpoint=hub.endpoint, on_conflict="rename").path.is_file()
+    assert other.read_bytes() == vae_bytes(seed=1)
+    assert (folder / "Good-2.safetensors").read_bytes() == vae_bytes()
+
+
+def test_the_same_file_by_a_name_in_another_case_is_not_fetched_again(hub: HubServer, models: Path) -> None:
+    hub.add("acme/vae", {"Good.safetensors": vae_bytes()})
+    folder = models / "VAE"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "good.safetensors").write_bytes(vae_bytes())
+    with names_without_case():
+        got = pull("acme/vae", folder, endpoint=hub.endpoint)
+    assert (got.bytes_fetched, got.path.name) == (0, "good.safetensors")  # as the WebUI lists it
+    assert files(folder) == ["good.safetensors"]
 
 
 def test_a_file_that_fails_its_check_can_be_moved_away(hub: HubServer, models: Path) -> None:

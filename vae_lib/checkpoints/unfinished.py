@@ -12,6 +12,7 @@ import io
 import itertools
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -216,7 +217,14 @@ def _latest_first(folder: Path) -> list[Path]:
         names = os.listdir(folder)
     except FileNotFoundError:
         return []
-    return [folder / name for name in sorted(names, reverse=True) if name.endswith(_SUFFIX)]
+    names = sorted((name for name in names if name.endswith(_SUFFIX)), key=_moment, reverse=True)
+    return [folder / name for name in names]
+
+
+def _moment(name: str) -> tuple[str, int]:
+    """The time in a file's name, and the number of those within one tick."""
+    match = re.match(r"(\d+-\d+-\d+)(?:-(\d+))?", name)
+    return (name, 1) if match is None else (match[1], int(match[2] or 1))
 
 
 def _changed(path: Path) -> datetime:

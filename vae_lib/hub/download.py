@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -189,7 +190,15 @@ def _present(
     return _known_good(path, stem, taesd_folder, catalog)
 
 
+def _as_listed(path: Path) -> Path:
+    """By the name that its folder lists, and so the WebUI: where case does not matter it may be another."""
+    names = os.listdir(path.parent)
+    same = (name for name in names if name.casefold() == path.name.casefold())
+    return path if path.name in names else path.with_name(next(same, path.name))
+
+
 def _known_good(path: Path, stem: str | None, taesd_folder: Path | None, catalog: Catalog) -> DownloadedFile:
+    path = _as_listed(path)
     try:
         identity = identify(path, known=catalog.by_sha256)
     except CheckpointError as error:
