@@ -4,6 +4,8 @@
 # make fix    format the code, and mend what ruff can mend
 # make test-avx2
 #             the tests of pictures and decodes, computed as on an x86 CPU that has AVX2 and no AVX-512
+# make test-gradio4
+#             the tests of the tab with gradio 4.40, as in Forge
 # make test-host WEBUI_DIR=/path/to/stable-diffusion-webui WEBUI_PYTHON=/path/to/its/venv/bin/python
 #             the tests of tests/webui against a real WebUI, which is only read; its environment must be ready, the
 #             CLIP tokenizer's files included (HF_HOME)
@@ -14,7 +16,7 @@
 #   PIP_TORCH_ARGS="--index-url https://download.pytorch.org/whl/cpu"
 #                                    on Linux without an NVIDIA card: PyTorch's CPU build, 10x smaller than PyPI's
 
-.PHONY: demo test quick fix test-avx2 test-host check setup-demo setup-test clean
+.PHONY: demo test quick fix test-avx2 test-gradio4 test-host check setup-demo setup-test clean
 export TORCH_SPEC PIP_TORCH_ARGS
 
 # The WebUI runs on 3.10 and 3.11, so those come first; pyenv's shims may hide the system's, hence the full paths.
@@ -33,6 +35,9 @@ PICTURES := tests/decode tests/networks tests/data tests/checkpoints/test_load.p
 
 test-avx2: setup-test
 	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(VENV_PYTHON) -m pytest $(PICTURES)
+
+test-gradio4: setup-test
+	PYTHONPATH=.venv/gradio4 $(VENV_PYTHON) -m pytest tests/ui
 
 test-host: setup-test
 	@test -d "$(WEBUI_DIR)" -a -x "$(WEBUI_PYTHON)" || { echo "Set WEBUI_DIR to a checkout of the WebUI and WEBUI_PYTHON \
@@ -53,6 +58,7 @@ check:
 	$(VENV_PYTHON) -m ruff check .
 	$(VENV_PYTHON) -m ruff format --check .
 	$(VENV_PYTHON) -m mypy
+	PYTHONPATH=.venv/gradio4 $(VENV_PYTHON) -m pytest tests/ui
 	$(VENV_PYTHON) -m pytest
 
 setup-demo setup-test: setup-%:

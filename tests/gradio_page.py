@@ -26,3 +26,13 @@ def choose(page: Page, dropdown: str, value: str) -> None:
     """One of a dropdown's options."""
     page.locator(f"{dropdown} input").first.click()
     options(page, dropdown).and_(page.locator(f'[aria-label="{value}"]')).click()
+
+
+def html(page: Page, block: str) -> Locator:
+    """What a block of HTML shows; in gradio 3 its inside has the block's id as well."""
+    return page.locator(f"{block} .prose")
+
+
+def remove_image(page: Page, image: str) -> Locator:
+    """The button that empties an image."""
+    return page.locator(f"{image} button:is([aria-label=Clear], [aria-label='Remove Image'])")

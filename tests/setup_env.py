@@ -30,6 +30,7 @@ STAMP = VENV / "vae-guard-setup.json"
 TORCH_SPEC = os.environ.get("TORCH_SPEC") or "torch==2.13.0"
 TORCH_ARGS = shlex.split(os.environ.get("PIP_TORCH_ARGS", ""))
 REQUIREMENTS = {"demo": ROOT / "tests/requirements-demo.txt", "test": ROOT / "tests/requirements.txt"}
+GRADIO_4 = {"test": ROOT / "tests/requirements-gradio4.txt"}  # for the forks' page, beside the rest
 
 
 def venv_python() -> Path:
@@ -39,8 +40,9 @@ def venv_python() -> Path:
 def fingerprint(purpose: str) -> str:
     """Hash of everything that decides what `.venv` holds."""
     digest = hashlib.sha256()
-    for part in (Path(__file__).read_bytes(), REQUIREMENTS[purpose].read_bytes()):
-        digest.update(part)
+    for file in (Path(__file__), REQUIREMENTS[purpose], GRADIO_4.get(purpose)):
+        if file is not None:
+            digest.update(file.read_bytes())
     digest.update(repr((sys.version_info[:2], TORCH_SPEC, TORCH_ARGS)).encode())
     return digest.hexdigest()
 
@@ -81,6 +83,8 @@ def set_up(purpose: str) -> None:
     # The extra index is asked for torch alone, so that nothing else can come from there.
     pip_install(*TORCH_ARGS, TORCH_SPEC)
     pip_install(TORCH_SPEC, "-r", str(REQUIREMENTS[purpose]))
+    if purpose in GRADIO_4:
+        pip_install("--no-deps", "--target", str(VENV / "gradio4"), "-r", str(GRADIO_4[purpose]))
     STAMP.write_text(json.dumps({purpose: fingerprint(purpose)}) + "\n")
 
 

@@ -28,7 +28,7 @@ def test_offloading_is_bounded_by_main_memory_too() -> None:
     assert needs.endswith(" + 268 MB RAM")
     assert float(least.split()[0]) <= float(needs.split()[0])
     assert up_to == "4800 × 4800"  # 256 bytes a pixel
-    assert offload_row(ram=60 * GB)[5] == "14656 × 14656"
+    assert offload_row(ram=60 * GB)[5] == "14848 × 14848"
     assert "too little RAM" in offload_row(ram=GB // 4)[1]
 
 

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from tests.gradio_page import open_tab
+from tests.gradio_page import html, open_tab, remove_image
 from tests.hub.conftest import vae_bytes
 from tests.hub.hub_server import HubServer, running_hub
 from vae_lib.networks import TAESD, AutoencoderKL, AutoencoderKLConfig
@@ -176,7 +176,7 @@ def test_files_are_listed_with_what_they_are(page: Page) -> None:
     expect(plain.locator(".vg-mono")).to_have_text(re.compile("^[0-9a-f]{10}$"))  # hashed in the background
     expect(page.locator(ROW, has_text="from_diffusers")).to_contain_text("diffusers")
     expect(page.locator(ROW, has_text="from_diffusers")).to_contain_text("SD1 or SDXL")
-    expect(page.locator(".prose#vg_files")).not_to_contain_text("not certain")
+    expect(html(page, "#vg_files")).not_to_contain_text("not certain")
     expect(page.locator(ROW, has_text="taesd.safetensors").locator(".vg-chip")).to_have_text("TAESD")
     expect(page.locator(ROW, has_text="page.safetensors")).to_contain_text("is a web page, not weights")
     expect(page.locator(ROW, has_text="<img src=x")).to_contain_text("is empty")
@@ -185,15 +185,15 @@ def test_files_are_listed_with_what_they_are(page: Page) -> None:
 
 def test_details_and_using_one_without_the_webui(page: Page) -> None:
     page.locator("#vg_use").click()
-    expect(page.locator(".prose#vg_said")).to_contain_text("Choose a VAE in the table first")
+    expect(html(page, "#vg_said")).to_contain_text("Choose a VAE in the table first")
     page.get_by_role("button", name="plain.safetensors", exact=True).click()
-    details = page.locator(".prose#vg_details")
+    details = html(page, "#vg_details")
     expect(details).to_contain_text("SDXL, by its metadata")
     expect(details).to_contain_text("4 channels, scaling factor 0.13025")
     expect(details).to_contain_text(re.compile("[0-9a-f]{64}"))
     expect(page.locator("tr.vg-chosen")).to_contain_text("plain.safetensors")
     page.locator("#vg_use").click()
-    expect(page.locator(".prose#vg_said")).to_contain_text("Stable Diffusion WebUI")
+    expect(html(page, "#vg_said")).to_contain_text("Stable Diffusion WebUI")
     page.get_by_role("button", name="page.safetensors", exact=True).click()
     expect(details).to_contain_text("download it again")
 
@@ -220,13 +220,13 @@ def upload(page: Page, element: str, path: Path) -> None:
 def test_compare_a_picture(page: Page, tmp_path: Path) -> None:
     Image.linear_gradient("L").resize((70, 64)).convert("RGB").save(tmp_path / "picture.png")
     open_section(page, "Compare")
-    clear = page.locator("#vg_picture button[aria-label=Clear]")
+    clear = remove_image(page, "#vg_picture")
     clear.click()
     upload(page, "#vg_picture", tmp_path / "picture.png")
     expect(page.locator("#vg_picture img")).to_be_visible()
     choose_vaes(page, "vae_guard_tiny.safetensors", "taesd.safetensors", "decoder_only.safetensors")
     page.locator("#vg_compare").click()
-    expect(page.locator(".prose#vg_status")).to_contain_text("3 of 5 decoded; the table says why")
+    expect(html(page, "#vg_status")).to_contain_text("3 of 5 decoded; the table says why")
     results = page.locator("#vg_results tbody tr")
     expect(results).to_have_count(5)
     tiny = results.filter(has_text="vae_guard_tiny")
@@ -235,14 +235,14 @@ def test_compare_a_picture(page: Page, tmp_path: Path) -> None:
     expect(tiny.first).to_contain_text(re.compile(r"\d (MB|kB)"))
     expect(results.filter(has_text="decoder_only").first).to_contain_text("holds only a decoder")
     expect(page.locator("#vg_gallery")).to_contain_text("original")
-    expect(page.locator(".prose#vg_difference_said")).to_contain_text("original and")
+    expect(html(page, "#vg_difference_said")).to_contain_text("original and")
     expect(page.locator("#vg_difference img")).to_be_visible()
     # two routes of one VAE give the same picture, and the difference view says so
     page.locator("#vg_one input").click()
     page.locator("#vg_one ul.options li", has_text="vae_guard_tiny.safetensors, Automatic").click()
     page.locator("#vg_other input").click()
     page.locator("#vg_other ul.options li", has_text="vae_guard_tiny.safetensors, Tiled").click()
-    said = page.locator(".prose#vg_difference_said")
+    said = html(page, "#vg_difference_said")
     expect(said).to_contain_text("Automatic and")
     expect(said).to_contain_text(re.compile(r"identical|PSNR (\d{3}|[89]\d)"))
 
@@ -251,22 +251,22 @@ def test_compare_latents_and_what_can_go_wrong(page: Page, tmp_path: Path) -> No
     open_section(page, "Compare")
     page.get_by_label("A latents file").check()
     page.locator("#vg_compare").click()
-    expect(page.locator(".prose#vg_status")).to_contain_text("Upload a latents file first")
+    expect(html(page, "#vg_status")).to_contain_text("Upload a latents file first")
     save_file({"latents": torch.randn(1, 4, 8, 8)}, tmp_path / "four.safetensors")
     upload(page, "#vg_latents", tmp_path / "four.safetensors")
     expect(page.locator("#vg_latents")).to_contain_text("four.safetensors")
     page.locator("#vg_compare").click()
-    expect(page.locator(".prose#vg_status")).to_contain_text("Choose at least one VAE")
+    expect(html(page, "#vg_status")).to_contain_text("Choose at least one VAE")
     choose_vaes(page, "from_diffusers.safetensors", "plain.safetensors")
     page.get_by_label("Tiled", exact=True).uncheck()
     page.locator("#vg_compare").click()
-    expect(page.locator(".prose#vg_status")).to_contain_text("2 decoded")
+    expect(html(page, "#vg_status")).to_contain_text("2 decoded")
     results = page.locator("#vg_results tbody tr")
     expect(results.filter(has_text="from_diffusers")).to_contain_text("scaling factor of SD1 was taken")
     expect(results.filter(has_text="plain")).to_contain_text("PSNR")
     page.get_by_label("Last latents").check()
     page.locator("#vg_compare").click()
-    expect(page.locator(".prose#vg_status")).to_contain_text("no latents of an earlier picture")
+    expect(html(page, "#vg_status")).to_contain_text("no latents of an earlier picture")
 
 
 def _hex(swatch: Locator) -> str:
@@ -278,7 +278,7 @@ def test_a_name_that_cannot_be_is_refused_at_once(page: Page) -> None:
     open_section(page, "Downloads")
     page.locator("#vg_reference textarea, #vg_reference input").fill("nothing like it")
     page.locator("#vg_download").click()
-    expect(page.locator(".prose#vg_download_said")).to_contain_text("is not in the catalog")
+    expect(html(page, "#vg_download_said")).to_contain_text("is not in the catalog")
     expect(page.locator("#vg_job_0")).to_be_hidden()
 
 
@@ -290,30 +290,30 @@ def test_controls_have_hints_without_the_webui_too(page: Page) -> None:
 def test_memory_of_a_size(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vae_lib.ui.standalone.free_memory", lambda device: 2_000_000_000)
     open_section(page, "Memory")
-    expect(page.locator(".prose#vg_bar")).to_contain_text("needed")
+    expect(html(page, "#vg_bar")).to_contain_text("needed")
     expect(page.locator("#vg_plot svg.vg-desk polyline")).to_have_count(4)
-    expect(page.locator(".prose#vg_reach")).to_contain_text("With 2.0 GB free, you can decode up to")
+    expect(html(page, "#vg_reach")).to_contain_text("With 2.0 GB free, you can decode up to")
     for name in ("Would take now", "Needs at least"):
         expect(page.locator("#vg_routes th", has_text=name)).to_be_visible()
     for colour in page.locator("#vg_routes .vg-swatch").all():
         assert page.locator(f"#vg_plot .vg-desk [stroke='{_hex(colour)}']").count() == 1
-    expect(page.locator(".prose#vg_plot")).to_contain_text("usable now: 2.0 GB")
+    expect(html(page, "#vg_plot")).to_contain_text("usable now: 2.0 GB")
     routes = page.locator("#vg_routes tbody tr")
     expect(routes).to_have_count(4)
     expect(routes.filter(has_text="Tiled + RAM")).to_contain_text(re.compile(r"\d+ × \d+"))
     page.locator("#vg_width input").fill("2048")
     page.locator("#vg_height input").fill("2048")
     expect(routes.first).to_contain_text("does not fit")
-    expect(page.locator(".prose#vg_plan")).to_contain_text("full needs 4.5 GB")
+    expect(html(page, "#vg_plan")).to_contain_text("full needs 4.5 GB")
     page.locator("#vg_width input").fill("3")
-    expect(page.locator(".prose#vg_plan")).to_contain_text("The width must be")
+    expect(html(page, "#vg_plan")).to_contain_text("The width must be")
 
 
 def test_download_from_a_repository(page: Page, site: Site) -> None:
     open_section(page, "Downloads")
     page.get_by_role("button", name="sdxl-vae-fp16-fix").click()
     expect(page.locator("#vg_reference textarea, #vg_reference input")).to_have_value("sdxl-vae-fp16-fix")
-    expect(page.locator(".prose#vg_catalog")).to_contain_text("MIT")
+    expect(html(page, "#vg_catalog")).to_contain_text("MIT")
 
     reference = page.locator("#vg_reference textarea, #vg_reference input")
     newest = page.locator("#vg_job_0")
@@ -323,11 +323,11 @@ def test_download_from_a_repository(page: Page, site: Site) -> None:
     expect(newest).to_contain_text("/s, ")  # speed and time left
     newest.get_by_role("button", name="Cancel").click()
     expect(newest).to_contain_text("cancelled")
-    expect(page.locator(".prose#vg_parts")).to_contain_text("acme/good")
+    expect(html(page, "#vg_parts")).to_contain_text("acme/good")
     page.locator("#vg_download").click()
     expect(newest).to_contain_text("good.safetensors is downloaded and verified")
     newest.get_by_role("button", name="Use it now").click()
-    expect(page.locator(".prose#vg_download_said")).to_contain_text("Stable Diffusion WebUI")
+    expect(html(page, "#vg_download_said")).to_contain_text("Stable Diffusion WebUI")
 
     reference.fill("acme/two")
     page.locator("#vg_download").click()
@@ -358,7 +358,7 @@ def test_the_device_can_be_checked(page: Page, monkeypatch: pytest.MonkeyPatch) 
     )
     monkeypatch.setattr(check, "CPU_SIZES", (32,))
     open_section(page, "Memory")
-    said, report = page.locator(".prose#vg_check_said"), page.locator("#vg_check_report textarea")
+    said, report = html(page, "#vg_check_said"), page.locator("#vg_check_report textarea")
     expect(said).to_contain_text("in at most a minute")
     expect(report).not_to_be_visible()
     page.locator("#vg_check").click()
