@@ -5,7 +5,7 @@
 # make test-avx2
 #             the tests of pictures and decodes, computed as on an x86 CPU that has AVX2 and no AVX-512
 # make test-gradio4
-#             the tests of the tab with gradio 4.40, as in Forge
+#             the tests of the page with gradio 4.40, as in Forge
 # make test-host WEBUI_DIR=/path/to/stable-diffusion-webui WEBUI_PYTHON=/path/to/its/venv/bin/python
 #             the tests of tests/webui against a real WebUI, which is only read; its environment must be ready, the
 #             CLIP tokenizer's files included (HF_HOME)
@@ -36,8 +36,10 @@ PICTURES := tests/decode tests/networks tests/data tests/checkpoints/test_load.p
 test-avx2: setup-test
 	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(VENV_PYTHON) -m pytest $(PICTURES)
 
+PAGE := tests/ui tests/webui/test_browser.py tests/webui/test_tab.py tests/webui/test_downloads_page.py
+
 test-gradio4: setup-test
-	PYTHONPATH=.venv/gradio4 $(VENV_PYTHON) -m pytest tests/ui
+	PYTHONPATH=.venv/gradio4 $(VENV_PYTHON) -m pytest $(PAGE)
 
 test-host: setup-test
 	@test -d "$(WEBUI_DIR)" -a -x "$(WEBUI_PYTHON)" || { echo "Set WEBUI_DIR to a checkout of the WebUI and WEBUI_PYTHON \
@@ -58,7 +60,7 @@ check:
 	$(VENV_PYTHON) -m ruff check .
 	$(VENV_PYTHON) -m ruff format --check .
 	$(VENV_PYTHON) -m mypy
-	PYTHONPATH=.venv/gradio4 $(VENV_PYTHON) -m pytest tests/ui
+	PYTHONPATH=.venv/gradio4 $(VENV_PYTHON) -m pytest $(PAGE)
 	$(VENV_PYTHON) -m pytest
 
 setup-demo setup-test: setup-%:

@@ -70,6 +70,10 @@ class Downloads:
             not self._has_taesd(family) and load_catalog().taesd_for(family) is not None
         )
 
+    def _useful(self) -> str:
+        """The same as a text that says it, or says nothing: what a hidden component can hold."""
+        return "useful" if self._can_get_taesd() else ""
+
     def get_taesd(self) -> Iterator[str]:
         """Fetch TAESD for the loaded checkpoint's family; yields sentences until that has ended."""
         family = self._loaded_family()
@@ -128,6 +132,7 @@ class Downloads:
             state = gr.HTML(
                 lambda: escape(self.taesd_present()), elem_id=f"{elem_id}_state"
             )  # asked at each page load
+            useful = gr.Textbox(self._useful, visible=False)  # the same
             get = gr.Button(
                 "Get TAESD for the loaded checkpoint",
                 interactive=self._can_get_taesd(),
@@ -139,10 +144,16 @@ class Downloads:
             for sentence in self.get_taesd():
                 yield escape(sentence)
 
-        get.click(shown, None, state, show_progress="hidden", api_name=False)
-        state.change(
-            lambda: gr.update(interactive=self._can_get_taesd()), None, get, show_progress="hidden", api_name=False
-        )  # fmt: skip
+        get.click(shown, None, state, show_progress="hidden", api_name=False).then(
+            self._useful, None, useful, show_progress="hidden", api_name=False
+        )
+        useful.change(
+            lambda text: gr.update(interactive=bool(text)),
+            useful,
+            get,
+            show_progress="hidden",
+            api_name=False,
+        )
         return text
 
     # ``/vae-guard/downloads``

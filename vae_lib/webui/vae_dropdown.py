@@ -5,11 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import gradio as gr
+from gradio.context import Context
 
 from vae_lib.ui.files_section import USES
+from vae_lib.ui.versions import IS_GRADIO_4
 from vae_lib.webui.host import WebUI
 
-_APPLIED = "settings_result"  # the line that tells what "Apply settings" has changed
+# After a choice in the tab, and by the line that tells what "Apply settings" has changed; but to gradio 4 HTML changes
+# with every update of the page, so that an event of it that updates something never ends.
+_TRIGGERS = (USES,) if IS_GRADIO_4 else (USES, "settings_result")
 
 
 class VAEDropdown:
@@ -24,12 +28,12 @@ class VAEDropdown:
         self._made.clear()
 
     def made(self, component: Any, elem_id: str) -> None:
-        """Told of every component of the page, in any order."""
-        dropdown, triggers = self._host.vae_dropdown, (USES, _APPLIED)
-        if dropdown is None or elem_id not in (dropdown, *triggers):
+        """Told of every component of the page, in any order; by gradio 4 of copies that it makes for updates, too."""
+        dropdown = self._host.vae_dropdown
+        if dropdown is None or elem_id not in (dropdown, *_TRIGGERS) or Context.root_block is None:
             return
         self._made[elem_id] = component
-        new = triggers if elem_id == dropdown else (elem_id,)
+        new = _TRIGGERS if elem_id == dropdown else (elem_id,)
         if dropdown in self._made:
             for trigger in new:
                 if trigger in self._made:

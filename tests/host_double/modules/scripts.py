@@ -288,7 +288,8 @@ reload_scripts = load_scripts
 
 def _announce_components():
     """Tell scripts and callbacks of every component before and after it is made."""
-    make = gr.components.IOComponent.__init__
+    made = getattr(gr.components, "IOComponent", gr.components.Component)  # gradio 3, and 4 as in the forks
+    make = made.__init__
 
     def init(self, *args, **kwargs):
         told = {**kwargs, "label": kwargs.get("label"), "elem_id": kwargs.get("elem_id")}
@@ -301,7 +302,7 @@ def _announce_components():
         if runner is not None:
             runner.component_created("after", self, **told)
 
-    gr.components.IOComponent.__init__ = init
+    made.__init__ = init
 
 
 _announce_components()

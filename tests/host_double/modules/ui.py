@@ -13,6 +13,11 @@ txt2img_paste_fields: list = []
 img2img_paste_fields: list = []
 
 
+def javascript(function):
+    """A function of the page's, as an event's argument of gradio 3 or 4."""
+    return {"_js" if gr.__version__.startswith("3.") else "js": function}
+
+
 def generate(tabname):
     """The function behind the button: fields of the tab, then what the scripts' controls hold."""
     kind = getattr(processing, f"StableDiffusionProcessing{tabname.title()}")
@@ -88,10 +93,10 @@ def create_tab(tabname):
                 infotext = gr.HTML(elem_id=f"html_info_{tabname}", elem_classes="infotext")
                 log = gr.HTML(elem_id=f"html_log_{tabname}", elem_classes="html-log")
         fields = [prompt, negative, steps, width, height, batch, seed]
-        dummy = gr.Label(visible=False)
+        dummy = gr.Textbox(visible=False)
         submit.click(
             fn=generate(tabname),
-            _js="submit" if not is_img2img else "submit_img2img",
+            **javascript("submit_img2img" if is_img2img else "submit"),
             inputs=[dummy, *fields, *special, *custom_inputs],
             outputs=[gallery, info_json, infotext, log],
             show_progress=False,
@@ -156,7 +161,7 @@ def create_settings():
         json_box = gr.Textbox(opts.dumpjson(), visible=False, elem_id="settings_json")
         submit.click(call_queue.wrap_gradio_call(apply, extra_outputs=[gr.update()]),
                      inputs=[shared.settings_components[key] for key in keys], outputs=[json_box, result])  # fmt: skip
-        restart.click(shared.state.request_restart, _js="restart_reload", inputs=[], outputs=[])
+        restart.click(shared.state.request_restart, **javascript("restart_reload"), inputs=[], outputs=[])
     return interface
 
 
@@ -170,7 +175,7 @@ def create_pnginfo():
         return plaintext_to_html(text), text
 
     with gr.Blocks(analytics_enabled=False) as interface:
-        image = gr.Image(elem_id="pnginfo_image", label="Source", source="upload", type="pil")
+        image = gr.Image(elem_id="pnginfo_image", label="Source", type="pil")
         html = gr.HTML(elem_id="pnginfo_html")
         text = gr.Textbox(elem_id="pnginfo_generation_info", visible=False)
         image.change(read, inputs=[image], outputs=[html, text])

@@ -1,4 +1,9 @@
+from functools import wraps
+
 import gradio as gr
+
+if hasattr(gr, "component_meta"):  # gradio 4 writes a file of stubs beside ours
+    gr.component_meta.create_or_modify_pyi = lambda *args: None
 
 _get_config = gr.blocks.Block.get_config
 
@@ -34,6 +39,7 @@ FormGroup, FormHTML = _form(gr.Group, "group"), _form(gr.HTML, "html")
 class ToolButton(FormComponent, gr.Button):
     """A small button with one symbol."""
 
+    @wraps(gr.Button.__init__)  # gradio 4 tells the page what this takes
     def __init__(self, *args, **kwargs):
         super().__init__(*args, elem_classes=["tool", *kwargs.pop("elem_classes", [])], **kwargs)
 
@@ -42,6 +48,7 @@ class ToolButton(FormComponent, gr.Button):
 
 
 class DropdownMulti(FormComponent, gr.Dropdown):
+    @wraps(gr.Dropdown.__init__)  # gradio 4 tells the page what this takes
     def __init__(self, **kwargs):
         super().__init__(multiselect=True, **kwargs)
 
@@ -50,6 +57,7 @@ class DropdownMulti(FormComponent, gr.Dropdown):
 
 
 class DropdownEditable(FormComponent, gr.Dropdown):
+    @wraps(gr.Dropdown.__init__)  # gradio 4 tells the page what this takes
     def __init__(self, **kwargs):
         super().__init__(allow_custom_value=True, **kwargs)
 
