@@ -76,7 +76,7 @@ def sheet(taken: list[Image.Image], colour: str) -> Image.Image:
     made = Image.new("RGB", (2 * SHOWN + GAP, (len(taken) + 1) // 2 * height - GAP), colour)
     for number, picture in enumerate(taken):
         made.paste(picture, (number % 2 * (SHOWN + GAP), number // 2 * height))
-    return made.quantize(64)
+    return made.quantize(96)
 
 
 if __name__ == "__main__":
