@@ -38,6 +38,7 @@ def test_every_document_and_picture_is_linked_and_every_picture_made_by_a_script
         DOCS / "screenshots.py",
         ROOT / "benchmarks" / "picture.py",
         ROOT / "tests" / "webui" / "test_decode_again.py",
+        ROOT / "tests" / "webui" / "shots.py",
     )
     made = "".join(script.read_text(encoding="utf-8") for script in scripts)
     for picture in DOCS.glob("*.png"):

@@ -52,7 +52,10 @@ def pictures(browser: Browser, host: hosts.Host, theme: str) -> list[Image.Image
     open_tab(page, "Settings")
     open_tab(page, "VAE Guard", "#settings")
     expect(page.locator("#setting_vae_guard_keep")).to_be_visible()
+    page.locator("#setting_vae_guard_mode").evaluate("element => element.scrollIntoView()")
     taken.append(shoot(page))
+    page.reload()  # Forge loads the checkpoint with the first picture
+    expect(page.locator("#txt2img_generate")).to_be_visible()
     open_tab(page, "VAE")
     for section in SECTIONS:
         open_tab(page, section, "#vg_tabs")
@@ -73,7 +76,7 @@ def sheet(taken: list[Image.Image], colour: str) -> Image.Image:
     made = Image.new("RGB", (2 * SHOWN + GAP, (len(taken) + 1) // 2 * height - GAP), colour)
     for number, picture in enumerate(taken):
         made.paste(picture, (number % 2 * (SHOWN + GAP), number // 2 * height))
-    return made.quantize(128)
+    return made.quantize(96)
 
 
 if __name__ == "__main__":

@@ -10,8 +10,9 @@ CHANNELS = 32  # of the UNet, see make_checkpoint.py
 
 
 def vae_size(weights):
-    """Channels, and residual blocks per level, of a VAE in the ldm layout."""
-    blocks = {name.split(".")[4] for name in weights if name.startswith("encoder.down.0.block.")}
+    """Channels, and residual blocks per level, of a VAE in the layout of ldm or of diffusers."""
+    first_level = ("encoder.down.0.block.", "encoder.down_blocks.0.resnets.")
+    blocks = {name.split(".")[4] for name in weights if name.startswith(first_level)}
     return weights["encoder.conv_in.weight"].shape[0], len(blocks)
 
 
