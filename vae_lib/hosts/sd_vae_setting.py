@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from modules import extra_networks, script_callbacks, sd_vae, shared
+from modules import extra_networks, sd_vae, shared
 from modules.call_queue import queue_lock
 
 from vae_lib.errors import InputError
@@ -32,11 +32,6 @@ class SDVAESetting:
 
     def vae_setting(self) -> Any:
         return shared.opts.sd_vae
-
-    def on_component(self, callback: Callable[[Any, str], None]) -> None:
-        script_callbacks.on_after_component(
-            lambda component, **kwargs: callback(component, str(kwargs.get("elem_id") or ""))
-        )
 
     def vae_files(self) -> Mapping[str, Path]:
         return {name: Path(path) for name, path in sd_vae.vae_dict.items()}

@@ -31,9 +31,7 @@ class Routes:
         self._guard, self._host, self._downloads = guard, host, downloads
 
     def add(self, app: Any) -> None:
-        """Add them where the host has its API (``--api``, ``--nowebui``), behind the same password."""
-        if not self._host.has_api():
-            return
+        """Add them to the host's API, behind the same password."""
         guarded = self._dependencies()
         downloads = self._downloads
         for path, method, route in (

@@ -28,9 +28,7 @@ class Extension:
     def start(self) -> None:
         self.host.wrap(self.guard)
         self.guard.kept.restore()
-        self.host.on_api_arguments(request_api.TITLE, request_api.positional)
         self.host.watch_vae_files(self.guard.notices)
-        self.host.on_component(self.dropdown.made)
         self.host.start(self)
 
     def settings_page(self) -> Sequence[Setting]:
@@ -51,9 +49,14 @@ class Extension:
         self.dropdown.begin()
         xyz.add_axes(self.host)
 
+    def component_made(self, component: Any, elem_id: str) -> None:
+        self.dropdown.made(component, elem_id)
+
     def page_started(self, demo: Any, app: Any) -> None:
         lost_pages.let_go(demo)
-        self.routes.add(app)
+        if self.host.has_api():
+            self.host.on_api_arguments(request_api.TITLE, request_api.positional)
+            self.routes.add(app)
 
     def model_loaded(self) -> None:
         self.downloads.get_taesd_if_wanted()

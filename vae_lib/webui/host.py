@@ -91,9 +91,6 @@ class WebUI(Host, Protocol):
     def vae_setting(self) -> Any:
         """What that dropdown should show."""
 
-    def on_component(self, callback: Callable[[Any, str], None]) -> None:
-        """Have ``callback`` told of every component of the page when it is made, with its elem_id."""
-
     def loaded(self) -> HostVAE | None:
         """The VAE of what is loaded now; never loads anything."""
 
