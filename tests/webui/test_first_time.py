@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.gradio_page import open_tab
 from tests.webui import host as hosts
 from tests.webui.test_browser import (
     SECONDS,
@@ -25,13 +26,21 @@ from tests.webui.test_browser import (
 )
 
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, Page, expect
 
 __all__ = ["browser"]  # a fixture
 
 
+def install_from_url(page: Page) -> None:
+    open_tab(page, "Extensions")
+    open_tab(page, "Install from URL", "#tabs_extensions")
+    page.get_by_label("URL for extension's git repository").fill(hosts.ROOT.as_uri())
+    page.get_by_role("button", name="Install", exact=True).click()
+    expect(page.locator("#extension_install_result").last).to_contain_text("Installed into", timeout=SECONDS)
+    shoot(page, "first-2-install-from-url")
+
+
 @pytest.mark.skipif(not (hosts.ROOT / ".git").exists(), reason="there is no repository to install from")
-@pytest.mark.skipif(hosts.IS_REAL, reason="written for the double's page, which has no tab Extensions")
 def test_the_first_time(tmp_path: Path, browser: Browser) -> None:
     hosts.prepare_data(tmp_path)
     shutil.rmtree(tmp_path / "extensions" / hosts.EXTENSION)
@@ -40,39 +49,40 @@ def test_the_first_time(tmp_path: Path, browser: Browser) -> None:
         page = open_page(browser, host)
         assert page.locator("#txt2img_vae_guard").count() == 0
         shoot(page, "first-1-before")
+        if hosts.IS_REAL:
+            install_from_url(page)
+        else:  # its page has no tab Extensions: what that does
+            folder = tmp_path / "extensions" / "sd-webui-vae-guard"
+            subprocess.run(["git", "clone", "--quiet", "--depth=1", hosts.ROOT.as_uri(), folder], check=True)
         page.close()
-
-        # what Install from URL does
-        folder = tmp_path / "extensions" / "sd-webui-vae-guard"
-        subprocess.run(["git", "clone", "--quiet", "--depth=1", hosts.ROOT.as_uri(), str(folder)], check=True)
         host.reload()
 
         page = open_page(browser, host)
         expect(page.locator("#txt2img_vae_guard")).to_be_visible()
-        shoot(page, "first-2-installed")
+        shoot(page, "first-3-installed")
         generate(page)
         expect(infotext(page)).to_contain_text("VAE Guard: full")
         header = page.locator("#txt2img_vae_guard .label-wrap").first
         expect(header).to_contain_text("last decode in full")
-        shoot(page, "first-3-in-full")
+        shoot(page, "first-4-in-full")
 
         open_panel(page)
         number(page, "script_txt2img_vae_guard_threshold", 1000)
         generate(page)
         expect(page.locator("#html_log_txt2img").last).to_contain_text("in tiles, because only")
         expect(page.locator("#html_log_txt2img").last).to_contain_text("The picture is the same.")
-        shoot(page, "first-4-fell-back")
+        shoot(page, "first-5-fell-back")
 
         choose(page, "#script_txt2img_vae_guard_decode_by", "TAESD")
         generate(page)
         expect(infotext(page)).to_contain_text("VAE Guard: TAESD")
         again = page.get_by_role("button", name="Decode again in full")
         expect(again).to_be_visible()
-        shoot(page, "first-5-taesd")
+        shoot(page, "first-6-taesd")
         again.click()
         expect(again).to_be_hidden(timeout=SECONDS)
         expect(infotext(page)).to_contain_text("decoded again")
-        shoot(page, "first-6-again")
+        shoot(page, "first-7-again")
         page.close()
     finally:
         host.stop()
