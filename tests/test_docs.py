@@ -36,6 +36,7 @@ def test_every_document_and_picture_is_linked_and_every_picture_made_by_a_script
         assert file in linked, file.name
     scripts = (
         DOCS / "screenshots.py",
+        DOCS / "webui_screenshot.py",
         ROOT / "benchmarks" / "picture.py",
         ROOT / "tests" / "webui" / "test_decode_again.py",
         ROOT / "tests" / "webui" / "shots.py",

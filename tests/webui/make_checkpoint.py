@@ -26,7 +26,10 @@ config = OmegaConf.load(webui / "configs" / "v1-inference.yaml")
 parameters = config.model.params
 parameters.unet_config.params.update(model_channels=32, num_res_blocks=1, channel_mult=[1, 2])
 parameters.unet_config.params.update(attention_resolutions=[1, 2], num_heads=4)
-parameters.first_stage_config.params.ddconfig.update(ch=32, num_res_blocks=1)
+vae = load_file(vae_file)
+narrowest = vae["decoder.conv_out.weight"].shape[1]
+sizes = [vae[f"encoder.down.{level}.block.0.conv1.weight"].shape[0] // narrowest for level in range(4)]
+parameters.first_stage_config.params.ddconfig.update(ch=narrowest, ch_mult=sizes, num_res_blocks=1)
 OmegaConf.save(config, out.with_suffix(".yaml"))
 
 parameters.cond_stage_config = "__is_unconditional__"
@@ -34,7 +37,7 @@ torch.manual_seed(1)
 model = instantiate_from_config(config.model)
 weights = model.state_dict()
 weights = {name: value for name, value in weights.items() if not name.startswith("cond_stage_model.")}
-weights |= {f"first_stage_model.{name}": value for name, value in load_file(vae_file).items()}
+weights |= {f"first_stage_model.{name}": value for name, value in vae.items()}
 with torch.device("meta"):
     text_model = CLIPTextModel(CLIPTextConfig.from_pretrained("openai/clip-vit-large-patch14"))
 for name, value in text_model.state_dict().items():
