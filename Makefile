@@ -60,7 +60,7 @@ check:
 	$(VENV_PYTHON) -m ruff check .
 	$(VENV_PYTHON) -m ruff format --check .
 	$(VENV_PYTHON) -m mypy
-	PYTHONPATH=.venv/gradio4 $(VENV_PYTHON) -m pytest $(PAGE)
+	$(MAKE) --no-print-directory test-gradio4
 	$(VENV_PYTHON) -m pytest
 
 setup-demo setup-test: setup-%:

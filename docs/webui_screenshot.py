@@ -9,9 +9,7 @@ bundled photograph, encoded and decoded.
 from __future__ import annotations
 
 import io
-import os
 import shutil
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -21,20 +19,8 @@ DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
 sys.path.insert(0, str(ROOT))
 
-SHOWN = {
-    "page-img2img": ["VAE Guard: last decode in tiles", "Fall back if memory is short", "Decode by"],
-}
-PHOTO = ROOT / "vae_lib/data/coffee.jpg"
-SIZE = {"width": "600", "height": "400"}
-
-
-def checkpoint(data: Path) -> str:
-    """Made by the WebUI's own libraries; its name."""
-    path = data / "models/Stable-diffusion/photo.safetensors"
-    maker, vae = ROOT / "tests/webui/make_checkpoint.py", ROOT / "vae_lib/data/vae_guard_tiny.safetensors"
-    command = [os.environ["WEBUI_PYTHON"], maker, os.environ["WEBUI_DIR"], vae, path]
-    subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
-    return path.name
+SHOWN = ("VAE Guard: last decode in tiles", "Fall back if memory is short", "Decode by")
+PHOTO, VAE = (ROOT / "vae_lib/data" / name for name in ("coffee.jpg", "vae_guard_tiny.safetensors"))
 
 
 def generate(page: Any) -> None:
@@ -44,9 +30,8 @@ def generate(page: Any) -> None:
     open_tab(page, "img2img")
     page.locator("#img2img_image input[type=file]").first.set_input_files(PHOTO)
     page.locator("#img2img_prompt textarea").fill("a cup of coffee")
-    for name, value in {**SIZE, "steps": "20", "denoising_strength": "0"}.items():
-        page.locator(f"#img2img_{name} input[type=number]").fill(value)
-        page.locator(f"#img2img_{name} input[type=number]").press("Tab")
+    for name, value in {"width": 600, "height": 400, "steps": 20, "denoising_strength": 0}.items():
+        number(page, f"img2img_{name}", value)
     open_panel(page, "img2img")
     number(page, "script_img2img_vae_guard_threshold", 24)
     page.locator("#img2img_generate").click()
@@ -69,7 +54,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         data = Path(folder)
         hosts.prepare_data(data)
-        host = hosts.start(data, sd_model_checkpoint=checkpoint(data), img2img_editor_height=240)
+        checkpoint = data / "models/Stable-diffusion/photo.safetensors"
+        hosts.make_checkpoint(VAE, checkpoint)
+        host = hosts.start(data, sd_model_checkpoint=checkpoint.name, img2img_editor_height=240)
         chromium = shutil.which("chromium") or shutil.which("google-chrome")
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         try:
@@ -79,7 +66,7 @@ def main() -> None:
             generate(page)
             page.wait_for_timeout(5000)
             text = page.locator("body").inner_text()
-            missing = [word for word in SHOWN["page-img2img"] if word not in text]
+            missing = [word for word in SHOWN if word not in text]
             assert not missing, missing
             clip = area(page, "#mode_img2img", "#img2img_vae_guard")
             taken = Image.open(io.BytesIO(page.screenshot(full_page=True, clip=clip))).convert("RGB")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 
 import pytest
+from torch import Tensor
 
 from tests.decode.gpu import as_on_a_gpu
 from tests.decode.helpers import distance, images, latents_for, network, taesd
@@ -24,8 +25,19 @@ from tests.decode.test_ladder import (
 from vae_lib.decode import DEFAULT_ORDER, Preference, Route, Step
 from vae_lib.decode.events import MaybeOutOfMemory, OutOfMemory
 from vae_lib.errors import DeviceLost
+from vae_lib.networks import AutoencoderKL
 
 STRIDE = 1 if os.environ.get("VAE_GUARD_EVERY_FAULT") else 23
+
+
+def work(vae: AutoencoderKL, route: Route, operation: str) -> tuple[Tensor, Tensor]:
+    """What is given to the operation, and what the plain network makes of it."""
+    if operation == "decode":
+        given = latents_for(TINY, 2, 2)
+        return given, vae.decode(given)
+    side = 16 if route is Route.TAESD else 2
+    given = images(side, side)
+    return given, vae.encode_moments(given)[0]
 
 
 @pytest.mark.parametrize("operation", ["decode", "encode"])
@@ -40,11 +52,8 @@ def test_the_way_a_gpu_goes_too(route: Route, operation: str) -> None:
 @pytest.mark.parametrize("route", DEFAULT_ORDER)
 def test_every_allocation_fails_once(route: Route, operation: str) -> None:
     vae, tiny = network(TINY), taesd() if route is Route.TAESD else None
-    given = latents_for(TINY, 2, 2) if operation == "decode" else images(2, 2)
-    if route is Route.TAESD and operation == "encode":
-        given = images(16, 16)
+    given, wanted = work(vae, route, operation)
     order = (route, *(other for other in (Route.OFFLOAD, Route.CPU) if other is not route))
-    wanted = vae.decode(given) if operation == "decode" else vae.encode_moments(given)[0]
     getattr(ladder(vae=vae, taesd=tiny, order=order), operation)(given)  # what is cached for good is there
     with Allocations() as counter:
         getattr(ladder(vae=vae, taesd=tiny, order=order), operation)(given)
@@ -71,11 +80,10 @@ def test_every_allocation_fails_once(route: Route, operation: str) -> None:
 def test_every_text_that_users_posted_on_every_rung(route: Route, operation: str) -> None:
     """In the middle of the work: what says, or may say, that memory ran out is survived; what does not is told."""
     vae, tiny = network(TINY), taesd() if route is Route.TAESD else None
-    given = latents_for(TINY, 2, 2) if operation == "decode" else images(*((16, 16) if tiny else (2, 2)))
+    given, wanted = work(vae, route, operation)
     others = tuple(other for other in (Route.OFFLOAD, Route.CPU) if other is not route)
     order = Preference((Step((route,)), Step(others)))
     run = getattr(ladder(vae=vae, taesd=tiny, order=order), operation)
-    wanted = vae.decode(given) if operation == "decode" else vae.encode_moments(given)[0]
     with Allocations() as counter:
         run(given)
     for kind, _, *error in ROWS:

@@ -41,6 +41,7 @@ WEBUI_PYTHON = os.path.abspath(os.environ.get("WEBUI_PYTHON") or sys.executable)
 IS_REAL = bool(WEBUI_DIR)
 IS_FORK = bool(WEBUI_DIR) and os.path.isdir(f"{WEBUI_DIR}/modules_forge")  # Forge, reForge
 IS_REFORGE = IS_FORK and os.path.isdir(f"{WEBUI_DIR}/ldm_patched")
+IS_CLASSIC = IS_REFORGE and not os.path.exists(f"{WEBUI_DIR}/modules/lowvram.py")
 IS_FORGE = IS_FORK and not IS_REFORGE
 
 
@@ -236,6 +237,13 @@ def as_first_stage(vae: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {f"first_stage_model.{name}": value for name, value in vae.items()}
 
 
+def make_checkpoint(vae_file: Path, checkpoint: Path) -> None:
+    """A small one with that VAE, by the real host's own libraries."""
+    maker = ROOT / "tests/webui/make_checkpoint.py"
+    command = [os.environ["WEBUI_PYTHON"], maker, os.environ["WEBUI_DIR"], vae_file, checkpoint]
+    subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
+
+
 def prepare_data(data: Path) -> None:
     """A data folder with the extension, checkpoints, VAEs of several kinds and TAESD."""
     install_extension(data / "extensions" / EXTENSION)
@@ -247,16 +255,7 @@ def prepare_data(data: Path) -> None:
     checkpoint = models / "Stable-diffusion" / "small.safetensors"
     checkpoint.parent.mkdir(parents=True)
     if IS_REAL:
-        vae_file = weights.save_vae(data / "own-vae.safetensors", own)
-        maker = ROOT / "tests/webui/make_checkpoint.py"
-        command = [
-            os.environ["WEBUI_PYTHON"],
-            str(maker),
-            os.environ["WEBUI_DIR"],
-            str(vae_file),
-            str(checkpoint),
-        ]
-        subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
+        make_checkpoint(weights.save_vae(data / "own-vae.safetensors", own), checkpoint)
     else:
         save_file(as_first_stage(own), checkpoint)
         marked = {"model.diffusion_model.x_embedder.proj.weight": torch.zeros(64, 16, 2, 2)}

@@ -239,9 +239,9 @@ def test_a_vae_is_put_into_use_from_the_tab(page: Page, host: Host) -> None:
 def controls_without_a_hint(page: Page, inside: str) -> list[str]:
     """Of the fields and buttons inside an element: those neither of which, nor whose surroundings, have a title."""
     found: list[str] = page.eval_on_selector_all(
-        f"{inside} :is(input, textarea:enabled, select, button:not(.copy-text, [aria-label=Copy]))",
+        f"{inside} :is(input, textarea:enabled, select, button:not(.copy-text, .label-wrap, [aria-label=Copy]))",
         """elements => elements
-            .filter(e => !e.closest('[title]:not([title=""]), .vg-hidden, .tab-nav, .label-wrap, .vg, table'))
+            .filter(e => !e.closest('[title]:not([title=""]), .vg-hidden, .tab-nav, .vg, table'))
             .map(e => (e.closest('[id]') || e).id + ' ' + e.outerHTML.slice(0, 120))""",
     )
     return found
