@@ -9,9 +9,8 @@
         };
     }
 
-    // What failed a moment ago is in the list when the user comes to look.
+    // What changed while another tab was open is there when the user comes to look.
     onUiTabChange(function() {
-        const refresh = gradioApp().querySelector("#vg_unfinished_refresh");
-        if (refresh && get_uiCurrentTabContent()?.id === "tab_vae_guard_tab") refresh.click();
+        for (const look of get_uiCurrentTabContent()?.querySelectorAll(".vg-look") ?? []) look.click();
     });
 })();

@@ -5,6 +5,7 @@ Run by ``test_flavours.py`` in a process of its own. Prints one JSON object.
 
 import json
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import torch
@@ -133,6 +134,21 @@ answer |= {
     "noted then": p.extra_generation_params,
     "asked then": list(management.asked),
 }
+
+# A choice in the tab shows in the page's own dropdown, among what was chosen beside it.
+if is_forge:
+    from modules_forge import main_entry
+
+    vae, encoder = host.folders().vae / "vae.safetensors", "/models/text_encoder/clip.safetensors"
+    main_entry.module_list |= {path.name: str(path) for path in (vae, Path(encoder))}
+    shared.opts.data["forge_additional_modules"] = [encoder]
+    before = host.vae_in_use()
+    host.select_vae(vae.name)
+    answer["chosen"] = [before, host.vae_in_use(), host.vae_setting()]
+    labels = ("VAE / Text Encoder", "Hires VAE / Text Encoder", "Checkpoint")
+    answer["dropdowns"] = [
+        label for label in labels if host.is_vae_dropdown(SimpleNamespace(label=label, multiselect=True), "")
+    ]
 host.unwrap()
 answer["own again"] = bool(torch.equal(decode(), own))
 shared.opts.data.pop("forge_additional_modules", None)

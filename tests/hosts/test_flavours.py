@@ -61,3 +61,13 @@ def test_when_ours_fails_the_hosts_own_way_is_whole(answer: dict[str, Any]) -> N
     assert ours < theirs == answer["asked"][1][0]
     assert again == [ours, theirs]  # the second picture's
     assert answer["own again"]
+
+
+def test_forges_own_list_shows_what_the_tab_chose(answer: dict[str, Any]) -> None:
+    if answer["host"] != "vae_lib.hosts.forge":
+        pytest.skip("the setting is A1111's")
+    names = ["vae.safetensors", "clip.safetensors"]
+    before, after, shown = answer["chosen"]
+    assert (before, after) == (None, "vae.safetensors")
+    assert shown == {"choices": names, "value": names[::-1]}
+    assert answer["dropdowns"] == ["VAE / Text Encoder"]

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.webui.host import Host
+from tests.webui.host import IS_FORGE, Host
 
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
@@ -233,7 +233,28 @@ def test_a_vae_is_put_into_use_from_the_tab(page: Page, host: Host) -> None:
     page.locator("#vg_use").click()
     expect(table.locator("tr", has_text="other-diffusers.safetensors")).to_contain_text("in use")
     assert (host.vae_in_use() or "").endswith("other-diffusers.safetensors")
+    if IS_FORGE:  # the others' dropdown: test_choosing
+        label = page.locator("[data-testid=block-info]", has_text=re.compile("^VAE / Text Encoder$"))
+        expect(page.locator("label", has=label).locator(".token")).to_have_text("other-diffusers.safetensors")
     host.use_vae("None")
+
+
+def test_the_tab_shows_what_was_chosen_elsewhere_in_the_meantime(page: Page, host: Host) -> None:
+    open_tab(page, "VAE")
+    row = page.locator("#vg_files").last.locator("tr", has_text="other-diffusers.safetensors")
+    expect(row).not_to_contain_text("in use")
+    open_tab(page, "txt2img")
+    host.use_vae("other-diffusers.safetensors")
+    open_tab(page, "VAE")
+    expect(row).to_contain_text("in use")
+    host.use_vae("None")
+
+
+def test_what_the_webui_cannot_do_is_not_offered(page: Page) -> None:
+    """Forge has no VAE of its own for each checkpoint."""
+    open_tab(page, "VAE")
+    expect(page.locator("#vg_use")).to_be_visible()
+    expect(page.locator("#vg_assign")).to_be_visible(visible=not IS_FORGE)
 
 
 def controls_without_a_hint(page: Page, inside: str) -> list[str]:

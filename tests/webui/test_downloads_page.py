@@ -42,7 +42,16 @@ def test_the_settings_get_taesd_for_the_loaded_checkpoint(
     finally:
         page.close()
     page = open_page(browser, host)
+    open_tab(page, "Settings")
+    open_tab(page, "VAE Guard", "#settings")
     expect(page.locator("#setting_vae_guard_taesd_state").last).to_contain_text("family, is here.")
+    expect(page.locator("#setting_vae_guard_taesd_get")).to_be_disabled()
+    for name in TAESD_FILES:
+        (without_taesd / name).unlink()
+    open_tab(page, "txt2img")
+    open_tab(page, "Settings")  # it is looked at again each time
+    expect(page.locator("#setting_vae_guard_taesd_state").last).to_contain_text("is not here yet.")
+    expect(page.locator("#setting_vae_guard_taesd_get")).to_be_enabled()
     page.close()
 
 

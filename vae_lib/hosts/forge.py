@@ -113,7 +113,18 @@ class Host(ForgeFamily):
         others = [path for path in shared.opts.forge_additional_modules if Path(path) not in files.values()]
         main_entry.modules_change([*others, str(files[name])])  # the next generation loads it
 
-    vae_dropdown = None  # "VAE / Text Encoder" bears no name to find it by
+    def is_vae_dropdown(self, component: Any, elem_id: str) -> bool:
+        """By its label: it has no elem_id."""
+        return getattr(component, "label", None) == "VAE / Text Encoder" and component.multiselect
+
+    def vae_setting(self) -> Mapping[str, Any]:
+        chosen = shared.opts.forge_additional_modules or ()
+        return {
+            "choices": list(main_entry.module_list),
+            "value": [os.path.basename(path) for path in chosen],
+        }
+
+    assigns_vaes = False
 
     def select_automatically(self) -> None:
         raise InputError("Forge has no automatic choice of a VAE; empty 'VAE / Text Encoder' instead.")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from modules import extra_networks, sd_vae, shared
+from modules import extra_networks, sd_vae, shared, shared_items
 from modules.call_queue import queue_lock
 
 from vae_lib.errors import InputError
@@ -24,14 +24,17 @@ class SDVAESetting:
     _patches: Patches
     loaded_model: Callable[[], Any]
 
-    vae_dropdown: ClassVar[str | None] = "setting_sd_vae"
+    assigns_vaes: ClassVar[bool] = True
 
     def watch_vae_files(self, notices: Notices) -> None:
         self._files = vae_files.VAEFiles(notices)
         self._files.install(self._patches)
 
-    def vae_setting(self) -> Any:
-        return shared.opts.sd_vae
+    def is_vae_dropdown(self, component: Any, elem_id: str) -> bool:
+        return elem_id == "setting_sd_vae"
+
+    def vae_setting(self) -> Mapping[str, Any]:
+        return {"choices": shared_items.sd_vae_items(), "value": shared.opts.sd_vae}
 
     def vae_files(self) -> Mapping[str, Path]:
         return {name: Path(path) for name, path in sd_vae.vae_dict.items()}

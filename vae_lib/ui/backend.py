@@ -114,10 +114,13 @@ class Backend(Protocol):
         """The diffusion model in use, if there is one."""
 
     def cannot_select(self) -> str | None:
-        """Why nothing can be selected here, in a sentence; None when ``select`` and ``assign`` work."""
+        """Why nothing can be selected here, in a sentence; None when ``select`` works."""
 
     def select(self, name: str) -> None:
         """Decode with this file from now on. When it fails, what was in use stays in use."""
+
+    def can_assign(self) -> bool:
+        """Whether ``assign`` and ``select_automatically`` work."""
 
     def assign(self, name: str | None) -> None:
         """Use this file whenever the checkpoint that is in use now is; None: no file in particular any more."""

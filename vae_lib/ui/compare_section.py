@@ -143,6 +143,7 @@ class CompareSection:
         ):
             hinted(component, text)
         quiet = {"show_progress": "hidden", "api_name": False}
+        self.offered = [self.vaes, self.kept, self.source]
         self.source.input(lambda: True, None, self.chosen, **quiet)
         self.source.change(self._switch, self.source, [self.kept, self.picture, self.file], **quiet)
         inputs = [self.source, self.kept, self.picture, self.file, self.vaes, self.routes, self.limit]

@@ -192,14 +192,15 @@ class FilesSection:
                 hinted(refresh, "Look at the folders again")
             with gr.Column(scale=3, min_width=300):
                 self.details = gr.HTML(details(backend, None), elem_id="vg_details")
-                can_select = backend.cannot_select() is None
                 with gr.Row():
                     use_it = gr.Button("Use it", variant="primary", elem_id="vg_use", min_width=120)
                     hinted(
                         use_it,
-                        "Make the file that is chosen in the table the VAE in use, as the WebUI's SD VAE does",
+                        "Make the file that is chosen in the table the VAE in use, as the WebUI's own list does",
                     )
-                    self.always = gr.Button(_ALWAYS, visible=can_select, elem_id="vg_assign", min_width=120)
+                    self.always = gr.Button(
+                        _ALWAYS, visible=backend.can_assign(), elem_id="vg_assign", min_width=120
+                    )
                     hinted(
                         self.always,
                         "Note this VAE for the checkpoint that is loaded, or forget it: used while SD VAE is Automatic",
@@ -243,7 +244,7 @@ class FilesSection:
             choices,
             details(self._backend, row),
             gr.update(value=_NEVER if assigned is not None and assigned == chosen else _ALWAYS),
-            gr.update(visible=is_void and self._backend.cannot_select() is None),
+            gr.update(visible=is_void and self._backend.can_assign()),
         )
 
     def watch(self, chosen: str | None) -> Iterator[tuple[Any, ...]]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 
 # "vg" thrice: stronger than what gradio and the WebUI say of tables and text inside a gr.HTML.
+LOOK = "vg-look"  # the class of a button that the page presses when the tab that it is in is opened
 CSS = """
 .vg-hidden, .form:has(> .vg-hidden) { display: none !important; }
 .vg { color: var(--body-text-color); font-size: var(--text-sm); line-height: 1.4; container-type: inline-size; }
@@ -16,6 +17,7 @@ CSS = """
 .vg.vg.vg .vg-scroll { overflow-x: auto; border: 1px solid var(--border-color-primary); border-radius: var(--radius-lg);
   background: var(--background-fill-primary); }
 .vg.vg.vg table { width: 100%; border-collapse: collapse; margin: 0; border: 0; }
+.vg.vg.vg thead, .vg.vg.vg tbody, .vg.vg.vg tr { border: 0; }
 .vg.vg.vg th, .vg.vg.vg td { padding: 5px 10px; text-align: left; vertical-align: top; border: 0; color: inherit;
   border-bottom: 1px solid var(--border-color-primary); }
 .vg.vg.vg th:first-child { min-width: 12em; }

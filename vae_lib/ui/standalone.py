@@ -61,6 +61,9 @@ class FolderBackend:
     def select(self, name: str) -> None:
         raise InputError(_NEEDS_WEBUI)
 
+    def can_assign(self) -> bool:
+        return False
+
     def assign(self, name: str | None) -> None:
         raise InputError(_NEEDS_WEBUI)
 

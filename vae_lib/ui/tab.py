@@ -30,6 +30,7 @@ def build_tab(backend: Backend) -> None:
     if root is None:
         raise RuntimeError("build_tab must be called inside a gr.Blocks.")
     library = Library(backend)
+    look = gr.Button("Look again", elem_classes=["vg-hidden", markup.LOOK])
     gr.HTML(f"<style>{markup.CSS}</style>", elem_classes="vg-hidden")
     gr.HTML(lambda: markup.note(backend.warning() or "", "warn"), elem_id="vg_warning")
     with gr.Tabs(elem_id="vg_tabs"):
@@ -51,10 +52,14 @@ def build_tab(backend: Backend) -> None:
         root.load(downloads.watch, None, downloads.outputs, **quiet).then(
             files.show, files.pick, files.table_outputs, **quiet
         )
+    look.click(files.show, files.pick, files.table_outputs, **quiet)
+    look.click(compare.choices, compare.chosen, compare.offered, **quiet)
     if unfinished is not None:
+        look.click(unfinished.refresh, unfinished.pick, unfinished.outputs, **quiet)
         root.load(unfinished.show, None, unfinished.outputs, **quiet)
         unfinished_tab.select(unfinished.show, None, unfinished.outputs, **quiet)
-    compare_tab.select(compare.choices, compare.chosen, [compare.vaes, compare.kept, compare.source], **quiet)
-    memory_tab.select(memory.choices, None, memory.vae, **quiet).then(
-        memory.show, memory.inputs, memory.outputs, **quiet
-    )
+    compare_tab.select(compare.choices, compare.chosen, compare.offered, **quiet)
+    for event in (memory_tab.select, look.click):
+        event(memory.choices, None, memory.vae, **quiet).then(
+            memory.show, memory.inputs, memory.outputs, **quiet
+        )

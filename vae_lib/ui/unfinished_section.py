@@ -43,7 +43,6 @@ class UnfinishedSection:
                 "Stop", variant="stop", visible=False, elem_id="vg_finish_stop", min_width=80
             )
             self.remove = gr.Button("Remove", elem_id="vg_unfinished_remove", min_width=80)
-        refresh = gr.Button("Refresh", elem_id="vg_unfinished_refresh", elem_classes="vg-hidden")
         self.gallery = gr.Gallery(
             label="Pictures", columns=2, object_fit="contain", visible=False, elem_id="vg_finished"
         )
@@ -59,7 +58,6 @@ class UnfinishedSection:
         hinted(self.stop, "End the decode; what is not decoded yet stays in the list")
         hinted(self.remove, "Throw the chosen latents away")
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_name": False}
-        refresh.click(self.refresh, self.pick, self.outputs, **quiet)
         self.pick.input(self.refresh, self.pick, self.outputs, **quiet)
         self.go.click(self._finish, self.pick, [*self.outputs, self.gallery], **quiet)
         self.all.click(self._finish_all, None, [*self.outputs, self.gallery], **quiet)

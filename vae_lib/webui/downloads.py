@@ -15,6 +15,7 @@ from vae_lib.errors import DownloadError, InputError
 from vae_lib.guard import Notices, Setting
 from vae_lib.hub import DownloadManager, Job, has_taesd, load_catalog
 from vae_lib.ui.hints import hinted
+from vae_lib.ui.markup import LOOK
 from vae_lib.webui.host import WebUI
 from vae_lib.webui.request_api import unprocessable
 
@@ -69,10 +70,6 @@ class Downloads:
         return family is None or (
             not self._has_taesd(family) and load_catalog().taesd_for(family) is not None
         )
-
-    def _useful(self) -> str:
-        """The same as a text that says it, or says nothing: what a hidden component can hold."""
-        return "useful" if self._can_get_taesd() else ""
 
     def get_taesd(self) -> Iterator[str]:
         """Fetch TAESD for the loaded checkpoint's family; yields sentences until that has ended."""
@@ -129,31 +126,22 @@ class Downloads:
         """The setting's component: a text, which the host takes for its value, a line on what is there, a button."""
         with gr.Column(elem_id=f"{elem_id}_column"):
             text = gr.HTML(value, label=label, elem_id=elem_id, elem_classes="settings-info")
-            state = gr.HTML(
-                lambda: escape(self.taesd_present()), elem_id=f"{elem_id}_state"
-            )  # asked at each page load
-            useful = gr.Textbox(self._useful, visible=False)  # the same
-            get = gr.Button(
-                "Get TAESD for the loaded checkpoint",
-                interactive=self._can_get_taesd(),
-                elem_id=f"{elem_id}_get",
-            )
+            state = gr.HTML(elem_id=f"{elem_id}_state")
+            get = gr.Button("Get TAESD for the loaded checkpoint", elem_id=f"{elem_id}_get")
             hinted(get, "A few MB from Hugging Face, once for each family")
+            look = gr.Button("Look again", elem_classes=["vg-hidden", LOOK])
 
-        def shown() -> Iterator[str]:
+        def shown() -> Iterator[Any]:
             for sentence in self.get_taesd():
-                yield escape(sentence)
+                yield escape(sentence), gr.update(interactive=False)
+            yield escape(sentence), gr.update(interactive=self._can_get_taesd())
 
-        get.click(shown, None, state, show_progress="hidden", api_name=False).then(
-            self._useful, None, useful, show_progress="hidden", api_name=False
-        )
-        useful.change(
-            lambda text: gr.update(interactive=bool(text)),
-            useful,
-            get,
-            show_progress="hidden",
-            api_name=False,
-        )
+        quiet: dict[str, Any] = {"show_progress": "hidden", "api_name": False}
+        get.click(shown, None, [state, get], **quiet)
+        look.click(
+            lambda: (escape(self.taesd_present()), gr.update(interactive=self._can_get_taesd())),
+            None, [state, get], **quiet,
+        )  # fmt: skip
         return text
 
     # ``/vae-guard/downloads``

@@ -73,6 +73,9 @@ class WebUI(Host, Protocol):
     def select_vae(self, name: str) -> None:
         """Choose a VAE; raises InputError, and then what was in use stays."""
 
+    assigns_vaes: ClassVar[bool]
+    """Whether a VAE can be noted for a checkpoint, and a choice be left to that."""
+
     def assign_vae(self, name: str | None) -> None:
         """Note a VAE for the loaded checkpoint, or for None none any more; raises InputError."""
 
@@ -85,11 +88,11 @@ class WebUI(Host, Protocol):
     def overrides_assignments(self) -> str | None:
         """The chosen VAE, if it makes what is noted for checkpoints void."""
 
-    vae_dropdown: ClassVar[str | None]
-    """The elem_id of the page's dropdown of VAEs; None where it cannot be found."""
+    def is_vae_dropdown(self, component: Any, elem_id: str) -> bool:
+        """Whether a component of the page is its dropdown of VAEs."""
 
-    def vae_setting(self) -> Any:
-        """What that dropdown should show."""
+    def vae_setting(self) -> Mapping[str, Any]:
+        """What that dropdown should show: its ``choices`` and ``value``."""
 
     def loaded(self) -> HostVAE | None:
         """The VAE of what is loaded now; never loads anything."""

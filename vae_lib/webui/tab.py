@@ -58,6 +58,9 @@ class HostBackend:
     def select(self, name: str) -> None:
         self._host.select_vae(name)
 
+    def can_assign(self) -> bool:
+        return self._host.assigns_vaes and self._host.cannot_select() is None
+
     def assign(self, name: str | None) -> None:
         self._host.assign_vae(name)
 

@@ -21,25 +21,28 @@ class VAEDropdown:
 
     def __init__(self, host: WebUI) -> None:
         self._host = host
-        self._made: dict[str, Any] = {}
+        self._dropdown: Any = None
+        self._triggers: list[Any] = []
 
     def begin(self) -> None:
         """A new page is about to be made."""
-        self._made.clear()
+        self._dropdown = None
+        self._triggers.clear()
 
     def made(self, component: Any, elem_id: str) -> None:
         """Told of every component of the page, in any order; by gradio 4 of copies that it makes for updates, too."""
-        dropdown = self._host.vae_dropdown
-        if dropdown is None or elem_id not in (dropdown, *_TRIGGERS) or Context.root_block is None:
+        if Context.root_block is None:
             return
-        self._made[elem_id] = component
-        new = _TRIGGERS if elem_id == dropdown else (elem_id,)
-        if dropdown in self._made:
+        if self._host.is_vae_dropdown(component, elem_id):
+            self._dropdown, new = component, list(self._triggers)
+        elif elem_id in _TRIGGERS:
+            self._triggers.append(component)
+            new = [component]
+        else:
+            return
+        if self._dropdown is not None:
             for trigger in new:
-                if trigger in self._made:
-                    self._made[trigger].change(
-                        self._now, None, self._made[dropdown], show_progress="hidden", api_name=False
-                    )
+                trigger.change(self._now, None, self._dropdown, show_progress="hidden", api_name=False)
 
     def _now(self) -> Any:
-        return gr.update(value=self._host.vae_setting())
+        return gr.update(**self._host.vae_setting())

@@ -8,5 +8,5 @@ def refresh_models():
 def modules_change(values, save=True, refresh=True):
     from modules import shared
 
-    shared.opts.data["forge_additional_modules"] = list(values)
+    shared.opts.data["forge_additional_modules"] = [module_list.get(value, value) for value in values]
     return True
