@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.webui.host import Host
+from tests.webui.host import IS_FORGE, Host
 
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
@@ -233,6 +233,9 @@ def test_a_vae_is_put_into_use_from_the_tab(page: Page, host: Host) -> None:
     page.locator("#vg_use").click()
     expect(table.locator("tr", has_text="other-diffusers.safetensors")).to_contain_text("in use")
     assert (host.vae_in_use() or "").endswith("other-diffusers.safetensors")
+    if IS_FORGE:  # the others' is a setting, see test_choosing
+        dropdown = page.locator(".gradio-dropdown", has_text="VAE / Text Encoder").first
+        expect(dropdown).to_contain_text("other-diffusers.safetensors")
     host.use_vae("None")
 
 

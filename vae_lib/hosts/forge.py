@@ -113,7 +113,11 @@ class Host(ForgeFamily):
         others = [path for path in shared.opts.forge_additional_modules if Path(path) not in files.values()]
         main_entry.modules_change([*others, str(files[name])])  # the next generation loads it
 
-    vae_dropdown = None  # "VAE / Text Encoder" bears no name to find it by
+    def is_vae_dropdown(self, component: Any, elem_id: str) -> bool:
+        return getattr(component, "label", None) == "VAE / Text Encoder"  # it bears no other name
+
+    def vae_setting(self) -> Any:
+        return [os.path.basename(path) for path in shared.opts.forge_additional_modules]
 
     def select_automatically(self) -> None:
         raise InputError("Forge has no automatic choice of a VAE; empty 'VAE / Text Encoder' instead.")

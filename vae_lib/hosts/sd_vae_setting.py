@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from modules import extra_networks, sd_vae, shared
 from modules.call_queue import queue_lock
@@ -24,11 +24,12 @@ class SDVAESetting:
     _patches: Patches
     loaded_model: Callable[[], Any]
 
-    vae_dropdown: ClassVar[str | None] = "setting_sd_vae"
-
     def watch_vae_files(self, notices: Notices) -> None:
         self._files = vae_files.VAEFiles(notices)
         self._files.install(self._patches)
+
+    def is_vae_dropdown(self, component: Any, elem_id: str) -> bool:
+        return elem_id == "setting_sd_vae"
 
     def vae_setting(self) -> Any:
         return shared.opts.sd_vae

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 from PIL import Image
 
@@ -85,8 +85,8 @@ class WebUI(Host, Protocol):
     def overrides_assignments(self) -> str | None:
         """The chosen VAE, if it makes what is noted for checkpoints void."""
 
-    vae_dropdown: ClassVar[str | None]
-    """The elem_id of the page's dropdown of VAEs; None where it cannot be found."""
+    def is_vae_dropdown(self, component: Any, elem_id: str) -> bool:
+        """Whether a component of the page is its dropdown of VAEs."""
 
     def vae_setting(self) -> Any:
         """What that dropdown should show."""

@@ -11,6 +11,7 @@ from vae_lib.ui.files_section import USES
 from vae_lib.ui.versions import IS_GRADIO_4
 from vae_lib.webui.host import WebUI
 
+_DROPDOWN = "dropdown"
 # After a choice in the tab, and by the line that tells what "Apply settings" has changed; but to gradio 4 HTML changes
 # with every update of the page, so that an event of it that updates something never ends.
 _TRIGGERS = (USES,) if IS_GRADIO_4 else (USES, "settings_result")
@@ -29,17 +30,17 @@ class VAEDropdown:
 
     def made(self, component: Any, elem_id: str) -> None:
         """Told of every component of the page, in any order; by gradio 4 of copies that it makes for updates, too."""
-        dropdown = self._host.vae_dropdown
-        if dropdown is None or elem_id not in (dropdown, *_TRIGGERS) or Context.root_block is None:
+        is_dropdown = self._host.is_vae_dropdown(component, elem_id)
+        if not (is_dropdown or elem_id in _TRIGGERS) or Context.root_block is None:
             return
-        self._made[elem_id] = component
-        new = _TRIGGERS if elem_id == dropdown else (elem_id,)
-        if dropdown in self._made:
-            for trigger in new:
-                if trigger in self._made:
-                    self._made[trigger].change(
-                        self._now, None, self._made[dropdown], show_progress="hidden", api_name=False
-                    )
+        self._made[_DROPDOWN if is_dropdown else elem_id] = component
+        if _DROPDOWN not in self._made:
+            return
+        for trigger in _TRIGGERS if is_dropdown else (elem_id,):
+            if trigger in self._made:
+                self._made[trigger].change(
+                    self._now, None, self._made[_DROPDOWN], show_progress="hidden", api_name=False
+                )
 
     def _now(self) -> Any:
         return gr.update(value=self._host.vae_setting())
