@@ -199,7 +199,7 @@ def generate(page: Page) -> None:
 
 def test_every_picture_in_the_gallery_is_put_right_at_its_place(page: tuple[Page, hosts.Host]) -> None:
     opened, host = page
-    number(opened, "txt2img_batch_size", 2)
+    number(opened, "txt2img_batch_count", 2)  # latents of two batches
     opened.locator("#txt2img_seed input").first.fill("70")
     open_panel(opened)
     choose(opened, "#script_txt2img_vae_guard_decode_by", "TAESD")
@@ -239,7 +239,8 @@ def test_every_picture_in_the_gallery_is_put_right_at_its_place(page: tuple[Page
             assert (entry(text) or "").endswith("decoded again")
             assert without_ours(text) == without_ours(before_text)
             assert np.abs(np.asarray(exact).astype(int) - np.asarray(approximate)).max() > 8
-    expect(opened.locator("#html_info_txt2img").last).to_contain_text("decoded again")
+    for words in ("Seed: 70", "decoded again"):
+        expect(opened.locator("#html_info_txt2img").last).to_contain_text(words)
     if hosts.IS_REAL:  # whose page asks for the infotext of the picture that is clicked
         for place in range(2):
             opened.locator("#txt2img_gallery .thumbnails button").nth(place - 2).click()

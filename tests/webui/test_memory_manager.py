@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import pytest
 
 from tests.webui.host import IS_CLASSIC, IS_FORK, Host
@@ -30,13 +33,40 @@ def test_it_is_asked_for_our_plan_and_no_more(host: Host) -> None:
 def test_when_ours_fails_the_hosts_own_decode_gets_what_it_needs(host: Host, without: Without) -> None:
     host.generate()
     asked(host)
-    host.post("/probe/fail-once")
+    host.post("/probe/fail")
     picture = host.generate()
     assert_same(picture, without["txt2img"])
     assert entry(picture.infotext) == "the WebUI's own decode"
     assert asked(host)[-1] == PLAIN
     host.generate()
     assert max(asked(host)) < PLAIN / 4
+
+
+def test_when_both_fail_the_hosts_tiles_are_its_own(host: Host) -> None:
+    """Larger than its tiles (64x64, 32x128, 128x32) so that it cuts at all."""
+    large: dict[str, Any] = {"width": 576, "height": 576, "steps": 1}
+    host.post("/probe/measuring?on=false")
+    whole = host.generate(**large)
+    told = host.log().count("the WebUI's own code was used instead")
+    host.post("/probe/fail?times=-1")  # each and every
+    host.post("/probe/run-out?above=4096")
+    asked(host)
+    try:
+        tiles = host.generate(**large)
+        requests = asked(host)
+    finally:
+        host.post("/probe/fail?times=0")
+        decoded = host.post("/probe/run-out?above=1000000")
+        host.post("/probe/measuring?on=true")
+    assert "retrying with tiled VAE decoding" in host.log()
+    assert len(decoded) == 1 + 4 + 5 + 5  # the whole, and three sizes of tiles
+    assert decoded[0] == 72 * 72
+    assert entry(tiles.infotext) == "the WebUI's own decode"
+    off = np.abs(tiles.images[0].astype(int) - whole.images[0])
+    assert 0 < off.mean() < 20  # the same picture, in tiles
+    assert requests[1] == 2178 * 72 * 72 * 64 * 4  # ours, then what it takes itself
+    assert host.log().count("the WebUI's own code was used instead") == max(told, 1)  # once in the session
+    assert entry(host.generate().infotext) == "full"
 
 
 @pytest.mark.parametrize("decode_by", ["Full", "Tiled", "Tiled + RAM"])

@@ -196,7 +196,7 @@ class FilesSection:
                     use_it = gr.Button("Use it", variant="primary", elem_id="vg_use", min_width=120)
                     hinted(
                         use_it,
-                        "Make the file that is chosen in the table the VAE in use, as the WebUI's own list does",
+                        "Make the file that is chosen in the table the VAE in use, as the WebUI's own choice does",
                     )
                     self.always = gr.Button(
                         _ALWAYS, visible=backend.can_assign(), elem_id="vg_assign", min_width=120

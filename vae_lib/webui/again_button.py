@@ -61,9 +61,9 @@ class AgainButton:
         return gr.update(visible=bool(self._approximate(*_read(info))))
 
     def _approximate(self, texts: Sequence[str], first: int) -> list[tuple[Kept, Places]]:
-        """Kept batches of which approximations are in the gallery, and where: told by their infotexts."""
+        """Kept batches of which approximations are in the gallery, in its order, and where: told by their infotexts."""
         free = dict.fromkeys(range(first, len(texts)))
-        found = []
+        found: list[tuple[int, Kept, Places]] = []
         for item in self._guard.kept.items():
             if not item.is_approximate:
                 continue
@@ -73,9 +73,9 @@ class AgainButton:
                 if place is not None:
                     del free[place]
                 places.append(place)
-            if any(place is not None for place in places):
-                found.append((item, places))
-        return found
+            if shown := [place for place in places if place is not None]:
+                found.append((min(shown), item, places))
+        return [(item, places) for _, item, places in sorted(found, key=lambda each: each[0])]
 
     def _decode_again(self, id_task: str, gallery: Any, info: str) -> tuple[Any, str, str, str]:
         """The gallery with exact pictures, its generation info, the infotext shown, and a line below it."""

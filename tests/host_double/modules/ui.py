@@ -23,13 +23,14 @@ def generate(tabname):
     kind = getattr(processing, f"StableDiffusionProcessing{tabname.title()}")
 
     def run(
-        id_task, request: gr.Request, prompt, negative_prompt, steps, width, height, batch_size, seed, *args
-    ):
+        id_task, request: gr.Request, prompt, negative_prompt, steps, width, height,
+        n_iter, batch_size, seed, *args,
+    ):  # fmt: skip
         p = kind(
             sd_model=shared.sd_model,
             outpath_samples=getattr(shared.opts, f"outdir_{tabname}_samples"),
             prompt=prompt, negative_prompt=negative_prompt, sampler_name="Euler", steps=int(steps),
-            width=int(width), height=int(height), batch_size=int(batch_size), seed=seed,
+            width=int(width), height=int(height), n_iter=int(n_iter), batch_size=int(batch_size), seed=seed,
         )  # fmt: skip
         if tabname == "img2img":
             (p.init_images, p.denoising_strength), args = ([args[0]], args[1]), args[2:]
@@ -72,6 +73,7 @@ def create_tab(tabname):
                 steps = gr.Slider(1, 150, 2, step=1, label="Sampling steps", elem_id=f"{tabname}_steps")
                 width = gr.Slider(64, 2048, 512, step=8, label="Width", elem_id=f"{tabname}_width")
                 height = gr.Slider(64, 2048, 512, step=8, label="Height", elem_id=f"{tabname}_height")
+                count = gr.Slider(1, 8, 1, step=1, label="Batch count", elem_id=f"{tabname}_batch_count")
                 batch = gr.Slider(1, 8, 1, step=1, label="Batch size", elem_id=f"{tabname}_batch_size")
                 seed = gr.Number(label="Seed", value=-1, precision=0, elem_id=f"{tabname}_seed")
                 if not is_img2img:
@@ -92,7 +94,7 @@ def create_tab(tabname):
                 info_json = gr.Textbox(visible=False, elem_id=f"generation_info_{tabname}")
                 infotext = gr.HTML(elem_id=f"html_info_{tabname}", elem_classes="infotext")
                 log = gr.HTML(elem_id=f"html_log_{tabname}", elem_classes="html-log")
-        fields = [prompt, negative, steps, width, height, batch, seed]
+        fields = [prompt, negative, steps, width, height, count, batch, seed]
         dummy = gr.Textbox(visible=False)
         submit.click(
             fn=generate(tabname),
@@ -101,8 +103,17 @@ def create_tab(tabname):
             outputs=[gallery, info_json, infotext, log],
             show_progress=False,
         )
-        labels = ("Prompt", "Negative prompt", "Steps", "Size-1", "Size-2", "Batch size", "Seed")
-        names = ("prompt", "negative_prompt", "steps", "width", "height", "batch_size", "seed")
+        labels = (
+            "Prompt",
+            "Negative prompt",
+            "Steps",
+            "Size-1",
+            "Size-2",
+            "Batch count",
+            "Batch size",
+            "Seed",
+        )
+        names = ("prompt", "negative_prompt", "steps", "width", "height", "n_iter", "batch_size", "seed")
         pairs = [
             infotext_utils.PasteField(field, label, api=name)
             for field, label, name in zip(fields, labels, names, strict=True)

@@ -61,9 +61,30 @@ def load_in_part():
     return [sum(any(getattr(layer, name, False) for name in casting) for layer in layers), len(layers)]
 
 
+_ran = []  # positions of the latents that the VAE's own decoder was given
+
+
+def run_out(above: int):
+    """The VAE's own decoder runs out of memory with latents of more positions than that. Tells what it was given."""
+    kind = type(vae().first_stage_model.decoder)
+    own = getattr(kind.forward, "own", kind.forward)
+
+    def forward(self, z, *args, **kwargs):
+        _ran.append(z.shape[-2] * z.shape[-1])
+        if _ran[-1] > above:
+            raise management.OOM_EXCEPTION("made by the probe: out of memory")
+        return own(self, z, *args, **kwargs)
+
+    forward.own = own
+    kind.forward = forward
+    ran, _ran[:] = [*_ran], []
+    return ran
+
+
 def add_routes(demo, app):
     app.add_api_route("/probe/memory-asked", tell, methods=["GET"])
     app.add_api_route("/probe/load-in-part", load_in_part, methods=["POST"])
+    app.add_api_route("/probe/run-out", run_out, methods=["POST"])
     app.add_api_route("/probe/load-again", management.unload_all_models, methods=["POST"])
 
 

@@ -10,10 +10,13 @@ CHANNELS = 32  # of the UNet, see make_checkpoint.py
 
 
 def vae_size(weights):
-    """Channels, and residual blocks per level, of a VAE in the layout of ldm or of diffusers."""
-    first_level = ("encoder.down.0.block.", "encoder.down_blocks.0.resnets.")
-    blocks = {name.split(".")[4] for name in weights if name.startswith(first_level)}
-    return weights["encoder.conv_in.weight"].shape[0], len(blocks)
+    """Channels of each level, and residual blocks per level, of a VAE in the layout of ldm or of diffusers."""
+    levels = {}
+    for name, value in weights.items():
+        part = name.split(".")
+        if name.startswith(("encoder.down.", "encoder.down_blocks.")) and name.endswith("conv2.weight"):
+            levels.setdefault(int(part[2]), []).append(value.shape[0])
+    return [levels[level][0] for level in sorted(levels)], len(levels[0])
 
 
 def admit(known):
@@ -38,7 +41,9 @@ def reforge():
 
     def sized(ddconfig, **kwargs):
         if size:
-            ddconfig = {**ddconfig, "ch": size[0], "num_res_blocks": size[1]}
+            widths, blocks = size
+            of_first = [width // widths[0] for width in widths]
+            ddconfig = {**ddconfig, "ch": widths[0], "ch_mult": of_first, "num_res_blocks": blocks}
         return build(ddconfig=ddconfig, **kwargs)
 
     sd.VAE.__init__, sd.VAE.of_any_size, sd.AutoencoderKL = of_any_size, True, sized
@@ -56,13 +61,10 @@ def forge():
 
     def of_any_size(guess, component, library, kind, path, weights):
         if kind == "AutoencoderKL" and weights and "encoder.conv_in.weight" in weights:
-            channels, blocks = vae_size(weights)
+            widths, blocks = vae_size(weights)
 
             def small(*args, **kwargs):
-                config = dict(read(*args, **kwargs))
-                factor = config["block_out_channels"][0] // channels
-                config["block_out_channels"] = [width // factor for width in config["block_out_channels"]]
-                return {**config, "layers_per_block": blocks}
+                return {**read(*args, **kwargs), "block_out_channels": widths, "layers_per_block": blocks}
 
             network.load_config = staticmethod(small)
         try:

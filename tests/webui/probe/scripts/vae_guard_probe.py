@@ -217,15 +217,19 @@ def nan_check(on: bool):
     shared.cmd_opts.disable_nan_check = not on
 
 
-def fail_once():
-    """The next decode or encode that the extension runs has a bug."""
+def fail(times: int = 1):
+    """The next so many decodes or encodes that the extension runs have a bug."""
     forward = sys.modules["vae_lib.guard.forward"].Forward
-    whole = forward._outcome
+    whole = getattr(forward._outcome, "whole", forward._outcome)
+    left = [times]
 
     def outcome(*args):
-        forward._outcome = whole
+        if left[0] == 0:
+            return whole(*args)
+        left[0] -= 1
         raise ZeroDivisionError("made by the probe")
 
+    outcome.whole = whole
     forward._outcome = outcome
 
 
@@ -262,7 +266,7 @@ def add_routes(demo, app):
     app.add_api_route("/probe/restore", restore_vae, methods=["POST"])
     app.add_api_route("/probe/dtypes", vae_dtypes, methods=["GET"])
     app.add_api_route("/probe/nan-check", nan_check, methods=["POST"])
-    app.add_api_route("/probe/fail-once", fail_once, methods=["POST"])
+    app.add_api_route("/probe/fail", fail, methods=["POST"])
     app.add_api_route("/probe/slow", slow, methods=["POST"])
     app.add_api_route("/probe/resources", resources, methods=["GET"])
     app.add_api_route("/probe/break", break_vae, methods=["POST"])
