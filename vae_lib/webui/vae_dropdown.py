@@ -11,7 +11,6 @@ from vae_lib.ui.files_section import USES
 from vae_lib.ui.versions import IS_GRADIO_4
 from vae_lib.webui.host import WebUI
 
-_DROPDOWN = "dropdown"
 # After a choice in the tab, and by the line that tells what "Apply settings" has changed; but to gradio 4 HTML changes
 # with every update of the page, so that an event of it that updates something never ends.
 _TRIGGERS = (USES,) if IS_GRADIO_4 else (USES, "settings_result")
