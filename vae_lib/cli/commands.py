@@ -13,6 +13,7 @@ import torch
 from vae_lib.checkpoints import describe, identify, read_header
 from vae_lib.decode import (
     DTYPES,
+    UNLIMITED,
     Operation,
     Plan,
     Route,
@@ -113,7 +114,8 @@ def _plan_row(work: Work, route: Route, free: int | None, chosen: Plan | None) -
     if chosen is not None and chosen.route is route:
         plan = chosen
     else:
-        limit = 1 << 62 if route is Route.CPU else devices.FIRST_PROMISE if free is None else free
+        promise = devices.FIRST_PROMISE if free is None else free
+        limit = UNLIMITED if route is Route.CPU else promise
         fitting = (plan for plan in plans if plan.peak_bytes <= limit)
         plan = next(fitting, None) or min(plans, key=lambda candidate: candidate.peak_bytes)
     least = min(candidate.peak_bytes for candidate in plans)

@@ -12,6 +12,7 @@ from vae_lib.decode.padding import Edge, Padding
 from vae_lib.decode.plan import (
     DEFAULT_ORDER,
     DTYPES,
+    UNLIMITED,
     Plan,
     Rates,
     Work,
@@ -28,6 +29,7 @@ from vae_lib.decode.trust import trusted_rates
 __all__ = [
     "DEFAULT_ORDER",
     "DTYPES",
+    "UNLIMITED",
     "Compute",
     "Edge",
     "Ladder",

@@ -10,14 +10,13 @@ import torch
 
 from vae_lib.decode import wording
 from vae_lib.decode.events import Asked, Attempt, BelowThreshold, Event, NoScratch, Overflow
-from vae_lib.decode.plan import NothingFits, Plan, Rates, Work, choose
+from vae_lib.decode.plan import UNLIMITED, NothingFits, Plan, Rates, Work, choose
 from vae_lib.decode.route import Route, TooSlow, Unavailable
 from vae_lib.errors import PlanError
 
 # How much of the predicted need must be free for another try after memory ran out in spite of the prediction.
 SHRINK = 0.6
 MOST_ATTEMPTS = 8  # in one step
-UNLIMITED = 1 << 62
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,17 @@ from typing import Any
 import gradio as gr
 import torch
 
-from vae_lib.decode import DEFAULT_ORDER, DTYPES, Operation, Route, Work, choose, dtype_name, wording
+from vae_lib.decode import (
+    DEFAULT_ORDER,
+    DTYPES,
+    UNLIMITED,
+    Operation,
+    Route,
+    Work,
+    choose,
+    dtype_name,
+    wording,
+)
 from vae_lib.errors import InputError, PlanError, VAEGuardError
 from vae_lib.networks import AutoencoderKLConfig
 from vae_lib.ui import markup, memory
@@ -175,7 +185,7 @@ def _summary(work: Work, memories: Mapping[str, Memory]) -> tuple[str, str]:
             cpu_free_bytes=memories["cpu"].usable,
         )
     except PlanError as error:
-        least = memory.plan_for(replace(work), Route.FULL, {work.device.type: Memory(1 << 62, 1 << 62)})
+        least = memory.plan_for(work, Route.FULL, {work.device.type: Memory(UNLIMITED, UNLIMITED)})
         return memory.bar(device, least.peak_bytes if least else 0, where), markup.note(str(error), "bad")
     need = plan.peak_bytes if plan.device == work.device else 0
     return memory.bar(device, need, where), markup.note(
