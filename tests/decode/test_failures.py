@@ -21,6 +21,8 @@ ROWS = json.loads(Path(__file__).with_name("failure_texts.json").read_text(encod
 
 
 def error_of(error_type: str, text: str) -> Exception:
+    if error_type == "torch.AcceleratorError":  # since PyTorch 2.8
+        return getattr(torch, "AcceleratorError", RuntimeError)(text)
     if error_type == "torch.OutOfMemoryError":
         return torch.cuda.OutOfMemoryError(text)
     return getattr(builtins, error_type)(text)

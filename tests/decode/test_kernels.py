@@ -99,7 +99,7 @@ def test_attention_that_makes_the_scores_is_seen() -> None:
 
 
 def test_scores_within_one_operation_are_counted_by_the_allocator(monkeypatch: pytest.MonkeyPatch) -> None:
-    counts = iter([0, 100, 100 + 256 * 256 * 4 - 1, 0, 100, 100 + 256 * 256 * 4])
+    counts = iter([1, 100, 100 + 256 * 256 * 4 - 1, 1, 100, 100 + 256 * 256 * 4])
     stats = {"memory_stats": lambda device: {"allocated_bytes.all.allocated": next(counts)}}
     monkeypatch.setattr(torch, "cpu", SimpleNamespace(**stats))
     assert [attention(), attention()] == [True, False]
@@ -184,7 +184,7 @@ class TestLayouts:
     @pytest.fixture
     def given_out(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
         """To be filled with what each convolution takes beside its result."""
-        extra, total = list[int](), [0]
+        extra, total = list[int](), [1]
         convolve = F.conv2d
 
         def counted(x: torch.Tensor, *args: object, **options: object) -> torch.Tensor:
@@ -210,10 +210,26 @@ class TestLayouts:
         assert given_out == []  # and remembered
         assert kernels.convolution_copies(there, FP32, channels_last=False)
 
-    def test_elsewhere_it_is_as_with_tensor_cores(self) -> None:
-        for kind, wanted in (("cuda", True), ("xpu", False), ("cpu", False)):
-            assert kernels.convolution_copies(torch.device(kind), FP16, channels_last=False) is wanted
-            assert not kernels.convolution_copies(torch.device(kind), FP16, channels_last=True)
+    @pytest.mark.parametrize("where", ["elsewhere", "not counted"])
+    @pytest.mark.parametrize(
+        ("dtype", "tf32", "last"), [(FP16, False, False), (FP32, True, False), (FP32, False, True)]
+    )
+    def test_where_nothing_is_seen_it_is_as_usual(
+        self, where: str, dtype: torch.dtype, tf32: bool, last: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """CUDA's own allocator leaves the count at zero."""
+        monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", tf32)
+        if where == "not counted":
+            monkeypatch.setattr(kernels, "_is_here", lambda device: True)
+            monkeypatch.setattr(torch, "empty", lambda size, device: SimpleNamespace(device=device))
+            monkeypatch.setattr(kernels, "_allocated_ever", lambda device: 0)
+        kernels._copies.cache_clear()
+        for layout in (True, False):
+            copies = kernels.convolution_copies(torch.device("cuda"), dtype, channels_last=layout)
+            assert copies is (layout is last)
+        for kind in ("xpu", "cpu"):
+            assert not kernels.convolution_copies(torch.device(kind), dtype, channels_last=last)
+        kernels._copies.cache_clear()
 
     def test_it_is_predicted(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """MiB that were measured on an H100, of a full decode of 512x512 in float32 without TF32 and with it."""

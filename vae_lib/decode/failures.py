@@ -84,6 +84,8 @@ _OUT_OF_MEMORY = (
     "out_of_host_memory",
     "out_of_resources",
     "allocation_failure",  # OpenCL's CL_MEM_OBJECT_ALLOCATION_FAILURE
+    "allocation_failed",  # cuDNN 9
+    "nvml_success == r",  # CUDA's allocator, asking the driver why it got no memory (as on MIG, Jetson)
     "posix_memalign",
     "error 1455",  # Windows: the paging file is too small
     "unknown error -2147024882",  # E_OUTOFMEMORY
@@ -98,6 +100,8 @@ _MAYBE_OUT_OF_MEMORY = (
     "cudnn_status_not_supported",
     "cudnn_status_not_initialized",
     "cudnn_status_internal_error",
+    "pytorch_used_bytes",  # cudaMallocAsync's assertion while it looks for room for a convolution
+    "expandable_segment_",  # an assertion after memory ran out, with expandable segments
     "cudnn_status_execution_failed",
     "cublas_status_not_initialized",
     "cublas_status_internal_error",
@@ -109,6 +113,9 @@ _MAYBE_OUT_OF_MEMORY = (
     "larger than int_max",  # more elements than a kernel can count: bands have fewer
     "less than int_max",
     "32-bit index math",
+    "canuse32bitindexmath",
+    "32-bit iterator",  # MPS
+    "failed to enqueue",  # XPU
 )
 _BY_TEXT = (
     (Failure.DEVICE_LOST, _DEVICE_LOST),

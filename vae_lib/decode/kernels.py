@@ -116,23 +116,27 @@ def convolution_copies(device: torch.device, dtype: torch.dtype, channels_last: 
     """Whether a convolution lays its input and its result out anew, in memory of its own, for the kernel it uses.
 
     cuDNN's kernels for tensor cores (half precision, and float32 as TF32) read channels last, those for plain float32
-    channels first. Tried once (27 MiB); where the device is not here, or has no memory for the try, it is as with
-    tensor cores.
+    channels first. Tried once (27 MiB); where the device is not here, has no memory for the try or does not count what
+    it gives out, it is as usual.
     """
     if device.type == "cpu":
         return False
     try:
         return _copies(device, dtype, channels_last, torch.backends.cudnn.allow_tf32)
     except Exception:
-        return device.type == "cuda" and not channels_last
+        return _usually_copies(device, dtype, channels_last, torch.backends.cudnn.allow_tf32)
+
+
+def _usually_copies(device: torch.device, dtype: torch.dtype, channels_last: bool, tf32: bool) -> bool:
+    """As seen on an H100."""
+    with_tensor_cores = dtype != torch.float32 or tf32
+    return device.type == "cuda" and channels_last is not with_tensor_cores
 
 
 @functools.cache
 def _copies(device: torch.device, dtype: torch.dtype, channels_last: bool, tf32: bool) -> bool:
-    if not _is_here(device):
-        return device.type == "cuda" and not channels_last
-    if _allocated_ever(device) is None:
-        return False
+    if not _is_here(device) or not _counts(device):
+        return _usually_copies(device, dtype, channels_last, tf32)
     layout = torch.channels_last if channels_last else torch.contiguous_format
     picture = torch.zeros(1, 128, 96, 96, device=device, dtype=dtype).to(memory_format=layout)
     weight = torch.zeros(128, 128, 3, 3, device=device, dtype=dtype).to(memory_format=layout)
@@ -173,8 +177,7 @@ def _makes_scores(device: torch.device, dtype: torch.dtype, channels: int) -> bo
     """By what is seen of it: an array of tokens x tokens among the results of PyTorch's operations, or, where the
     allocator keeps count, as many bytes within one. There are so many tokens that nothing else is as large.
     """
-    before = _allocated_ever(device)
-    tokens = channels + 64 if before is None else 4 * channels
+    tokens = 4 * channels if _counts(device) else channels + 64
     # outside of inference mode, in which an operation that consists of others is not taken apart
     with torch.inference_mode(False), torch.no_grad():
         heads = torch.zeros(1, 1, tokens, channels, device=device, dtype=dtype)
@@ -184,6 +187,12 @@ def _makes_scores(device: torch.device, dtype: torch.dtype, channels: int) -> bo
         after = _allocated_ever(device)
     allocated = 0 if before is None or after is None else after - before
     return largest.elements >= tokens**2 or allocated >= tokens**2 * dtype.itemsize
+
+
+def _counts(device: torch.device) -> bool:
+    """Whether the allocator keeps count; CUDA's own (cudaMallocAsync, as with --cuda-malloc) leaves it at zero."""
+    something = torch.empty(1, device=device)  # held until it has been looked at
+    return bool(_allocated_ever(something.device))
 
 
 def _allocated_ever(device: torch.device) -> int | None:
