@@ -24,15 +24,17 @@ class Notices:
 
     def tell(self, message: str, *, warning: bool = False, page: bool = True) -> None:
         """One line in the console; below the picture and in the page too if a generation is running for the page."""
-        message = printable(message)
-        if not message.startswith("VAE Guard "):
-            message = f"VAE Guard: {message}"
+        message = _signed(message)
         say(message, sys.stderr if warning else sys.stdout)
         current = self._generations.current
         if current is not None and current.p is not None:
             self._host.comment(current.p, message)
         if page:
             self._host.notify(message, warning=warning)
+
+    def show_again(self, message: str) -> None:
+        """A warning that was told, in the page alone."""
+        self._host.notify(_signed(message), warning=True)
 
     def tell_once(self, key: str, message: str, *, warning: bool = True) -> None:
         """As `tell`, but only the first time in this session."""
@@ -62,6 +64,11 @@ class Notices:
     def last_report(self) -> str:
         """The report of the latest failure of our own in this session, ready to copy; "" when there was none."""
         return self._report
+
+
+def _signed(message: str) -> str:
+    message = printable(message)
+    return message if message.startswith("VAE Guard ") else f"VAE Guard: {message}"
 
 
 def say(text: str, stream: TextIO) -> None:

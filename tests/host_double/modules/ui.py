@@ -3,6 +3,7 @@
 import json
 import os
 from contextlib import closing
+from functools import partial
 
 import gradio as gr
 
@@ -140,6 +141,28 @@ def create_setting_component(key):
     return res
 
 
+def create_quicksettings():
+    """At the top of the page instead of among the settings."""
+    with gr.Row(elem_id="quicksettings", variant="compact"):
+        for key in shared.opts.quicksettings_list:
+            shared.settings_components[key] = create_setting_component(key)
+
+
+def connect_quicksettings():
+    """What is chosen there counts at once; the answer's value is what counts then, and if it is another one, that
+    is a change once more.
+    """
+
+    def set_one(value, key):
+        if shared.opts.set(key, value):
+            shared.opts.save(shared.config_filename)
+        return gr.update(value=getattr(shared.opts, key))
+
+    for key in shared.opts.quicksettings_list:
+        component = shared.settings_components[key]
+        component.change(partial(set_one, key=key), inputs=[component], outputs=[component])
+
+
 def create_settings():
     opts = shared.opts
     opts.reorder()
@@ -150,7 +173,7 @@ def create_settings():
         result = gr.HTML(elem_id="settings_result")
         sections: dict = {}
         for key, info in opts.data_labels.items():
-            if info.section and info.section[0] is not None:
+            if info.section and info.section[0] is not None and key not in opts.quicksettings_list:
                 sections.setdefault(info.section, []).append(key)
         shared.settings_components = {}
         with gr.Tabs(elem_id="settings"):
@@ -229,10 +252,12 @@ def create_ui():
     tabs += [(create_settings(), "Settings", "settings")]
     shared.tab_names = [label for _, label, _ in tabs]
     with gr.Blocks(theme=shared.gradio_theme, analytics_enabled=False, title="Stable Diffusion") as demo:
+        create_quicksettings()
         with gr.Tabs(elem_id="tabs"):
             for interface, label, ifid in tabs:
                 with gr.TabItem(label, id=ifid, elem_id=f"tab_{ifid}"):
                     interface.render()
+        connect_quicksettings()
         gr.HTML(json.dumps({"double": True}), elem_id="footer", visible=False)
         saved = [key for key in shared.settings_components if not shared.opts.data_labels[key].do_not_save]
         demo.load(
