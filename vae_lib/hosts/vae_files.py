@@ -54,6 +54,10 @@ class VAEFiles:
         def load_vae(model: Any, vae_file: Any = None, vae_source: str = "from unknown source") -> Any:
             self._wanted.append(model.first_stage_model.state_dict())
             self.refused = ""
+            if sd_vae.base_vae is None and sd_vae.loaded_vae_file is None:
+                # What is loaded is the checkpoint's own, and not stored yet. reForge and Forge Classic note the
+                # checkpoint with each generation all the same; then it would not be stored, and could not come back.
+                sd_vae.checkpoint_info = None
             try:
                 return original(model, vae_file, vae_source)
             except (CheckpointError, AssertionError, OSError) as error:

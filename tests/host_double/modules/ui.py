@@ -93,6 +93,7 @@ def create_tab(tabname):
                     label="Output", show_label=False, elem_id=f"{tabname}_gallery", columns=4, preview=True
                 )
                 info_json = gr.Textbox(visible=False, elem_id=f"generation_info_{tabname}")
+                send = gr.Button("\U0001f5bc\ufe0f", elem_id=f"{tabname}_send_to_img2img")
                 infotext = gr.HTML(elem_id=f"html_info_{tabname}", elem_classes="infotext")
                 log = gr.HTML(elem_id=f"html_log_{tabname}", elem_classes="html-log")
         fields = [prompt, negative, steps, width, height, count, batch, seed]
@@ -122,6 +123,7 @@ def create_tab(tabname):
         pairs += runner.infotext_fields
         infotext_utils.add_paste_fields(tabname, None, pairs)
         infotext_utils.connect_paste(paste, pairs, prompt, None, tabname)
+    infotext_utils.send_buttons[tabname] = send, runner.paste_field_names
     scripts.scripts_current = None
     return interface
 
@@ -258,6 +260,7 @@ def create_ui():
                 with gr.TabItem(label, id=ifid, elem_id=f"tab_{ifid}"):
                     interface.render()
         connect_quicksettings()
+        infotext_utils.connect_sends()
         gr.HTML(json.dumps({"double": True}), elem_id="footer", visible=False)
         saved = [key for key in shared.settings_components if not shared.opts.data_labels[key].do_not_save]
         demo.load(
