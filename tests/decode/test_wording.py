@@ -62,8 +62,16 @@ TABLE: list[tuple[Outcome, str, str]] = [
         outcome(RAM, OutOfMemory(FULL), OutOfMemory(TILED)),
         "tiled + RAM in 48-row bands; full failed: out of memory, although it was predicted to need 4.3 GB; "
         "tiled failed: out of memory, although it was predicted to need 300 MB",
-        "decoded 1024x768 in tiles kept in RAM, because the full decode ran out of memory and Tiled ran out of memory "
-        "(3.4 s). The picture is the same.",
+        "decoded 1024x768 in tiles kept in RAM, because the full decode and Tiled ran out of memory (3.4 s). "
+        "The picture is the same.",
+    ),
+    (
+        outcome(ON_CPU, OutOfMemory(FULL), OutOfMemory(TILED), OutOfMemory(RAM)),
+        "on the CPU in 48-row bands; full failed: out of memory, although it was predicted to need 4.3 GB; "
+        "tiled failed: out of memory, although it was predicted to need 300 MB; "
+        "tiled + RAM failed: out of memory, although it was predicted to need 300 MB",
+        "decoded 1024x768 on the CPU, because the full decode, Tiled and Tiled + RAM ran out of memory (3.4 s). "
+        "The picture is the same.",
     ),
     (
         outcome(replace(FULL, dtype=torch.float32), Overflow(FULL)),

@@ -306,6 +306,8 @@ def test_nothing_allowed_that_fits_ends_in_the_hosts_own(
     assert host.noted == {"VAE Guard": "the WebUI's own decode"}
     assert "is not enough for decoding" in host.told[0]
     assert "The WebUI's own code was used instead." in host.told[0]
+    host.generate(torch.cat([latents, latents]))
+    assert len(host.told) == 2  # once for each batch
 
 
 def test_files_in_use_that_windows_would_keep(host: FakeHost, guard: Guard, latents: Tensor) -> None:

@@ -12,10 +12,12 @@ import torch
 
 sys.argv = ["webui.py"]
 from modules import first_stage, processing, sd_models, shared
+from modules_forge import main_thread
 
 from vae_lib import hosts
 from vae_lib.guard import Guard, Request
 from vae_lib.guard.forward import Forward
+from vae_lib.guard.host import TELLS_MORE
 
 SCALE = 0.18215
 
@@ -149,6 +151,24 @@ if is_forge:
     answer["dropdowns"] = [
         label for label in labels if host.is_vae_dropdown(SimpleNamespace(label=label, multiselect=True), "")
     ]
+
+
+class Dropped(Exception):
+    pass
+
+
+def fail(error):
+    raise error
+
+
+errors = [Dropped("a WebUI's"), Dropped("ours")]
+setattr(errors[1], TELLS_MORE, True)
+answer["errors"] = []
+for error in errors:
+    try:
+        answer["errors"].append(main_thread.run_and_wait_result(fail, error))
+    except Dropped as raised:
+        answer["errors"].append(str(raised))
 host.unwrap()
 answer["own again"] = bool(torch.equal(decode(), own))
 shared.opts.data.pop("forge_additional_modules", None)

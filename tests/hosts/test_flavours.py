@@ -71,3 +71,7 @@ def test_forges_own_list_shows_what_the_tab_chose(answer: dict[str, Any]) -> Non
     assert (before, after) == (None, "vae.safetensors")
     assert shown == {"choices": names, "value": names[::-1]}
     assert answer["dropdowns"] == ["VAE / Text Encoder"]
+
+
+def test_an_error_that_says_where_the_latents_are_is_not_dropped(answer: dict[str, Any]) -> None:
+    assert answer["errors"] == [None, "ours"]

@@ -141,11 +141,6 @@ class Host:
     def use_vae(self, name: str) -> None:
         """Choose a VAE as the user would; "None": the checkpoint's own."""
         self.post("/sdapi/v1/options", vae_setting(name))
-        # reForge forgets to bring back the checkpoint's own, with or without us, until that is loaded anew
-        for checkpoint in (
-            ("small_refiner.safetensors", "small.safetensors") if IS_REFORGE and name == "None" else ()
-        ):
-            self.post("/sdapi/v1/options", {"sd_model_checkpoint": checkpoint})
 
     def vaes(self) -> dict[str, str]:
         """What can be chosen: names and paths."""

@@ -183,6 +183,21 @@ def test_pasting_an_infotext_sets_the_panel(page: Page, host: Host) -> None:
     expect(page.locator("#txt2img_prompt textarea")).to_have_value("a cup")
 
 
+def test_send_to_img2img_takes_the_panel_along(page: Page) -> None:
+    panel = open_panel(page)
+    choose(page, "#script_txt2img_vae_guard_decode_by", "Tiled")
+    number(page, "script_txt2img_vae_guard_threshold", 2.5)
+    panel.get_by_label(FALLBACK).uncheck()
+    generate(page)  # there must be a picture to send
+    page.locator("#txt2img_send_to_img2img").click()
+    open_tab(page, "img2img")
+    panel = open_panel(page, "img2img")
+    expect(page.locator("#img2img_prompt textarea")).to_have_value("a cup")
+    expect(panel.get_by_label("Decode by")).to_have_value("Tiled")
+    expect(panel.get_by_label(FALLBACK)).not_to_be_checked()
+    expect(page.locator("#script_img2img_vae_guard_threshold input")).to_have_value("2.5")
+
+
 def test_a_taesd_picture_can_be_decoded_again_in_full(page: Page) -> None:
     open_panel(page)
     button = page.get_by_role("button", name="Decode again in full")

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from tests.webui import host as hosts
-from tests.webui.test_browser import SECONDS, browser, open_page, open_tab, shoot  # noqa: F401
+from tests.webui.test_browser import SECONDS, browser, generate, open_page, open_tab, shoot  # noqa: F401
 from tests.webui.test_pictures import assert_close, assert_same
 from vae_lib.checkpoints import load_latents
 from vae_lib.cli import main
@@ -152,6 +152,25 @@ def unfinished_tab(page: Page) -> Locator:
 
 def said(page: Page) -> Locator:
     return page.locator("#vg_unfinished_said").last
+
+
+def test_the_page_says_where_they_are(host: hosts.Host, page: Page) -> None:
+    """In the place of the infotext, where it stays; reForge and Forge Classic by themselves show a TypeError there."""
+    generate(page)
+    header = page.locator("#txt2img_vae_guard .label-wrap").first
+    expect(header).to_contain_text("last decode")
+    host.post("/probe/break")
+    try:
+        page.locator("#txt2img_generate").click()
+        told = page.locator("#html_log_txt2img").last
+        expect(told).to_contain_text("its latents are in", timeout=SECONDS)
+        expect(told).to_contain_text("even in fp32")
+        expect(page.locator(".toast-body").first).to_contain_text("its latents are in")
+        expect(header).not_to_contain_text("last decode")
+    finally:
+        host.post("/probe/mend")
+    assert "TypeError" not in told.inner_text()
+    assert len(files(host)) == 1
 
 
 def test_decode_now_in_the_tab(host: hosts.Host, failed: hosts.Picture, page: Page) -> None:

@@ -56,6 +56,8 @@ def test_a_file_of_diffusers_loads_like_any_other(host: Host, without: dict[str,
 
 def test_after_a_change_of_the_vae_the_new_weights_are_used(host: Host, without: dict[str, Picture]) -> None:
     host.generate()
+    if not hosts.IS_FORGE:
+        host.post("/probe/note-checkpoint")
     host.use_vae("other.safetensors")
     other = host.generate(guard=[False, "Tiled", 0])
     host.use_vae("None")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from vae_lib.decode.compute import Operation
 from vae_lib.decode.events import (
@@ -124,6 +124,8 @@ def _clauses(events: Iterable[Event], operation: Operation) -> Iterable[str]:
     def name(route: Route) -> str:
         return f"the full {operation.value}" if route is Route.FULL else route.caption
 
+    events = list(events)
+    ran_out = [name(event.plan.route) for event in events if isinstance(event, OutOfMemory)]
     for event in events:
         if isinstance(event, DoesNotFit):
             need, free = size_text(event.need_bytes, up=True), size_text(event.free_bytes)
@@ -138,8 +140,14 @@ def _clauses(events: Iterable[Event], operation: Operation) -> Iterable[str]:
         elif isinstance(event, TooSlow):
             yield f"{name(event.route)} would have taken about {time_text(event.seconds)}"
         elif isinstance(event, Unavailable):
-            yield f"{' and '.join(map(name, event.routes))} could not be used ({event.problem.rstrip('.')})"
+            yield f"{_enumerated([*map(name, event.routes)])} could not be used ({event.problem.rstrip('.')})"
         elif isinstance(event, OutOfMemory):
-            yield f"{name(event.plan.route)} ran out of memory"
+            yield f"{_enumerated(ran_out)} ran out of memory"
         elif isinstance(event, (MaybeOutOfMemory, Overflow, NoScratch)):
             yield f"{name(event.plan.route)} failed ({problem(event)})"
+
+
+def _enumerated(names: Sequence[str]) -> str:
+    """ "a, b and c"; each once."""
+    *most, last = dict.fromkeys(names)
+    return f"{', '.join(most)} and {last}" if most else last

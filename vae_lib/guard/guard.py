@@ -39,7 +39,7 @@ from vae_lib.guard import borrow, infotext, layers, policy
 from vae_lib.guard import settings as settings_of
 from vae_lib.guard.forward import Forward
 from vae_lib.guard.generation import Generation, Generations
-from vae_lib.guard.host import Host, HostVAE, Result
+from vae_lib.guard.host import TELLS_MORE, Host, HostVAE, Result
 from vae_lib.guard.kept import KeptLatents
 from vae_lib.guard.notices import Notices
 from vae_lib.guard.precision import Precision
@@ -101,6 +101,7 @@ class Guard:
                 again.route, again.done = outcome.plan.route.value, wording.entry(outcome)
                 self.last_decode = wording.summary(outcome)
             return result
+        self.last_decode = ""
         current.is_first_pass = self.host.is_first_pass(current.p)
         held = self.kept.hold(current, vae, latents)
         current.promise = functools.partial(self.kept.promise, held)
@@ -109,6 +110,7 @@ class Guard:
         except BaseException as error:
             if told := self.kept.failed(held):  # the type stays: callers look at it
                 error.args = (f"{error} VAE Guard: {told}", *error.args[1:])
+                setattr(error, TELLS_MORE, True)
             raise
         records = current.records[start:]
         worst = infotext.worst(records)

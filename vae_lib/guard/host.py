@@ -19,6 +19,7 @@ from vae_lib.guard.generation import Again
 Result = TypeVar("Result")
 Need = Callable[[Operation, tuple[int, ...]], int]
 """Bytes that our decode or encode of a tensor of that shape takes on the device."""
+TELLS_MORE = "vae_guard_tells_more"  # on an error of the host's whose message also says where the latents are
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import logging
 import sys
 from typing import TextIO
 
-from vae_lib.errors import VAEGuardError, printable
+from vae_lib.errors import PlanError, VAEGuardError, printable
 from vae_lib.guard.generation import Generations
 from vae_lib.guard.host import Host
 from vae_lib.guard.layers import Altered
@@ -24,15 +24,17 @@ class Notices:
 
     def tell(self, message: str, *, warning: bool = False, page: bool = True) -> None:
         """One line in the console; below the picture and in the page too if a generation is running for the page."""
-        message = printable(message)
-        if not message.startswith("VAE Guard "):
-            message = f"VAE Guard: {message}"
+        message = _signed(message)
         say(message, sys.stderr if warning else sys.stdout)
         current = self._generations.current
         if current is not None and current.p is not None:
             self._host.comment(current.p, message)
         if page:
             self._host.notify(message, warning=warning)
+
+    def show_again(self, message: str) -> None:
+        """A warning that was told, in the page alone."""
+        self._host.notify(_signed(message), warning=True)
 
     def tell_once(self, key: str, message: str, *, warning: bool = True) -> None:
         """As `tell`, but only the first time in this session."""
@@ -43,13 +45,18 @@ class Notices:
     def own_failure(self, what: str, error: BaseException, report: str) -> None:
         """Our own code failed: say once that the host's is used; ``report`` goes to the console and the tab.
 
-        Of each layer that somebody changed, once.
+        Of each layer that somebody changed, once. That no way was possible is told for each batch of pictures.
         """
+        current = self._generations.current
+        if isinstance(error, PlanError):
+            if current is None or not current.fell_to_host:
+                self.tell(_used_instead(error), warning=True)
+            return
         key = f"{what}:{error if isinstance(error, Altered) else type(error).__name__}"
         if key in self._told:
             return
         if isinstance(error, VAEGuardError):
-            self.tell_once(key, f"{error} The WebUI's own code was used instead.")
+            self.tell_once(key, _used_instead(error))
             return
         self.tell_once(
             key,
@@ -62,6 +69,15 @@ class Notices:
     def last_report(self) -> str:
         """The report of the latest failure of our own in this session, ready to copy; "" when there was none."""
         return self._report
+
+
+def _used_instead(error: VAEGuardError) -> str:
+    return f"{error} The WebUI's own code was used instead."
+
+
+def _signed(message: str) -> str:
+    message = printable(message)
+    return message if message.startswith("VAE Guard ") else f"VAE Guard: {message}"
 
 
 def say(text: str, stream: TextIO) -> None:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from modules_forge import main_thread
 
 from vae_lib.decode import Operation
-from vae_lib.guard.host import Need, Points
+from vae_lib.guard.host import TELLS_MORE, Need, Points
 from vae_lib.hosts import forge_memory, page
 from vae_lib.hosts.patching import Function
 from vae_lib.hosts.webui_family import WebUIFamily
@@ -51,7 +51,24 @@ class ForgeFamily(WebUIFamily):
 
 
 def _carrying_the_page(original: Function) -> Function:
+    """The way to the main thread, and back for an error that says where the latents are: reForge and Forge Classic drop
+    errors there, and the page shows what comes of that, a TypeError.
+    """
+
     def run_and_wait_result(func: Function, *args: Any, **kwargs: Any) -> Any:
-        return original(page.carried(func), *args, **kwargs)
+        failures: list[Exception] = []
+
+        def work(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return func(*args, **kwargs)
+            except Exception as error:
+                if hasattr(error, TELLS_MORE):
+                    failures.append(error)
+                raise
+
+        result = original(page.carried(work), *args, **kwargs)
+        if failures:
+            raise failures[0]
+        return result
 
     return run_and_wait_result

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import glob
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from vae_lib.hosts.patching import Patches
 Wrapper = Callable[..., Any]
 
 _EXTENSIONS = (".ckpt", ".pt", ".safetensors")
+_SECONDS_TO_SET_BACK = 5.0  # at most, until a dropdown shows the VAE that stays in use
 
 
 class VAEFiles:
@@ -29,6 +31,7 @@ class VAEFiles:
         self._notices = notices
         self._wanted: list[Mapping[str, torch.Tensor]] = []  # what the file being loaded must fit
         self.refused = ""  # why the last one was; empty if it was not
+        self._taken_away = ("", 0.0)  # what the page may show no longer, and until when to show it again
 
     def install(self, patches: Patches) -> None:
         patches.patch(sd_vae, "load_vae_dict", self._load_vae_dict)
@@ -51,6 +54,10 @@ class VAEFiles:
         def load_vae(model: Any, vae_file: Any = None, vae_source: str = "from unknown source") -> Any:
             self._wanted.append(model.first_stage_model.state_dict())
             self.refused = ""
+            if sd_vae.base_vae is None and sd_vae.loaded_vae_file is None:
+                # What is loaded is the checkpoint's own, and not stored yet. reForge and Forge Classic note the
+                # checkpoint with each generation all the same; then it would not be stored, and could not come back.
+                sd_vae.checkpoint_info = None
             try:
                 return original(model, vae_file, vae_source)
             except (CheckpointError, AssertionError, OSError) as error:
@@ -71,15 +78,26 @@ class VAEFiles:
         return load_vae
 
     def _set_option(self, original: Wrapper) -> Wrapper:
-        """A file that was refused leaves the setting as it was."""
+        """A file that was refused leaves the setting as it was.
+
+        A dropdown among the quick settings is set back by the answer to its event, and this change is an event again,
+        with whose beginning gradio takes away what the first has shown: so it is shown once more.
+        """
 
         def set_option(options: Any, key: str, value: Any, *args: Any, **kwargs: Any) -> Any:
             before, self.refused = options.data.get(key), ""
             changed = original(options, key, value, *args, **kwargs)
-            if key != "sd_vae" or not self.refused:
+            if key != "sd_vae":
                 return changed
-            setattr(options, key, before if before is not None else options.get_default(key))
-            return False
+            if self.refused:
+                setattr(options, key, before if before is not None else options.get_default(key))
+                self._taken_away = (self.refused, time.monotonic() + _SECONDS_TO_SET_BACK)
+                return False
+            shown, until = self._taken_away
+            self._taken_away = ("", 0.0)
+            if value == before and time.monotonic() < until:
+                self._notices.show_again(shown)
+            return changed
 
         return set_option
 

@@ -121,7 +121,7 @@ def table(
 ) -> str:
     """A table; on a narrow screen each row becomes a card, its cells labelled by ``head``."""
     body = []
-    kinds: list[str] = []
+    kinds = [""] * len(head)
     for number, row in enumerate(rows):
         kinds = max(kinds, [kind for _, kind in row], key=lambda found: found.count("vg-num"))
         cells = "".join(

@@ -65,12 +65,13 @@ def script_class(guard: Guard, host: WebUI) -> type:
                 lambda falls_back: gr.update(interactive=falls_back), fallback, threshold,
                 show_progress="hidden", api_name=False,
             )  # fmt: skip
-            self.infotext_fields = [
-                host.paste_field(fallback, infotext.pasted_fallback, "vae_guard_fallback"),
-                host.paste_field(decode_by, infotext.pasted_decode_by, "vae_guard_decode_by"),
-                host.paste_field(threshold, infotext.pasted_threshold, "vae_guard_threshold"),
-            ]
-            self.paste_field_names = [infotext.FALLBACK, infotext.DECODE_BY, infotext.THRESHOLD]
+            fields = (
+                (fallback, infotext.pasted_fallback, "vae_guard_fallback"),
+                (decode_by, infotext.pasted_decode_by, "vae_guard_decode_by"),
+                (threshold, infotext.pasted_threshold, "vae_guard_threshold"),
+            )
+            self.infotext_fields = [host.paste_field(*field) for field in fields]
+            self.paste_field_names = [pasted for _, pasted, _ in fields]  # what "Send to img2img" takes along
             return [fallback, decode_by, threshold]
 
         def _show_last(self, created: Any) -> None:

@@ -12,6 +12,7 @@ sys.modules["modules.generation_parameters_copypaste"] = sys.modules[__name__]
 
 re_param = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
 paste_fields: dict = {}
+send_buttons: dict = {}  # of each tab, and the names of its scripts' fields
 infotext_to_setting_name_mapping: list = []
 
 
@@ -27,6 +28,7 @@ class PasteField(tuple):
 
 def reset():
     paste_fields.clear()
+    send_buttons.clear()
 
 
 def quote(text):
@@ -76,6 +78,17 @@ def pasted_value(field, params):
         return value if kind is type(None) else kind(value)
     except (TypeError, ValueError):
         return None
+
+
+def connect_sends():
+    """What the buttons "Send to img2img" take along beside the picture."""
+    for source, (button, paste_field_names) in send_buttons.items():
+        names = ["Prompt", "Negative prompt", "Steps", "Seed", *paste_field_names]
+        inputs, outputs = (
+            [component for component, target in paste_fields[tabname]["fields"] if target in names]
+            for tabname in (source, "img2img")
+        )
+        button.click(lambda *values: values, inputs, outputs, show_progress=False)
 
 
 def connect_paste(button, fields, input_comp, override_settings_component, tabname):

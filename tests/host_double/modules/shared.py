@@ -133,6 +133,7 @@ options_templates |= options_section(
 options_templates |= options_section(
     (None, "Hidden options"),
     {
+        "quicksettings_list": OptionInfo([], "Quicksettings list"),
         "disabled_extensions": OptionInfo([], "Disable these extensions"),
         "disable_all_extensions": OptionInfo("none", "Disable all extensions"),
         "sd_checkpoint_hash": OptionInfo("", "SHA256 hash of the current checkpoint"),

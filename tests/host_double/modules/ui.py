@@ -3,6 +3,7 @@
 import json
 import os
 from contextlib import closing
+from functools import partial
 
 import gradio as gr
 
@@ -92,6 +93,7 @@ def create_tab(tabname):
                     label="Output", show_label=False, elem_id=f"{tabname}_gallery", columns=4, preview=True
                 )
                 info_json = gr.Textbox(visible=False, elem_id=f"generation_info_{tabname}")
+                send = gr.Button("\U0001f5bc\ufe0f", elem_id=f"{tabname}_send_to_img2img")
                 infotext = gr.HTML(elem_id=f"html_info_{tabname}", elem_classes="infotext")
                 log = gr.HTML(elem_id=f"html_log_{tabname}", elem_classes="html-log")
         fields = [prompt, negative, steps, width, height, count, batch, seed]
@@ -121,6 +123,7 @@ def create_tab(tabname):
         pairs += runner.infotext_fields
         infotext_utils.add_paste_fields(tabname, None, pairs)
         infotext_utils.connect_paste(paste, pairs, prompt, None, tabname)
+    infotext_utils.send_buttons[tabname] = send, runner.paste_field_names
     scripts.scripts_current = None
     return interface
 
@@ -140,6 +143,28 @@ def create_setting_component(key):
     return res
 
 
+def create_quicksettings():
+    """At the top of the page instead of among the settings."""
+    with gr.Row(elem_id="quicksettings", variant="compact"):
+        for key in shared.opts.quicksettings_list:
+            shared.settings_components[key] = create_setting_component(key)
+
+
+def connect_quicksettings():
+    """What is chosen there counts at once; the answer's value is what counts then, and if it is another one, that
+    is a change once more.
+    """
+
+    def set_one(value, key):
+        if shared.opts.set(key, value):
+            shared.opts.save(shared.config_filename)
+        return gr.update(value=getattr(shared.opts, key))
+
+    for key in shared.opts.quicksettings_list:
+        component = shared.settings_components[key]
+        component.change(partial(set_one, key=key), inputs=[component], outputs=[component])
+
+
 def create_settings():
     opts = shared.opts
     opts.reorder()
@@ -150,7 +175,7 @@ def create_settings():
         result = gr.HTML(elem_id="settings_result")
         sections: dict = {}
         for key, info in opts.data_labels.items():
-            if info.section and info.section[0] is not None:
+            if info.section and info.section[0] is not None and key not in opts.quicksettings_list:
                 sections.setdefault(info.section, []).append(key)
         shared.settings_components = {}
         with gr.Tabs(elem_id="settings"):
@@ -229,10 +254,13 @@ def create_ui():
     tabs += [(create_settings(), "Settings", "settings")]
     shared.tab_names = [label for _, label, _ in tabs]
     with gr.Blocks(theme=shared.gradio_theme, analytics_enabled=False, title="Stable Diffusion") as demo:
+        create_quicksettings()
         with gr.Tabs(elem_id="tabs"):
             for interface, label, ifid in tabs:
                 with gr.TabItem(label, id=ifid, elem_id=f"tab_{ifid}"):
                     interface.render()
+        connect_quicksettings()
+        infotext_utils.connect_sends()
         gr.HTML(json.dumps({"double": True}), elem_id="footer", visible=False)
         saved = [key for key in shared.settings_components if not shared.opts.data_labels[key].do_not_save]
         demo.load(

@@ -213,6 +213,12 @@ def vae_dtypes():
     return sorted({str(tensor.dtype) for tensor in vae.parameters()} | {str(devices.dtype_vae)})
 
 
+def note_checkpoint():
+    """As reForge and Forge Classic do with each generation of a checkpoint that is loaded already."""
+    sd_vae.base_vae = getattr(shared.sd_model, "base_vae", None)
+    sd_vae.checkpoint_info = shared.sd_model.sd_checkpoint_info
+
+
 def nan_check(on: bool):
     shared.cmd_opts.disable_nan_check = not on
 
@@ -265,6 +271,7 @@ def add_routes(demo, app):
     app.add_api_route("/probe/halve", halve_vae, methods=["POST"])
     app.add_api_route("/probe/restore", restore_vae, methods=["POST"])
     app.add_api_route("/probe/dtypes", vae_dtypes, methods=["GET"])
+    app.add_api_route("/probe/note-checkpoint", note_checkpoint, methods=["POST"])
     app.add_api_route("/probe/nan-check", nan_check, methods=["POST"])
     app.add_api_route("/probe/fail", fail, methods=["POST"])
     app.add_api_route("/probe/slow", slow, methods=["POST"])
