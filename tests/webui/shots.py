@@ -1,4 +1,4 @@
-"""Pictures of the extension's page in a WebUI, for docs/: ``python -m tests.webui.shots forge docs``.
+"""Pictures of the extension's page in a WebUI, for docs/: ``python -m tests.webui.shots forge docs`` (or reforge).
 
 The WebUI is that of ``WEBUI_DIR`` and ``WEBUI_PYTHON``, else the double; its weights are the tests' small ones.
 One sheet in its light theme and one in its dark.
@@ -76,7 +76,7 @@ def sheet(taken: list[Image.Image], colour: str) -> Image.Image:
     made = Image.new("RGB", (2 * SHOWN + GAP, (len(taken) + 1) // 2 * height - GAP), colour)
     for number, picture in enumerate(taken):
         made.paste(picture, (number % 2 * (SHOWN + GAP), number // 2 * height))
-    return made.quantize(96)
+    return made.quantize(256)  # fewer make the labels of coloured buttons unreadable
 
 
 if __name__ == "__main__":
