@@ -18,11 +18,14 @@ from typing import Any
 import pytest
 from safetensors.torch import save
 
+from tests.guard.fake_host import FakeHost
 from tests.hub.conftest import taesd_bytes, vae_bytes
 from tests.hub.hub_server import HubServer, running_hub
 from tests.webui import host as hosts
 from tests.webui import weights
 from tests.webui.host import ApiError, Host
+from vae_lib.guard import Guard
+from vae_lib.webui.downloads import Downloads
 
 TAESD_FILES = {"taesd_encoder.pth", "taesd_decoder.pth"}
 
@@ -64,6 +67,8 @@ def start(folder: Path, hub: HubServer, **settings: Any) -> Host:
 @pytest.fixture(scope="module")
 def host(tmp_path_factory: pytest.TempPathFactory, hub: HubServer) -> Iterator[Host]:
     running = start(tmp_path_factory.mktemp("downloads"), hub)
+    if hosts.IS_FORGE:
+        running.generate(steps=1)  # before which it loads nothing
     yield running
     running.stop()
 
@@ -259,3 +264,10 @@ def test_taesd_when_a_checkpoint_is_loaded(tmp_path: Path, hub: HubServer, wante
         assert any(folder.glob("*.pth")) is wanted
     finally:
         running.stop()
+
+
+def test_before_a_checkpoint_is_loaded_the_settings_say_what_to_do(tmp_path: Path) -> None:
+    fake: Any = FakeHost(tmp_path)
+    fake.loaded = lambda: None  # as in Forge before the first generation
+    sentence = "No checkpoint is loaded yet; generate a picture first."
+    assert Downloads(fake, Guard(fake).notices).taesd_present() == sentence

@@ -12,7 +12,7 @@ from fastapi import Body
 from fastapi.exceptions import HTTPException
 
 from vae_lib.errors import DownloadError, InputError
-from vae_lib.guard import Notices, Setting
+from vae_lib.guard import NOTHING_LOADED, Notices, Setting
 from vae_lib.hub import DownloadManager, Job, has_taesd, load_catalog
 from vae_lib.ui.hints import hinted
 from vae_lib.ui.markup import LOOK
@@ -55,6 +55,8 @@ class Downloads:
 
     def taesd_present(self) -> str:
         """A sentence for the settings: whether TAESD is there for the family of the loaded checkpoint."""
+        if self._host.loaded() is None:
+            return NOTHING_LOADED
         family = self._loaded_family()
         if family is None:
             return "No checkpoint of a known family is loaded, so it is not known which TAESD is needed."

@@ -86,7 +86,7 @@ def in_float64(module, x):
         f"{module} {changed}".encode()
     )  # the first tells how it pads, and what class layers are of
     for tensor in (x, *module.parameters()):
-        known.update(tensor.detach().cpu().numpy().tobytes())
+        known.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
     key = known.digest()
     if key not in _truths:
         exact = copy.deepcopy(module).double()
@@ -188,6 +188,15 @@ def halve_vae():
     note_dtype(torch.float16)
 
 
+def to_bfloat16():
+    """The loaded VAE in bf16, as Forge loads it on newer cards."""
+    vae = network()
+    _whole.append([(tensor, tensor.data) for tensor in vae.parameters()])
+    with as_loaded(vae):
+        vae.bfloat16()
+    note_dtype(torch.bfloat16)
+
+
 def as_loaded(vae):
     """Forge loads its weights in inference mode; what is made of them outside of it is neither fish nor flesh."""
     return torch.inference_mode(next(vae.parameters()).is_inference())
@@ -269,6 +278,7 @@ def add_routes(demo, app):
     app.add_api_route("/probe/measuring", switch_measuring, methods=["POST"])
     app.add_api_route("/probe/half-problem", half_problem, methods=["GET"])
     app.add_api_route("/probe/halve", halve_vae, methods=["POST"])
+    app.add_api_route("/probe/bfloat16", to_bfloat16, methods=["POST"])
     app.add_api_route("/probe/restore", restore_vae, methods=["POST"])
     app.add_api_route("/probe/dtypes", vae_dtypes, methods=["GET"])
     app.add_api_route("/probe/note-checkpoint", note_checkpoint, methods=["POST"])
