@@ -149,7 +149,7 @@ if is_forge:
     answer["chosen"] = [before, host.vae_in_use(), host.vae_setting()]
     labels = ("VAE / Text Encoder", "Hires VAE / Text Encoder", "Checkpoint")
     answer["dropdowns"] = [
-        label for label in labels if host.is_vae_dropdown(SimpleNamespace(label=label, multiselect=True), "")
+        label for label in labels if host.is_vae_dropdown(SimpleNamespace(label=label), "")
     ]
 
 

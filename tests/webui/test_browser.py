@@ -265,6 +265,20 @@ def test_the_tab_shows_what_was_chosen_elsewhere_in_the_meantime(page: Page, hos
     host.use_vae("None")
 
 
+def test_only_the_section_that_is_open_looks_again(page: Page) -> None:
+    """Predicting for Memory takes a second."""
+    page.evaluate(
+        """() => { window.looked = []; document.querySelectorAll("#vg_tabs .vg-look").forEach(
+            (look, number) => look.addEventListener("click", () => looked.push(number))); }"""
+    )
+    open_tab(page, "VAE")
+    open_tab(page, "Memory", "#vg_tabs")
+    open_tab(page, "txt2img")
+    open_tab(page, "VAE")
+    page.wait_for_function("looked.length > 1")
+    assert page.evaluate("looked") == [0, 2]
+
+
 def test_what_the_webui_cannot_do_is_not_offered(page: Page) -> None:
     """Forge has no VAE of its own for each checkpoint."""
     open_tab(page, "VAE")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -43,11 +42,20 @@ def broken(request: pytest.FixtureRequest, host: hosts.Host) -> Iterator[str]:
 
 
 @pytest.fixture
-def dropdown_in(request: pytest.FixtureRequest, host: hosts.Host) -> Iterator[str]:
+def dropdown_in(
+    request: pytest.FixtureRequest,
+    host: hosts.Host,
+    browser: Browser,  # noqa: F811
+) -> Iterator[str]:
     """Among the settings, or where reForge and Forge Classic have it, and many users of A1111."""
     before = host.get("/probe/options")["quicksettings_list"]
     wanted = ["sd_vae"] if request.param == "quick settings" else []
     place(host, ["sd_model_checkpoint"] * hosts.IS_REAL + wanted)
+    if not wanted:
+        settled = open_page(browser, host)
+        settings(settled)
+        apply(settled)  # the first time, whatever was never set counts as changed
+        settled.close()
     yield request.param
     place(host, before)
 
@@ -174,7 +182,7 @@ def test_a_broken_file_in_the_hosts_dropdown(
     page.locator(f"#setting_sd_vae [data-testid=dropdown-option][data-value='{broken}']").click()
     if not is_quick:  # where it counts at once
         apply(page)
-        expect(page.locator("#settings_result").last).not_to_contain_text(re.compile(r"\bsd_vae\b"))
+        expect(page.locator("#settings_result").last).to_contain_text("0 settings changed")
     expect(dropdown(page)).to_have_value("None")
     expect(page.locator(".toast-body").first).to_contain_text(broken)
     page.wait_for_timeout(2000)

@@ -115,7 +115,7 @@ class Host(ForgeFamily):
 
     def is_vae_dropdown(self, component: Any, elem_id: str) -> bool:
         """By its label: it has no elem_id."""
-        return getattr(component, "label", None) == "VAE / Text Encoder" and component.multiselect
+        return getattr(component, "label", None) == "VAE / Text Encoder"
 
     def vae_setting(self) -> Mapping[str, Any]:
         chosen = shared.opts.forge_additional_modules or ()

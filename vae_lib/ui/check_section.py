@@ -17,6 +17,7 @@ from vae_lib.decode.devices import FIRST_PROMISE
 from vae_lib.errors import VAEGuardError
 from vae_lib.ui import markup
 from vae_lib.ui.backend import Backend
+from vae_lib.ui.events import QUIET
 from vae_lib.ui.hints import hinted
 
 
@@ -44,13 +45,12 @@ class CheckSection:
             label="To copy into an issue; no paths and no names of yours are in it",
             lines=4, max_lines=20, interactive=False, show_copy_button=True, visible=False, elem_id="vg_check_report",
         )  # fmt: skip
-        self.stop.click(self._stopped.set, None, None, show_progress="hidden", api_name=False)
+        self.stop.click(self._stopped.set, None, None, **QUIET)
         self.go.click(
             self._run,
             [dtype, operation, device],
             [self.said, self.report, self.stop],
-            show_progress="hidden",
-            api_name=False,
+            **QUIET,
         )
 
     def _run(self, dtype: str, operation: str, device: str) -> Iterator[tuple[str, Any, Any]]:

@@ -29,6 +29,7 @@ from vae_lib.ui.compare import (
     picture_tensor,
     to_image,
 )
+from vae_lib.ui.events import QUIET
 from vae_lib.ui.hints import hinted
 from vae_lib.ui.library import Library
 from vae_lib.units import size_text
@@ -142,23 +143,22 @@ class CompareSection:
             (self.gain, "How much the difference is enlarged"),
         ):
             hinted(component, text)
-        quiet = {"show_progress": "hidden", "api_name": False}
         self.offered = [self.vaes, self.kept, self.source]
-        self.source.input(lambda: True, None, self.chosen, **quiet)
-        self.source.change(self._switch, self.source, [self.kept, self.picture, self.file], **quiet)
+        self.source.input(lambda: True, None, self.chosen, **QUIET)
+        self.source.change(self._switch, self.source, [self.kept, self.picture, self.file], **QUIET)
         inputs = [self.source, self.kept, self.picture, self.file, self.vaes, self.routes, self.limit]
         results = [self.status, self.gallery, self.table, self.number, self.stop]
         views = [self.difference_row, self.one, self.other]
-        go.click(self.run, inputs, results, **quiet).then(self._offer, self.number, views, **quiet).then(
-            self._difference, [self.number, self.one, self.other, self.gain], [self.said, self.shown], **quiet
+        go.click(self.run, inputs, results, **QUIET).then(self._offer, self.number, views, **QUIET).then(
+            self._difference, [self.number, self.one, self.other, self.gain], [self.said, self.shown], **QUIET
         )
-        self.stop.click(self._stop, self.number, None, queue=False, **quiet)
+        self.stop.click(self._stop, self.number, None, queue=False, **QUIET)
         for component in (self.one, self.other, self.gain):
             component.input(
                 self._difference,
                 [self.number, self.one, self.other, self.gain],
                 [self.said, self.shown],
-                **quiet,
+                **QUIET,
             )
 
     def choices(self, chosen: bool) -> tuple[Any, Any, Any]:

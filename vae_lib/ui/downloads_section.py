@@ -24,6 +24,7 @@ from vae_lib.hub import (
 )
 from vae_lib.ui import markup
 from vae_lib.ui.backend import Backend
+from vae_lib.ui.events import QUIET
 from vae_lib.ui.files_section import FilesSection, use
 from vae_lib.ui.hints import hinted
 from vae_lib.ui.library import Library
@@ -89,26 +90,25 @@ class DownloadsSection:
                 self.said = gr.HTML(elem_id="vg_download_said")
                 self.slots = [_Slot(number) for number in range(SHOWN)]
                 self.unfinished = gr.HTML(elem_id="vg_parts")
-        quiet = {"show_progress": "hidden", "api_name": False}
         self.outputs = [
             *(component for slot in self.slots for component in slot.components),
             self.unfinished,
             self.choice,
             self.rename,
         ]
-        pick.input(lambda entry: (entry, gr.update(value=None)), pick, [self.reference, pick], **quiet)
-        self.choice.input(lambda chosen: chosen or gr.update(), self.choice, self.reference, **quiet)
+        pick.input(lambda entry: (entry, gr.update(value=None)), pick, [self.reference, pick], **QUIET)
+        self.choice.input(lambda chosen: chosen or gr.update(), self.choice, self.reference, **QUIET)
         starting = [self.reference, self.pickles, self.rename]
         for event in (start.click, self.reference.submit):
-            event(self._start, starting, self.said, **quiet).then(
-                self.watch, None, self.outputs, **quiet
-            ).then(files.show, files.pick, files.table_outputs, **quiet)
+            event(self._start, starting, self.said, **QUIET).then(
+                self.watch, None, self.outputs, **QUIET
+            ).then(files.show, files.pick, files.table_outputs, **QUIET)
         for slot in self.slots:
-            slot.cancel.click(self._cancel, slot.job, self.said, queue=False, **quiet).then(
-                self.show, None, self.outputs, **quiet
+            slot.cancel.click(self._cancel, slot.job, self.said, queue=False, **QUIET).then(
+                self.show, None, self.outputs, **QUIET
             )
-            slot.use.click(self._use, slot.job, self.said, **quiet).then(
-                files.show, files.pick, files.table_outputs, **quiet
+            slot.use.click(self._use, slot.job, self.said, **QUIET).then(
+                files.show, files.pick, files.table_outputs, **QUIET
             )
 
     def _catalog_table(self) -> str:

@@ -13,6 +13,7 @@ from vae_lib.checkpoints import FAMILIES, Family, Identity
 from vae_lib.errors import VAEGuardError
 from vae_lib.ui import markup
 from vae_lib.ui.backend import Backend, Checkpoint
+from vae_lib.ui.events import QUIET
 from vae_lib.ui.hints import hinted
 from vae_lib.ui.library import Library, Row
 from vae_lib.units import size_text
@@ -215,21 +216,15 @@ class FilesSection:
                 self.said = gr.HTML(elem_id="vg_said")
                 uses = gr.Number(0, elem_id=USES, elem_classes="vg-hidden")
         self.table_outputs = [self.table, self.pick, self.details, self.always, self.automatic]
-        shown = {"outputs": self.table_outputs, "show_progress": "hidden", "api_name": False}
-        self.pick.input(
-            self.show, self.pick, show_progress="hidden", outputs=self.table_outputs, api_name=False
-        )
-        refresh.click(self._refresh, None, self.said, show_progress="hidden", api_name=False).then(
-            self.watch, self.pick, **shown
-        )
+        shown = {"outputs": self.table_outputs, **QUIET}
+        self.pick.input(self.show, self.pick, **shown)
+        refresh.click(self._refresh, None, self.said, **QUIET).then(self.watch, self.pick, **shown)
         for button, function in (
             (use_it, self._use),
             (self.always, self._always),
             (self.automatic, self._automatically),
         ):
-            button.click(function, self.pick, [self.said, uses], show_progress="hidden", api_name=False).then(
-                self.show, self.pick, **shown
-            )
+            button.click(function, self.pick, [self.said, uses], **QUIET).then(self.show, self.pick, **shown)
 
     def show(self, chosen: str | None) -> tuple[Any, ...]:
         """The table as it is now, and what can be done."""

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from html import escape
 
 # "vg" thrice: stronger than what gradio and the WebUI say of tables and text inside a gr.HTML.
-LOOK = "vg-look"  # the class of a button that the page presses when the tab that it is in is opened
 CSS = """
 .vg-hidden, .form:has(> .vg-hidden) { display: none !important; }
 .vg { color: var(--body-text-color); font-size: var(--text-sm); line-height: 1.4; container-type: inline-size; }

@@ -27,6 +27,7 @@ from vae_lib.networks import AutoencoderKLConfig
 from vae_lib.ui import markup, memory
 from vae_lib.ui.backend import Backend, Memory
 from vae_lib.ui.check_section import CheckSection
+from vae_lib.ui.events import QUIET
 from vae_lib.ui.hints import hinted
 from vae_lib.ui.library import Library
 
@@ -83,9 +84,7 @@ class MemorySection:
         inputs = [self.width, self.height, self.dtype, self.operation, self.device, self.vae]
         outputs = [self.reach, self.bar, self.line, self.routes, self.plot]
         for event in (self._button.click, *(component.change for component in inputs)):
-            event(self.show, inputs, outputs, show_progress="hidden", api_name=False).then(
-                self.catch_up, inputs, outputs, show_progress="hidden", api_name=False
-            )
+            event(self.show, inputs, outputs, **QUIET).then(self.catch_up, inputs, outputs, **QUIET)
         self.inputs, self.outputs = inputs, outputs
 
     def choices(self) -> Any:

@@ -14,6 +14,7 @@ from PIL import Image
 from vae_lib.errors import VAEGuardError
 from vae_lib.ui import markup
 from vae_lib.ui.backend import Backend, Finished, Unfinished
+from vae_lib.ui.events import QUIET
 from vae_lib.ui.hints import hinted
 
 PICK = "vg_pick_unfinished"
@@ -57,12 +58,11 @@ class UnfinishedSection:
         hinted(self.all, "Decode all in the list, one after the other")
         hinted(self.stop, "End the decode; what is not decoded yet stays in the list")
         hinted(self.remove, "Throw the chosen latents away")
-        quiet: dict[str, Any] = {"show_progress": "hidden", "api_name": False}
-        self.pick.input(self.refresh, self.pick, self.outputs, **quiet)
-        self.go.click(self._finish, self.pick, [*self.outputs, self.gallery], **quiet)
-        self.all.click(self._finish_all, None, [*self.outputs, self.gallery], **quiet)
-        self.stop.click(lambda: backend.stop_finishing(), None, None, queue=False, **quiet)
-        self.remove.click(self._remove, [self.pick, self.remove], self.outputs, **quiet)
+        self.pick.input(self.refresh, self.pick, self.outputs, **QUIET)
+        self.go.click(self._finish, self.pick, [*self.outputs, self.gallery], **QUIET)
+        self.all.click(self._finish_all, None, [*self.outputs, self.gallery], **QUIET)
+        self.stop.click(lambda: backend.stop_finishing(), None, None, queue=False, **QUIET)
+        self.remove.click(self._remove, [self.pick, self.remove], self.outputs, **QUIET)
 
     def show(self) -> list[Any]:
         """The list as it is now, with nothing chosen but the first."""

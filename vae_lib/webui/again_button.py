@@ -13,6 +13,7 @@ from PIL import Image
 
 from vae_lib.errors import VAEGuardError
 from vae_lib.guard import Guard, Kept, decode_again, not_repeated
+from vae_lib.ui.events import QUIET
 from vae_lib.ui.hints import hinted
 from vae_lib.ui.versions import with_javascript
 from vae_lib.webui.host import WebUI
@@ -55,7 +56,7 @@ class AgainButton:
             show_progress="hidden",
             **with_javascript(f"vaeGuardAgain_{tab}"),
         )
-        info.change(self._update, info, self._button, show_progress="hidden", api_name=False)
+        info.change(self._update, info, self._button, **QUIET)
 
     def _update(self, info: str) -> Any:
         return gr.update(visible=bool(self._approximate(*_read(info))))
@@ -63,7 +64,7 @@ class AgainButton:
     def _approximate(self, texts: Sequence[str], first: int) -> list[tuple[Kept, Places]]:
         """Kept batches of which approximations are in the gallery, in its order, and where: told by their infotexts."""
         free = dict.fromkeys(range(first, len(texts)))
-        found: list[tuple[int, Kept, Places]] = []
+        found: list[tuple[Kept, Places]] = []
         for item in self._guard.kept.items():
             if not item.is_approximate:
                 continue
@@ -73,9 +74,9 @@ class AgainButton:
                 if place is not None:
                     del free[place]
                 places.append(place)
-            if shown := [place for place in places if place is not None]:
-                found.append((min(shown), item, places))
-        return [(item, places) for _, item, places in sorted(found, key=lambda each: each[0])]
+            if any(place is not None for place in places):
+                found.append((item, places))
+        return sorted(found, key=lambda each: min(place for place in each[1] if place is not None))
 
     def _decode_again(self, id_task: str, gallery: Any, info: str) -> tuple[Any, str, str, str]:
         """The gallery with exact pictures, its generation info, the infotext shown, and a line below it."""

@@ -14,8 +14,8 @@ from fastapi.exceptions import HTTPException
 from vae_lib.errors import DownloadError, InputError
 from vae_lib.guard import NOTHING_LOADED, Notices, Setting
 from vae_lib.hub import DownloadManager, Job, has_taesd, load_catalog
+from vae_lib.ui.events import QUIET, look_button
 from vae_lib.ui.hints import hinted
-from vae_lib.ui.markup import LOOK
 from vae_lib.webui.host import WebUI
 from vae_lib.webui.request_api import unprocessable
 
@@ -55,9 +55,10 @@ class Downloads:
 
     def taesd_present(self) -> str:
         """A sentence for the settings: whether TAESD is there for the family of the loaded checkpoint."""
-        if self._host.loaded() is None:
+        vae = self._host.loaded()
+        if vae is None:
             return NOTHING_LOADED
-        family = self._loaded_family()
+        family = vae.family
         if family is None:
             return "No checkpoint of a known family is loaded, so it is not known which TAESD is needed."
         if self._has_taesd(family):
@@ -131,18 +132,17 @@ class Downloads:
             state = gr.HTML(elem_id=f"{elem_id}_state")
             get = gr.Button("Get TAESD for the loaded checkpoint", elem_id=f"{elem_id}_get")
             hinted(get, "A few MB from Hugging Face, once for each family")
-            look = gr.Button("Look again", elem_classes=["vg-hidden", LOOK])
+            look = look_button()
 
         def shown() -> Iterator[Any]:
             for sentence in self.get_taesd():
                 yield escape(sentence), gr.update(interactive=False)
             yield escape(sentence), gr.update(interactive=self._can_get_taesd())
 
-        quiet: dict[str, Any] = {"show_progress": "hidden", "api_name": False}
-        get.click(shown, None, [state, get], **quiet)
+        get.click(shown, None, [state, get], **QUIET)
         look.click(
             lambda: (escape(self.taesd_present()), gr.update(interactive=self._can_get_taesd())),
-            None, [state, get], **quiet,
+            None, [state, get], **QUIET,
         )  # fmt: skip
         return text
 

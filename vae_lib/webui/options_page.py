@@ -9,6 +9,7 @@ import gradio as gr
 
 from vae_lib.guard import Setting
 from vae_lib.guard.settings import FALLBACKS, MODES, OPTIONS
+from vae_lib.ui.events import QUIET
 from vae_lib.webui.host import WebUI
 
 
@@ -62,7 +63,7 @@ class _Mode:
             return gr.Slider(**arguments)
         slider = gr.Slider(interactive=radio.value == MODES[1], **arguments)
         radio.change(
-            lambda mode: gr.update(interactive=mode == MODES[1]), radio, slider, show_progress="hidden", api_name=False
+            lambda mode: gr.update(interactive=mode == MODES[1]), radio, slider, **QUIET
         )  # fmt: skip
         return slider
 

@@ -8,6 +8,7 @@ import gradio as gr
 
 from vae_lib.errors import InputError
 from vae_lib.guard import Guard, infotext, request
+from vae_lib.ui.events import QUIET
 from vae_lib.ui.hints import hinted
 from vae_lib.webui.again_button import AgainButton
 from vae_lib.webui.host import WebUI
@@ -63,7 +64,7 @@ def script_class(guard: Guard, host: WebUI) -> type:
                 hinted(control, text)
             fallback.change(
                 lambda falls_back: gr.update(interactive=falls_back), fallback, threshold,
-                show_progress="hidden", api_name=False,
+                **QUIET,
             )  # fmt: skip
             fields = (
                 (fallback, infotext.pasted_fallback, "vae_guard_fallback"),
@@ -80,7 +81,7 @@ def script_class(guard: Guard, host: WebUI) -> type:
             (Of this text gradio tells changes only; of an HTML, gradio 4 tells every update of the page.)
             """
             created.component.change(
-                lambda: gr.update(label=header(guard)), None, self._header, show_progress="hidden", api_name=False
+                lambda: gr.update(label=header(guard)), None, self._header, **QUIET
             )  # fmt: skip
 
         def before_process(self, p: Any, *args: Any) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import gradio as gr
 from gradio.context import Context
 
+from vae_lib.ui.events import QUIET
 from vae_lib.ui.files_section import USES
 from vae_lib.ui.versions import IS_GRADIO_4
 from vae_lib.webui.host import WebUI
@@ -42,7 +43,7 @@ class VAEDropdown:
             return
         if self._dropdown is not None:
             for trigger in new:
-                trigger.change(self._now, None, self._dropdown, show_progress="hidden", api_name=False)
+                trigger.change(self._now, None, self._dropdown, **QUIET)
 
     def _now(self) -> Any:
         return gr.update(**self._host.vae_setting())

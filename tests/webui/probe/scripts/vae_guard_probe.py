@@ -1,5 +1,6 @@
 """A second extension, only for the tests: lets them look into the host, whichever it is, over its own routes."""
 
+import contextlib
 import copy
 import gc
 import hashlib
@@ -176,25 +177,29 @@ def mend_vae():
     network().decoder.conv_out.weight.data.copy_(_whole.pop())
 
 
-def halve_vae():
-    """The loaded VAE in fp16, and its numbers too large for that: in fp32 it gives the same picture as before."""
+@contextlib.contextmanager
+def cast(dtype):
+    """The loaded VAE in another dtype, after what is done to it in between."""
     vae = network()
     _whole.append([(tensor, tensor.data) for tensor in vae.parameters()])
     with as_loaded(vae):
+        yield vae
+        vae.to(dtype)
+    note_dtype(dtype)
+
+
+def halve_vae():
+    """In fp16, and its numbers too large for that: in fp32 it gives the same picture as before."""
+    with cast(torch.float16) as vae:
         vae.decoder.conv_in.weight.data, vae.decoder.conv_in.bias.data = (
             tensor.data * 2.0**14 for tensor in (vae.decoder.conv_in.weight, vae.decoder.conv_in.bias)
         )
-        vae.half()
-    note_dtype(torch.float16)
 
 
 def to_bfloat16():
-    """The loaded VAE in bf16, as Forge loads it on newer cards."""
-    vae = network()
-    _whole.append([(tensor, tensor.data) for tensor in vae.parameters()])
-    with as_loaded(vae):
-        vae.bfloat16()
-    note_dtype(torch.bfloat16)
+    """As Forge loads it on newer cards."""
+    with cast(torch.bfloat16):
+        pass
 
 
 def as_loaded(vae):
