@@ -20,7 +20,7 @@ if sys.platform != "linux":
     pytest.skip("links, pipes, names of any bytes, and limits on memory: Linux", allow_module_level=True)
 
 ROOT = Path(__file__).parents[2]
-SECONDS = 10.0  # of computing, for one file; the slowest takes half a second
+SECONDS = 5.0  # of computing, for one file; the slowest takes half a second
 MEGABYTES = 100.0
 
 

@@ -251,6 +251,7 @@ def test_a_vae_is_put_into_use_from_the_tab(page: Page, host: Host) -> None:
     if IS_FORGE:  # the others' dropdown: test_choosing
         label = page.locator("[data-testid=block-info]", has_text=re.compile("^VAE / Text Encoder$"))
         expect(page.locator("label", has=label).locator(".token")).to_have_text("other-diffusers.safetensors")
+    page.wait_for_timeout(1000)  # a dropdown in the quick settings that shows it chooses it once more
     host.use_vae("None")
 
 
