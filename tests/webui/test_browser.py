@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import shutil
@@ -9,14 +10,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from tests.webui.host import IS_FORGE, Host
 
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
-from tests.gradio_page import choose, open_tab
+from tests.gradio_page import choose, html, open_tab
 
 SECONDS = 120_000  # milliseconds: a page on a busy machine takes as long as it takes
 DESK, PHONE = (1280, 900), (390, 844)
@@ -264,6 +267,19 @@ def test_the_tab_shows_what_was_chosen_elsewhere_in_the_meantime(page: Page, hos
     open_tab(page, "VAE")
     expect(row).to_contain_text("in use")
     host.use_vae("None")
+
+
+def test_compare_begins_with_the_last_latents_and_the_checkpoints_own_vae(page: Page, host: Host) -> None:
+    wanted = host.generate(seed=4).images[0]
+    open_tab(page, "VAE")
+    open_tab(page, "Compare", "#vg_tabs")
+    expect(page.locator("#vg_vaes .token")).to_contain_text("(in the checkpoint) ")
+    page.locator("#vg_compare").click()
+    expect(html(page, "#vg_status")).to_contain_text("2 decoded", timeout=SECONDS)
+    expect(page.locator("#vg_results tbody tr").last).to_contain_text(re.compile("identical|PSNR"))
+    address = page.locator("#vg_gallery img").first.evaluate("image => image.src")
+    with Image.open(io.BytesIO(page.request.get(address).body())) as shown:
+        assert np.abs(np.asarray(shown.convert("RGB")).astype(int) - wanted).max() <= 1
 
 
 def test_only_the_section_that_is_open_looks_again(page: Page) -> None:

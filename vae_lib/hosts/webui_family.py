@@ -273,6 +273,10 @@ class WebUIFamily(SDVAESetting):
         model = self.loaded_model()
         return None if model is None else str(model.sd_checkpoint_info.title)
 
+    def checkpoint_file(self) -> Path | None:
+        model = self.loaded_model()
+        return None if model is None else Path(model.sd_checkpoint_info.filename)
+
     def loaded_model(self) -> Any:
         """The loaded checkpoint; unlike ``shared.sd_model`` asking does not load one."""
         return sd_models.model_data.sd_model

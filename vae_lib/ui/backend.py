@@ -31,10 +31,11 @@ class VAEFile:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The diffusion model in use. ``family`` is a name in ``FAMILIES``, None where it is not known."""
+    """The diffusion model in use, and its file. ``family`` is a name in ``FAMILIES``, None where it is not known."""
 
     title: str
     family: str | None
+    path: Path
 
 
 @dataclass(frozen=True)

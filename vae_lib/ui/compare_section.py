@@ -143,7 +143,7 @@ class CompareSection:
             (self.gain, "How much the difference is enlarged"),
         ):
             hinted(component, text)
-        self.offered = [self.vaes, self.kept, self.source]
+        self.given, self.offered = [self.chosen, self.vaes], [self.vaes, self.kept, self.source]
         self.source.input(lambda: True, None, self.chosen, **QUIET)
         self.source.change(self._switch, self.source, [self.kept, self.picture, self.file], **QUIET)
         inputs = [self.source, self.kept, self.picture, self.file, self.vaes, self.routes, self.limit]
@@ -161,10 +161,13 @@ class CompareSection:
                 **QUIET,
             )
 
-    def choices(self, chosen: bool) -> tuple[Any, Any, Any]:
-        """The files and the latents that there are now; the last latents are what to begin with."""
+    def choices(self, chosen: bool, vaes: list[str] | None) -> tuple[Any, Any, Any]:
+        """The VAEs and latents that there are now; the VAE in use and the last latents are what to begin with."""
         kept = [latents.title for latents in self._backend.last_latents()]
-        names = gr.update(choices=self._library.names())
+        own, in_use = self._library.own(), self._backend.in_use()
+        offered = self._library.names() if own is None else [own.name, *self._library.names()]
+        first = offered[:1] if in_use is None else [in_use]
+        names = gr.update(choices=offered, value=[name for name in vaes or first if name in offered])
         source = gr.update(value=_LAST) if kept and not chosen else gr.update()
         return names, gr.update(choices=kept, value=kept[0] if kept else None), source
 
@@ -187,7 +190,8 @@ class CompareSection:
         try:
             if limit is not None and not 0 <= limit < 1e7:
                 raise InputError("The memory limit must be a number of megabytes.")
-            rows = [self._library.row(name) for name in vaes or ()]
+            own = self._library.own()
+            rows = [own if own and name == own.name else self._library.row(name) for name in vaes or ()]
             gone = next((name for name, row in zip(vaes or (), rows, strict=True) if row is None), None)
             if gone is not None:
                 raise InputError(f"{gone} is not there any more; refresh the list in Files.")

@@ -53,6 +53,14 @@ class Library:
         found = next((file for file in self._backend.files() if file.name == name), None)
         return None if found is None else self._row(found)
 
+    def own(self) -> Row | None:
+        """The VAE inside the file of the checkpoint in use; None where there is none that can be read."""
+        checkpoint = self._backend.checkpoint()
+        if checkpoint is None:
+            return None
+        row = self._row(VAEFile(f"(in the checkpoint) {checkpoint.path.name}", checkpoint.path))
+        return None if row.identity is None else row
+
     @property
     def hashing(self) -> int:
         """Files whose hash is still to come."""

@@ -60,7 +60,7 @@ def build_tab(backend: Backend) -> None:
     for opened in (files_tab.select, files_look.click):
         opened(files.show, files.pick, files.table_outputs, **QUIET)
     for opened in (compare_tab.select, compare_look.click):
-        opened(compare.choices, compare.chosen, compare.offered, **QUIET)
+        opened(compare.choices, compare.given, compare.offered, **QUIET)
     for opened in (memory_tab.select, memory_look.click):
         opened(memory.choices, None, memory.vae, **QUIET).then(
             memory.show, memory.inputs, memory.outputs, **QUIET

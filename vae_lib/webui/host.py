@@ -99,3 +99,6 @@ class WebUI(Host, Protocol):
 
     def checkpoint_title(self) -> str | None:
         """Of the loaded checkpoint."""
+
+    def checkpoint_file(self) -> Path | None:
+        """Of the loaded checkpoint."""

@@ -49,8 +49,10 @@ class HostBackend:
         return self._host.vae_in_use()
 
     def checkpoint(self) -> Checkpoint | None:
-        title, vae = self._host.checkpoint_title(), self._host.loaded()
-        return None if title is None else Checkpoint(title, None if vae is None else vae.family)
+        title, path, vae = self._host.checkpoint_title(), self._host.checkpoint_file(), self._host.loaded()
+        if title is None or path is None:
+            return None
+        return Checkpoint(title, None if vae is None else vae.family, path)
 
     def cannot_select(self) -> str | None:
         return self._host.cannot_select()
