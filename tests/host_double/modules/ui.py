@@ -166,6 +166,7 @@ def connect_quicksettings():
 
 
 def create_settings():
+    """The interface, and what says what *Apply settings* does, once the page is being made."""
     opts = shared.opts
     opts.reorder()
     with gr.Blocks(analytics_enabled=False) as interface:
@@ -195,10 +196,13 @@ def create_settings():
 
     with interface:
         json_box = gr.Textbox(opts.dumpjson(), visible=False, elem_id="settings_json")
+        restart.click(shared.state.request_restart, **javascript("restart_reload"), inputs=[], outputs=[])
+
+    def connect_submit():
         submit.click(call_queue.wrap_gradio_call(apply, extra_outputs=[gr.update()]),
                      inputs=[shared.settings_components[key] for key in keys], outputs=[json_box, result])  # fmt: skip
-        restart.click(shared.state.request_restart, **javascript("restart_reload"), inputs=[], outputs=[])
-    return interface
+
+    return interface, connect_submit
 
 
 def create_pnginfo():
@@ -251,7 +255,8 @@ def create_ui():
     tabs += [(create_pnginfo(), "PNG Info", "pnginfo")]
     script_callbacks.ui_settings_callback()
     tabs += script_callbacks.ui_tabs_callback()
-    tabs += [(create_settings(), "Settings", "settings")]
+    settings, connect_submit = create_settings()
+    tabs += [(settings, "Settings", "settings")]
     shared.tab_names = [label for _, label, _ in tabs]
     with gr.Blocks(theme=shared.gradio_theme, analytics_enabled=False, title="Stable Diffusion") as demo:
         create_quicksettings()
@@ -259,7 +264,9 @@ def create_ui():
             for interface, label, ifid in tabs:
                 with gr.TabItem(label, id=ifid, elem_id=f"tab_{ifid}"):
                     interface.render()
+        connect_submit()
         connect_quicksettings()
+        gr.Button("Change checkpoint", elem_id="change_checkpoint", visible=False)
         infotext_utils.connect_sends()
         gr.HTML(json.dumps({"double": True}), elem_id="footer", visible=False)
         saved = [key for key in shared.settings_components if not shared.opts.data_labels[key].do_not_save]
