@@ -54,8 +54,6 @@ def pictures(browser: Browser, host: hosts.Host, theme: str) -> list[Image.Image
     expect(page.locator("#setting_vae_guard_keep")).to_be_visible()
     page.locator("#setting_vae_guard_mode").evaluate("element => element.scrollIntoView()")
     taken.append(shoot(page))
-    page.reload()  # Forge loads the checkpoint with the first picture
-    expect(page.locator("#txt2img_generate")).to_be_visible()
     open_tab(page, "VAE")
     for section in SECTIONS:
         open_tab(page, section, "#vg_tabs")
