@@ -269,13 +269,11 @@ class WebUIFamily(SDVAESetting):
                 if label not in present
             )
 
-    def checkpoint_title(self) -> str | None:
+    def checkpoint(self) -> tuple[str, Path] | None:
         model = self.loaded_model()
-        return None if model is None else str(model.sd_checkpoint_info.title)
-
-    def checkpoint_file(self) -> Path | None:
-        model = self.loaded_model()
-        return None if model is None else Path(model.sd_checkpoint_info.filename)
+        if model is None:
+            return None
+        return str(model.sd_checkpoint_info.title), Path(model.sd_checkpoint_info.filename)
 
     def loaded_model(self) -> Any:
         """The loaded checkpoint; unlike ``shared.sd_model`` asking does not load one."""

@@ -190,8 +190,7 @@ class CompareSection:
         try:
             if limit is not None and not 0 <= limit < 1e7:
                 raise InputError("The memory limit must be a number of megabytes.")
-            own = self._library.own()
-            rows = [own if own and name == own.name else self._library.row(name) for name in vaes or ()]
+            rows = [self._library.row(name) for name in vaes or ()]
             gone = next((name for name, row in zip(vaes or (), rows, strict=True) if row is None), None)
             if gone is not None:
                 raise InputError(f"{gone} is not there any more; refresh the list in Files.")

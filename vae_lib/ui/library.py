@@ -49,7 +49,10 @@ class Library:
         return [self._row(file) for file in self._backend.files()]
 
     def row(self, name: str | None) -> Row | None:
-        """The file of this name, if it is still there."""
+        """The file of this name, if it is still there, or the checkpoint's own VAE."""
+        own = self.own()
+        if own is not None and own.name == name:
+            return own
         found = next((file for file in self._backend.files() if file.name == name), None)
         return None if found is None else self._row(found)
 

@@ -104,7 +104,7 @@ class Routes:
             raise unprocessable(InputError(f"'operation' must be decode or encode, not {operation!r}."))
         vae = self._host.vae()
         if vae is None:
-            nothing = self._host.checkpoint_title() is None
+            nothing = self._host.checkpoint() is None
             raise unprocessable(InputError(NOTHING_LOADED if nothing else UNKNOWN))
         device = self._host.device()
         usable = self._guard.available_bytes(device)

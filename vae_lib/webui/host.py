@@ -97,8 +97,5 @@ class WebUI(Host, Protocol):
     def loaded(self) -> HostVAE | None:
         """The VAE of what is loaded now; never loads anything."""
 
-    def checkpoint_title(self) -> str | None:
-        """Of the loaded checkpoint."""
-
-    def checkpoint_file(self) -> Path | None:
-        """Of the loaded checkpoint."""
+    def checkpoint(self) -> tuple[str, Path] | None:
+        """The title of the loaded checkpoint, and its file."""

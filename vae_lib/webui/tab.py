@@ -49,9 +49,10 @@ class HostBackend:
         return self._host.vae_in_use()
 
     def checkpoint(self) -> Checkpoint | None:
-        title, path, vae = self._host.checkpoint_title(), self._host.checkpoint_file(), self._host.loaded()
-        if title is None or path is None:
+        loaded, vae = self._host.checkpoint(), self._host.loaded()
+        if loaded is None:
             return None
+        title, path = loaded
         return Checkpoint(title, None if vae is None else vae.family, path)
 
     def cannot_select(self) -> str | None:
