@@ -30,7 +30,7 @@ demo: setup-demo
 
 test: setup-test check
 
-PICTURES := tests/decode tests/networks tests/data tests/checkpoints/test_load.py tests/cli/test_decode.py \
+PICTURES := tests/device tests/engine tests/planning tests/decode tests/networks tests/data tests/checkpoints/test_load.py tests/cli/test_decode.py \
 	tests/webui/test_pictures.py tests/webui/test_sd3.py tests/webui/test_vae_files.py tests/webui/test_lowvram.py
 
 test-avx2: setup-test

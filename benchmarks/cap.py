@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vae_lib.decode.measure import LiveTensors
+from vae_lib.device.measure import LiveTensors
 
 
 class Cap:

@@ -30,23 +30,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from benchmarks import peers, report
 from benchmarks.peers import Decode, Missing
 from benchmarks.workload import SHAPES, Job, machine, timed
-from vae_lib.decode import (
-    DTYPES,
-    Compute,
-    Operation,
-    PeakMemory,
-    Plan,
-    Route,
-    Tiling,
-    Work,
-    candidates,
-    decode,
-    kernels,
-)
-from vae_lib.decode.kernels import Kernels
-from vae_lib.decode.plan import WHOLE, cost_of
-from vae_lib.decode.transfers import Transfers
+from vae_lib.device import PeakMemory, kernels
+from vae_lib.device.kernels import Kernels
+from vae_lib.device.transfers import Transfers
+from vae_lib.engine import Compute, Operation, Tiling, decode
 from vae_lib.networks import AutoencoderKL, AutoencoderKLConfig
+from vae_lib.planning import DTYPES, Plan, Route, Work, candidates
+from vae_lib.planning.plan import WHOLE, cost_of
 
 META, CUDA = torch.device("meta"), torch.device("cuda")
 BANDS = 64 << 20

@@ -22,9 +22,10 @@ from torch import Tensor, nn
 from benchmarks import report
 from benchmarks.systems import Place, by_plan
 from benchmarks.workload import SHAPES, Job, machine, timed
-from vae_lib.decode import DTYPES, Ladder, Route, candidates
-from vae_lib.decode.plan import cost_of
+from vae_lib.decode import Ladder
 from vae_lib.networks import AttnBlock, AutoencoderKL, Upsample
+from vae_lib.planning import DTYPES, Route, candidates
+from vae_lib.planning.plan import cost_of
 
 
 def main(arguments: list[str] | None = None) -> None:

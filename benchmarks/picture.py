@@ -21,8 +21,10 @@ from benchmarks import peers
 from vae_lib.checkpoints import load_vae
 from vae_lib.cli.demo import DATA
 from vae_lib.cli.pictures import to_image
-from vae_lib.decode import Ladder, PeakMemory, Route, candidates
+from vae_lib.decode import Ladder
+from vae_lib.device import PeakMemory
 from vae_lib.networks import AutoencoderKL
+from vae_lib.planning import Route, candidates
 from vae_lib.ui.compare import picture_tensor
 from vae_lib.units import size_text
 

@@ -17,10 +17,11 @@ import torch
 from benchmarks import report
 from benchmarks.systems import Place, by_plan
 from benchmarks.workload import SHAPES, machine, timed
-from vae_lib.decode import DTYPES, Ladder, Route, candidates
-from vae_lib.decode.calibrate import measure_rates
-from vae_lib.decode.plan import default_rates
+from vae_lib.decode import Ladder
 from vae_lib.networks import AutoencoderKL
+from vae_lib.planning import DTYPES, Route, candidates
+from vae_lib.planning.calibrate import measure_rates
+from vae_lib.planning.plan import default_rates
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -39,23 +39,16 @@ from benchmarks.capped import GB
 from benchmarks.peers import Decode, Missing
 from benchmarks.systems import AUTOMATIC
 from benchmarks.workload import SHAPES, Job, difference, machine, timed
-from vae_lib.decode import (
-    DTYPES,
-    Compute,
-    Ladder,
-    PeakMemory,
-    Plan,
-    Route,
-    candidates,
-    decode,
-    free_bytes,
-)
-from vae_lib.decode.calibrate import driver, measure_rates
-from vae_lib.decode.devices import release_cached
-from vae_lib.decode.failures import is_out_of_memory
-from vae_lib.decode.plan import Rates
+from vae_lib.decode import Ladder
+from vae_lib.device import PeakMemory, free_bytes
+from vae_lib.device.failures import is_out_of_memory
+from vae_lib.device.memory import release_cached
+from vae_lib.engine import Compute, decode
 from vae_lib.errors import PlanError
 from vae_lib.networks import AutoencoderKL
+from vae_lib.planning import DTYPES, Plan, Route, candidates
+from vae_lib.planning.calibrate import driver, measure_rates
+from vae_lib.planning.plan import Rates
 
 SIZES = (1024, 2048, 512)
 ROUNDS, SECONDS = 5, 4.0  # for each system: so many rounds, or those that fit into so many seconds

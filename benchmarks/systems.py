@@ -11,8 +11,10 @@ from torch import Tensor
 
 from benchmarks import peers
 from benchmarks.peers import Decode
-from vae_lib.decode import Ladder, Plan, Route, candidates, free_bytes
+from vae_lib.decode import Ladder
+from vae_lib.device import free_bytes
 from vae_lib.networks import AutoencoderKL
+from vae_lib.planning import Plan, Route, candidates
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ from benchmarks import capped, compare, dispatch, floors, peers, report, short, 
 from benchmarks.cap import Cap
 from benchmarks.systems import AUTOMATIC
 from benchmarks.workload import Job
-from vae_lib.decode import Operation, Route, Work, candidates, choose
+from vae_lib.engine import Operation
+from vae_lib.planning import Route, Work, candidates, choose
 
 pytest.importorskip("diffusers", reason="diffusers is not installed")
 

@@ -13,8 +13,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from vae_lib.checkpoints import load_vae
-from vae_lib.decode import Ladder, smallest
+from vae_lib.decode import Ladder
 from vae_lib.networks import AutoencoderKL
+from vae_lib.planning import smallest
 
 from .conftest import DATA, VAE, Run
 

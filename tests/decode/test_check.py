@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.decode.gpu import as_on_a_gpu
-from tests.decode.helpers import BF16, CPU, FP32, SMALL, network
-from vae_lib.decode import Compute, Operation, Tiling
+from tests.engine.gpu import as_on_a_gpu
+from tests.networks.small import BF16, CPU, FP32, SMALL, network
 from vae_lib.decode import check as module
 from vae_lib.decode.check import CPU_SIZES, PROBE, Limits, Report, Trial, check, machine, sample_network
+from vae_lib.engine import Compute, Operation, Tiling
 from vae_lib.errors import Cancelled, PlanError
 
 LIMITS = Limits(sizes=(32, 48))

@@ -14,11 +14,12 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
-from tests.decode.helpers import BF16, CPU, FP32, SMALL, distance, images, latents_for, network, taesd
-from vae_lib.decode import DEFAULT_ORDER, Ladder, Outcome, Route, wording
+from tests.networks.small import BF16, CPU, FP32, SMALL, distance, images, latents_for, network, taesd
+from vae_lib.decode import Ladder, Outcome, wording
 from vae_lib.decode.events import MaybeOutOfMemory, OutOfMemory, Overflow
 from vae_lib.errors import Cancelled, DeviceLost, InputError, NumericError, PlanError
 from vae_lib.networks import AutoencoderKL, AutoencoderKLConfig
+from vae_lib.planning import DEFAULT_ORDER, Route
 
 PLENTY = 1 << 40
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.decode.helpers import BF16, FP16, FP32
-from tests.decode.real_gpu import (
+from tests.networks.small import BF16, FP16, FP32
+from tests.real_gpu import (
     GPU,
     MIB,
     ROUTES,
@@ -31,22 +31,15 @@ from tests.decode.real_gpu import (
     vae,
 )
 from vae_lib.cli import main
-from vae_lib.decode import (
-    Compute,
-    Operation,
-    PeakMemory,
-    Preference,
-    Route,
-    Step,
-    free_memory,
-    tiny,
-    transfers,
-    trusted_rates,
-)
+from vae_lib.decode import Preference, Step
 from vae_lib.decode.events import OutOfMemory, Overflow
-from vae_lib.decode.kernels import attention_is_fused
+from vae_lib.device import PeakMemory, free_memory, transfers
+from vae_lib.device.kernels import attention_is_fused
+from vae_lib.engine import Compute, Operation
+from vae_lib.engine.programs import taesd as tiny
 from vae_lib.errors import PlanError
 from vae_lib.networks import AutoencoderKL
+from vae_lib.planning import Route, trusted_rates
 
 pytestmark = needs_gpu
 OPERATIONS = list(Operation)

@@ -19,7 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tests.decode.helpers import (
+from tests.decode.test_ladder import TINY, Allocations, ladder
+from tests.networks.small import (
     BF16,
     CPU,
     FP32,
@@ -32,14 +33,15 @@ from tests.decode.helpers import (
     measured_peak,
     network,
 )
-from tests.decode.test_ladder import TINY, Allocations, ladder
-from vae_lib.decode import Compute, Edge, Padding, Route, Tiling, Work, transfers
-from vae_lib.decode.buffers import Arrivals, FeatureMap, HostStore, Memory, Workspace
-from vae_lib.decode.engine import decode, encode_moments
-from vae_lib.decode.padding import SEAMLESS, ZEROS
-from vae_lib.decode.plan import cost_of
-from vae_lib.decode.transfers import CudaTransfers, Transfers
+from vae_lib.device import transfers
+from vae_lib.device.transfers import CudaTransfers, Transfers
+from vae_lib.engine import Compute, Edge, Padding, Tiling
+from vae_lib.engine.batch import decode, encode_moments
+from vae_lib.engine.buffers import Arrivals, FeatureMap, HostStore, Memory, Workspace
+from vae_lib.engine.padding import SEAMLESS, ZEROS
 from vae_lib.errors import Cancelled
+from vae_lib.planning import Route, Work
+from vae_lib.planning.plan import cost_of
 
 
 class Copy:

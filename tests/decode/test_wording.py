@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from vae_lib.decode import Operation, Outcome, Plan, Route, Tiling, wording
+from vae_lib.decode import Outcome, wording
 from vae_lib.decode.events import (
     Asked,
     BelowThreshold,
@@ -17,8 +17,10 @@ from vae_lib.decode.events import (
     OutOfMemory,
     Overflow,
 )
-from vae_lib.decode.plan import WHOLE
-from vae_lib.decode.route import Distrusted, DoesNotFit, FreeUnknown, TooSlow, Unavailable
+from vae_lib.engine import Operation, Tiling
+from vae_lib.planning import Plan, Route
+from vae_lib.planning.plan import WHOLE
+from vae_lib.planning.route import Distrusted, DoesNotFit, FreeUnknown, TooSlow, Unavailable
 
 CPU, HALF = torch.device("cpu"), torch.float16
 FULL = Plan(Route.FULL, CPU, HALF, Tiling(WHOLE), 0, 4_300_000_000, 1.0, 1024, 1, free_bytes=2_100_000_000)

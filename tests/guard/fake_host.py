@@ -15,9 +15,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from tests.decode.helpers import SMALL
+from tests.networks.small import SMALL
 from vae_lib.checkpoints.unfinished import Afterwards, Latents
-from vae_lib.decode import Operation
+from vae_lib.engine import Operation
 from vae_lib.guard import Folders, Points
 from vae_lib.networks import AutoencoderKL
 

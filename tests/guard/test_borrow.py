@@ -9,7 +9,7 @@ import pytest
 from tests.webui import weights
 from vae_lib.catalog import FAMILIES
 from vae_lib.checkpoints import load_vae, save_safetensors
-from vae_lib.decode import Operation
+from vae_lib.engine import Operation
 from vae_lib.guard.borrow import TAESDFolder
 from vae_lib.hub import has_taesd
 

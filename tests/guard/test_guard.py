@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.decode.helpers import SMALL, distance, latents_for
 from tests.guard.fake_host import FakeHost, FakeVAE, decoded
+from tests.networks.small import SMALL, distance, latents_for
 from tests.webui import weights
 from tests.windows import files_in_use_stay
 from vae_lib.checkpoints import unfinished

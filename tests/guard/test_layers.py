@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
-from tests.decode.helpers import SMALL, distance, latents_for
 from tests.guard.fake_host import FakeHost, decoded, network
-from vae_lib.decode import Edge, Padding
+from tests.networks.small import SMALL, distance, latents_for
+from vae_lib.engine import Edge, Padding
 from vae_lib.guard import Guard, Request
 from vae_lib.guard.kept import HOSTS_OWN
 from vae_lib.guard.layers import Altered, padding_of

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.decode.helpers import SMALL, latents_for, network
+from tests.networks.small import SMALL, latents_for, network
 from vae_lib.decode import Ladder, Outcome
 from vae_lib.guard import report
 from vae_lib.guard.precision import Precision, identity

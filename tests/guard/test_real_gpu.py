@@ -9,9 +9,9 @@ from pathlib import Path
 
 import torch
 
-from tests.decode.helpers import SMALL, latents_for
-from tests.decode.real_gpu import GPU, needs_gpu
 from tests.guard.fake_host import FakeHost
+from tests.networks.small import SMALL, latents_for
+from tests.real_gpu import GPU, needs_gpu
 from vae_lib.guard import Guard
 
 pytestmark = needs_gpu

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from vae_lib.decode import Operation
+from vae_lib.engine import Operation
 from vae_lib.hosts import forge_memory
 
 PLAIN = {Operation.DECODE: 2178, Operation.ENCODE: 1767}

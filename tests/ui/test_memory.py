@@ -6,8 +6,8 @@ import re
 
 import torch
 
-from vae_lib.decode import Route, Work
 from vae_lib.networks import AutoencoderKLConfig
+from vae_lib.planning import Route, Work
 from vae_lib.ui.backend import Memory
 from vae_lib.ui.memory import bar, curve, plot, reach, routes_of, routes_table
 

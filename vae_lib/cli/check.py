@@ -10,10 +10,12 @@ import sys
 import torch
 
 from vae_lib.checkpoints import load_vae
-from vae_lib.decode import DTYPES, Compute, Operation, choose_device, free_bytes, usual_dtype
 from vae_lib.decode.check import Limits, check, sample_network
+from vae_lib.device import choose_device, free_bytes, usual_dtype
+from vae_lib.engine import Compute, Operation
 from vae_lib.errors import CheckpointError
 from vae_lib.networks import AutoencoderKL
+from vae_lib.planning import DTYPES
 
 
 def run_check(options: argparse.Namespace) -> int:

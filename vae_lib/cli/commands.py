@@ -11,24 +11,13 @@ from typing import Any
 import torch
 
 from vae_lib.checkpoints import describe, identify, read_header
-from vae_lib.decode import (
-    DTYPES,
-    UNLIMITED,
-    Operation,
-    Plan,
-    Route,
-    Work,
-    candidates,
-    choose,
-    choose_device,
-    devices,
-    dtype_name,
-    free_memory,
-    usual_dtype,
-    wording,
-)
+from vae_lib.decode import wording
+from vae_lib.device import choose_device, free_memory, usual_dtype
+from vae_lib.device import memory as devices
+from vae_lib.engine import Operation
 from vae_lib.errors import CheckpointError, InputError, PlanError, printable
 from vae_lib.networks import AutoencoderKL
+from vae_lib.planning import DTYPES, UNLIMITED, Plan, Route, Work, candidates, choose, dtype_name
 from vae_lib.units import size_text
 
 

@@ -11,10 +11,12 @@ from torch import Tensor
 
 from vae_lib.checkpoints import load_vae
 from vae_lib.cli.pictures import read_picture, to_image, write_picture
-from vae_lib.decode import Ladder, PeakMemory, Route, candidates
+from vae_lib.decode import Ladder
+from vae_lib.device import PeakMemory
 from vae_lib.errors import InputError, PlanError
 from vae_lib.files import is_gone, write_atomically
 from vae_lib.networks import TAESD, AutoencoderKL
+from vae_lib.planning import Route, candidates
 from vae_lib.units import size_text
 
 DATA = Path(__file__).resolve().parent.parent / "data"

@@ -10,7 +10,7 @@ from vae_lib.cli import commands, hub, work
 from vae_lib.cli.check import run_check
 from vae_lib.cli.demo import run_demo
 from vae_lib.cli.values import ROUTES, byte_size, factor, number, pixels, positive
-from vae_lib.decode import DTYPES
+from vae_lib.planning import DTYPES
 
 DESCRIPTION = """\
 Decode the latents of Stable Diffusion with its VAE in as little memory as there is.

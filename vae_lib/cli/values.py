@@ -6,7 +6,7 @@ import argparse
 import math
 import re
 
-from vae_lib.decode import Route
+from vae_lib.planning import Route
 
 ROUTES = ("auto", *(route.value for route in Route))
 _UNITS = {

@@ -25,26 +25,13 @@ from vae_lib.checkpoints import (
     save_safetensors,
 )
 from vae_lib.cli.pictures import check_picture, picture_names, read_picture, write_picture
-from vae_lib.decode import (
-    DTYPES,
-    Compute,
-    Ladder,
-    Operation,
-    Outcome,
-    PeakMemory,
-    Rates,
-    Route,
-    choose_device,
-    dtype_name,
-    free_memory,
-    rates_for,
-    trusted_rates,
-    usual_dtype,
-    wording,
-)
+from vae_lib.decode import Ladder, Outcome, wording
+from vae_lib.device import PeakMemory, choose_device, free_memory, usual_dtype
+from vae_lib.engine import Compute, Operation
 from vae_lib.errors import InputError
 from vae_lib.files import check_outputs
 from vae_lib.networks import TAESD, AutoencoderKL
+from vae_lib.planning import DTYPES, Rates, Route, dtype_name, rates_for, trusted_rates
 from vae_lib.units import size_text
 
 

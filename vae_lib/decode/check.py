@@ -16,79 +16,21 @@ import torch
 from torch import Tensor
 
 from vae_lib import __version__
-from vae_lib.decode import calibrate, engine, plain
-from vae_lib.decode.compute import Compute, Operation
-from vae_lib.decode.devices import free_bytes, release_cached, synchronize
-from vae_lib.decode.failures import is_out_of_memory
-from vae_lib.decode.measure import PeakMemory
-from vae_lib.decode.plan import (
-    Plan,
-    Rates,
-    Work,
-    candidates,
-    cost_of,
-    dtype_name,
-    plain_cost_of,
-)
-from vae_lib.decode.program import Tiling
-from vae_lib.decode.route import Route
+from vae_lib.device.failures import is_out_of_memory
+from vae_lib.device.measure import PeakMemory
+from vae_lib.device.memory import free_bytes, release_cached
+from vae_lib.engine.compute import Compute, Operation
 from vae_lib.errors import Cancelled, PlanError
 from vae_lib.networks import AutoencoderKL, AutoencoderKLConfig
+from vae_lib.planning import calibrate
+from vae_lib.planning.plan import Plan, Rates, Work, candidates, cost_of, dtype_name, plain_cost_of
+from vae_lib.planning.route import Route
+from vae_lib.planning.trial import Trial, device_name
 from vae_lib.units import size_text
 
-# How far a picture may be from the plain network's in the same dtype, as a share of that one's root mean square. A few
-# roundings (on CUDA float32 convolves in TF32 unless told not to) stay far below, a wrong kernel far above.
-ALLOWED = {torch.float32: 5e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 SIZES, CPU_SIZES = (256, 512, 1024), (128, 256, 512)  # pixels along a side
 PROBE = 32  # pixels of the picture that says how fast the device is
 RUNS, CPU_RUNS = 40, 11  # decodes of the plain network that the check of one size takes as long as
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One piece of work, done by the plain network and by us; pictures (or mean latents) come in float32."""
-
-    vae: AutoencoderKL
-    operation: Operation
-    side: int  # pixels
-    compute: Compute
-
-    @property
-    def work(self) -> Work:
-        latents = self.side // self.vae.downscale
-        compute = self.compute
-        return Work(self.vae.config, self.operation, latents, latents, 1, compute.device, compute.dtype)
-
-    def given(self) -> Tensor:
-        """Latents or a picture of noise, the same ones every time; the user's random numbers are left alone."""
-        generator = torch.Generator().manual_seed(1)
-        decodes = self.operation is Operation.DECODE
-        channels = self.vae.latent_channels if decodes else self.vae.config.in_channels
-        side = self.side // self.vae.downscale if decodes else self.side
-        noise = torch.randn(1, channels, side, side, generator=generator)
-        return noise.to(self.compute.device, self.compute.dtype)
-
-    def plain(self, given: Tensor) -> Tensor:
-        result, _ = plain.run(self.vae, self.operation, given, self.compute)
-        return result.float()
-
-    def ours(self, given: Tensor, tiling: Tiling) -> Tensor:
-        if self.operation is Operation.DECODE:
-            return engine.decode(self.vae, given, tiling, self.compute).float()
-        return engine.encode_moments(self.vae, given, tiling, self.compute)[0].float()
-
-    def same(self, result: Tensor, wanted: Tensor) -> bool:
-        """But for rounding in the trial's dtype."""
-        error, size = (torch.linalg.vector_norm(x) for x in (result - wanted, wanted))
-        return bool(error <= ALLOWED[self.compute.dtype] * size)  # not so if there are NaN
-
-    def timed(self, run: Callable[[], Tensor]) -> tuple[Tensor, float]:
-        """The result, and seconds on the clock to the end of the work on the device."""
-        synchronize(self.compute.device)
-        started = time.perf_counter()
-        result = run()
-        synchronize(self.compute.device)
-        return result, max(time.perf_counter() - started, 1e-9)
 
 
 def sample_network(operation: Operation) -> AutoencoderKL:
@@ -375,11 +317,6 @@ def _plans(work: Work, rates: Rates | None) -> Iterator[Plan]:
             plans = [plan for plan in plans if plan.seconds <= 2 * fastest.seconds]
             fastest = min(plans, key=lambda plan: plan.peak_bytes)
         yield fastest
-
-
-def device_name(device: torch.device) -> str:
-    """As its driver calls it."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def machine(compute: Compute) -> str:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vae_lib.decode.plan import Plan
-from vae_lib.decode.route import Objection, Route
+from vae_lib.planning.plan import Plan
+from vae_lib.planning.route import Objection, Route
 
 
 @dataclass(frozen=True)

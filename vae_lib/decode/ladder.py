@@ -10,18 +10,21 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from vae_lib.decode import engine, plain, tiny, wording
-from vae_lib.decode.compute import Compute, Operation, Progress
-from vae_lib.decode.devices import free_memory, give_back_ram, keeps_freed_memory, release_cached
+from vae_lib.decode import wording
 from vae_lib.decode.events import Attempt, MaybeOutOfMemory, NoScratch, OutOfMemory, Overflow
-from vae_lib.decode.failures import Answer, Failure, answer, judge
 from vae_lib.decode.outcome import Outcome
-from vae_lib.decode.padding import Padding
-from vae_lib.decode.plan import DEFAULT_ORDER, Plan, Rates, Work, dtype_name
-from vae_lib.decode.route import Route
 from vae_lib.decode.search import Preference, Search
+from vae_lib.device.failures import Answer, Failure, answer, judge
+from vae_lib.device.memory import free_memory, give_back_ram, keeps_freed_memory, release_cached
+from vae_lib.engine import batch as engine
+from vae_lib.engine import plain
+from vae_lib.engine.compute import Compute, Operation, Progress
+from vae_lib.engine.padding import Padding
+from vae_lib.engine.programs import taesd as tiny
 from vae_lib.errors import DeviceLost, InputError, NumericError, PlanError, printable
 from vae_lib.networks import TAESD, AutoencoderKL
+from vae_lib.planning.plan import DEFAULT_ORDER, Plan, Rates, Work, dtype_name
+from vae_lib.planning.route import Route
 
 _FAILURES = {OutOfMemory: Failure.OUT_OF_MEMORY, MaybeOutOfMemory: Failure.MAYBE_OUT_OF_MEMORY}
 

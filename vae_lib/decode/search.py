@@ -10,9 +10,9 @@ import torch
 
 from vae_lib.decode import wording
 from vae_lib.decode.events import Asked, Attempt, BelowThreshold, Event, NoScratch, Overflow
-from vae_lib.decode.plan import UNLIMITED, NothingFits, Plan, Rates, Work, choose
-from vae_lib.decode.route import Route, TooSlow, Unavailable
 from vae_lib.errors import PlanError
+from vae_lib.planning.plan import UNLIMITED, NothingFits, Plan, Rates, Work, choose
+from vae_lib.planning.route import Route, TooSlow, Unavailable
 
 # How much of the predicted need must be free for another try after memory ran out in spite of the prediction.
 SHRINK = 0.6

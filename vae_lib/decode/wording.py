@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from vae_lib.decode.compute import Operation
 from vae_lib.decode.events import (
     Asked,
     Attempt,
@@ -16,8 +15,9 @@ from vae_lib.decode.events import (
     Overflow,
 )
 from vae_lib.decode.outcome import Outcome
-from vae_lib.decode.plan import Plan, dtype_name
-from vae_lib.decode.route import Distrusted, DoesNotFit, FreeUnknown, Route, TooSlow, Unavailable
+from vae_lib.engine.compute import Operation
+from vae_lib.planning.plan import Plan, dtype_name
+from vae_lib.planning.route import Distrusted, DoesNotFit, FreeUnknown, Route, TooSlow, Unavailable
 from vae_lib.units import size_text
 
 _UNKNOWN = "what is free is not known on this device"

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from vae_lib.checkpoints import FAMILIES, load_vae
-from vae_lib.decode import Operation
+from vae_lib.engine import Operation
 from vae_lib.errors import CheckpointError
 from vae_lib.networks import TAESD, AutoencoderKL, AutoencoderKLConfig, assign
 

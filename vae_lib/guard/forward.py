@@ -10,7 +10,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from vae_lib.decode import Ladder, Operation, Outcome, Preference, is_out_of_memory, wording
+from vae_lib.decode import Ladder, Outcome, Preference, wording
+from vae_lib.device import is_out_of_memory
+from vae_lib.engine import Operation
 from vae_lib.errors import Cancelled, DeviceLost, InputError, NumericError, VAEGuardError
 from vae_lib.guard import borrow, layers, policy, report
 from vae_lib.guard.generation import Generations, Record

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from vae_lib.decode import Operation, Outcome
+from vae_lib.decode import Outcome
+from vae_lib.engine import Operation
 from vae_lib.guard.request import Request
 
 

@@ -22,18 +22,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from vae_lib.catalog import LatentSpace, known_family
-from vae_lib.decode import (
-    Compute,
-    Ladder,
-    Operation,
-    Preference,
-    Route,
-    choose,
-    free_memory,
-    smallest,
-    trusted_rates,
-    wording,
-)
+from vae_lib.decode import Ladder, Preference, wording
+from vae_lib.device import free_memory
+from vae_lib.engine import Compute, Operation
 from vae_lib.errors import PlanError
 from vae_lib.guard import borrow, infotext, layers, policy
 from vae_lib.guard import settings as settings_of
@@ -45,6 +36,7 @@ from vae_lib.guard.notices import Notices
 from vae_lib.guard.precision import Precision
 from vae_lib.guard.request import Request
 from vae_lib.guard.settings import Settings
+from vae_lib.planning import Route, choose, smallest, trusted_rates
 
 MB = 10**6
 NOTHING_LOADED = "No checkpoint is loaded yet; generate a picture first."

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from vae_lib.checkpoints.unfinished import Afterwards, Latents
-from vae_lib.decode import Operation
+from vae_lib.engine import Operation
 from vae_lib.guard.generation import Again
 
 Result = TypeVar("Result")

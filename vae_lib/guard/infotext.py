@@ -7,11 +7,13 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vae_lib.decode import Operation, Outcome, Route, wording
+from vae_lib.decode import Outcome, wording
+from vae_lib.engine import Operation
 from vae_lib.errors import InputError
 from vae_lib.guard.generation import Generation, Record
 from vae_lib.guard.kept import HOSTS_OWN
 from vae_lib.guard.request import Request, decode_by_of, threshold_of
+from vae_lib.planning import Route
 
 DONE = "VAE Guard"
 ENCODED = "VAE Guard encode"

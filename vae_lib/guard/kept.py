@@ -18,13 +18,14 @@ from torch import Tensor
 from vae_lib.catalog import LatentSpace, known_family
 from vae_lib.checkpoints import unfinished
 from vae_lib.checkpoints.unfinished import Afterwards, Latents
-from vae_lib.decode import Operation, Route
+from vae_lib.engine import Operation
 from vae_lib.errors import InputError
 from vae_lib.files import is_gone
 from vae_lib.guard.generation import Generation, Record
 from vae_lib.guard.host import Host, HostVAE
 from vae_lib.guard.notices import Notices, log
 from vae_lib.guard.settings import Settings
+from vae_lib.planning import Route
 
 HOSTS_OWN = "the WebUI's own decode"
 

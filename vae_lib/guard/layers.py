@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from vae_lib.decode import Edge, Padding
+from vae_lib.engine import Edge, Padding
 from vae_lib.errors import VAEGuardError
 
 # What the layers of Forge and of ComfyUI's kin apply to their weights in forward, such as a LoRA.

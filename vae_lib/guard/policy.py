@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from vae_lib.decode import Operation, Preference, Route, Step
+from vae_lib.decode import Preference, Step
+from vae_lib.engine import Operation
 from vae_lib.guard.generation import Generation
 from vae_lib.guard.request import Request
 from vae_lib.guard.settings import Settings
+from vae_lib.planning import Route
 
 GB = 10**9
 _ONLY_FULL = Step((Route.FULL,), trusts_prediction=False)

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from vae_lib.decode import Route
 from vae_lib.errors import InputError
+from vae_lib.planning import Route
 
 DECODE_BY: dict[str, Route | None] = {
     "Auto": None,

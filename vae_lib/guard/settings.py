@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vae_lib.decode import Route
 from vae_lib.errors import InputError
+from vae_lib.planning import Route
 
 MODES = ("Automatic (by predicted need)", "Fixed threshold")
 FALLBACKS = {route.caption: route for route in (Route.TILED, Route.OFFLOAD, Route.CPU, Route.TAESD)}

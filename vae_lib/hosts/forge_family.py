@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from modules_forge import main_thread
 
-from vae_lib.decode import Operation
+from vae_lib.engine import Operation
 from vae_lib.guard.host import TELLS_MORE, Need, Points
 from vae_lib.hosts import forge_memory, page
 from vae_lib.hosts.patching import Function

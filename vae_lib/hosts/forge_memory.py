@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from vae_lib.decode import Operation
+from vae_lib.engine import Operation
 from vae_lib.guard.host import Need, Points
 
 _ASKED_BY = {Operation.DECODE: "memory_used_decode", Operation.ENCODE: "memory_used_encode"}

@@ -31,7 +31,7 @@ from PIL import Image
 from torch import Tensor
 
 from vae_lib.checkpoints.unfinished import Afterwards, Latents
-from vae_lib.decode import Operation
+from vae_lib.engine import Operation
 from vae_lib.errors import InputError
 from vae_lib.guard import precision
 from vae_lib.guard.generation import Again

@@ -15,9 +15,11 @@ from PIL import Image
 from torch import Tensor
 
 from vae_lib.checkpoints import FAMILIES, Family, LoadedVAE, check_channels, load_vae
-from vae_lib.decode import DEFAULT_ORDER, Ladder, PeakMemory, Route, wording
+from vae_lib.decode import Ladder, wording
+from vae_lib.device import PeakMemory
 from vae_lib.errors import Cancelled, InputError, VAEGuardError
 from vae_lib.networks import TAESD, AutoencoderKL
+from vae_lib.planning import DEFAULT_ORDER, Route
 from vae_lib.ui.backend import Backend, VAEFile
 
 AUTO = "Automatic"

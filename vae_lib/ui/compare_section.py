@@ -12,9 +12,9 @@ import gradio as gr
 from PIL import Image
 
 from vae_lib.checkpoints import FAMILIES, load_latents
-from vae_lib.decode import Route
 from vae_lib.decode.wording import time_text
 from vae_lib.errors import InputError, VAEGuardError
+from vae_lib.planning import Route
 from vae_lib.ui import markup
 from vae_lib.ui.backend import Backend
 from vae_lib.ui.compare import (

@@ -10,10 +10,11 @@ from math import floor, log2, log10, prod, sqrt
 from pathlib import Path
 
 from vae_lib.checkpoints import describe, read_header
-from vae_lib.decode import Plan, Route, Work, candidates, choose, smallest, wording
+from vae_lib.decode import wording
 from vae_lib.decode.wording import time_text
 from vae_lib.errors import PlanError
 from vae_lib.networks import AutoencoderKL, AutoencoderKLConfig
+from vae_lib.planning import Plan, Route, Work, candidates, choose, smallest
 from vae_lib.ui import markup
 from vae_lib.ui.backend import Memory
 from vae_lib.units import size_text

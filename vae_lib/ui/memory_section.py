@@ -11,19 +11,11 @@ from typing import Any
 import gradio as gr
 import torch
 
-from vae_lib.decode import (
-    DEFAULT_ORDER,
-    DTYPES,
-    UNLIMITED,
-    Operation,
-    Route,
-    Work,
-    choose,
-    dtype_name,
-    wording,
-)
+from vae_lib.decode import wording
+from vae_lib.engine import Operation
 from vae_lib.errors import InputError, PlanError, VAEGuardError
 from vae_lib.networks import AutoencoderKLConfig
+from vae_lib.planning import DEFAULT_ORDER, DTYPES, UNLIMITED, Route, Work, choose, dtype_name
 from vae_lib.ui import markup, memory
 from vae_lib.ui.backend import Backend, Memory
 from vae_lib.ui.check_section import CheckSection

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from vae_lib.decode import choose_device, free_memory, total_memory
+from vae_lib.device import choose_device, free_memory, total_memory
 from vae_lib.errors import InputError, printable
 from vae_lib.files import files_in, is_gone, require_folder
 from vae_lib.hub import DownloadManager

@@ -13,9 +13,12 @@ from fastapi.security import HTTPBasic
 from PIL.PngImagePlugin import PngInfo
 
 import vae_lib
-from vae_lib.decode import Operation, Preference, Route, Step, Work, candidates, choose, free_memory, wording
+from vae_lib.decode import Preference, Step, wording
+from vae_lib.device import free_memory
+from vae_lib.engine import Operation
 from vae_lib.errors import InputError, PlanError, VAEGuardError
 from vae_lib.guard import NOTHING_LOADED, UNKNOWN, Guard, Pictures, decode_again
+from vae_lib.planning import Route, Work, candidates, choose
 from vae_lib.webui.downloads import Downloads
 from vae_lib.webui.host import WebUI
 from vae_lib.webui.request_api import asked_in_json, unprocessable

@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 import torch
 
-from vae_lib.decode import free_memory, total_memory
+from vae_lib.device import free_memory, total_memory
 from vae_lib.errors import printable
 from vae_lib.files import files_in
 from vae_lib.guard import MB, UNKNOWN, Guard, Kept

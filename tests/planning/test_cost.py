@@ -1,0 +1,184 @@
+"""Predicted peaks against what is really allocated: never below, at most a tenth above."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.networks.small import (
+    BF16,
+    CPU,
+    FP16,
+    FP32,
+    PADDINGS,
+    SD,
+    SMALL,
+    images,
+    latents_for,
+    measured_peak,
+    network,
+    sd3_like,
+    taesd,
+)
+from vae_lib.decode import Ladder
+from vae_lib.device import PeakMemory
+from vae_lib.engine import Edge, Padding, Tiling
+from vae_lib.engine.padding import ZEROS
+from vae_lib.planning import Route, Work, candidates, choose, cost
+from vae_lib.planning.plan import cost_of
+
+ROOM = 1.10
+
+
+def check(work: Work, tiling: Tiling) -> None:
+    assert work.config is not None
+    weights = network(work.config, work.dtype if work.resident else FP32)
+    measured = measured_peak(work, weights, tiling, work.picture)
+    assert measured <= cost_of(work, tiling).peak_bytes <= ROOM * measured
+
+
+def half_convolves(dtype: torch.dtype) -> bool:
+    """PyTorch 2.1 has no float16 convolution on CPUs."""
+    try:
+        torch.nn.functional.conv2d(torch.ones(1, 1, 3, 3, dtype=dtype), torch.ones(1, 1, 3, 3, dtype=dtype))
+    except RuntimeError:
+        return False
+    return True
+
+
+TILINGS = {
+    "full": Tiling(1 << 24),
+    "bands": Tiling(1 << 15, attention_bytes=1 << 20),
+    "recompute": Tiling(1 << 14, 1, attention_bytes=1 << 16),
+    "recompute all": Tiling(1 << 18, 2),
+    "offload": Tiling(1 << 15, offload=True, attention_bytes=1 << 20),
+}
+SIZES = [(8, 8), (5, 7), (16, 12), (2, 64), (64, 2), (24, 24)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tiling", TILINGS.values(), ids=TILINGS.keys())
+@pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
+def test_sizes(size: tuple[int, int], tiling: Tiling) -> None:
+    for operation in ("decode", "encode"):
+        check(Work(SMALL, operation, *size, 1, CPU, FP32), tiling)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tiling", TILINGS.values(), ids=TILINGS.keys())
+@pytest.mark.parametrize("dtype", [FP32, FP16, BF16], ids=str)
+def test_dtypes_batches_and_weights_of_another_dtype(dtype: torch.dtype, tiling: Tiling) -> None:
+    if not half_convolves(dtype):
+        pytest.skip(f"no convolution in {dtype} here")
+    for operation in ("decode", "encode"):
+        for batch, resident in ((3, True), (1, False)):
+            if resident or dtype != FP32:
+                check(Work(SMALL, operation, 6, 5, batch, CPU, dtype, resident=resident), tiling)
+
+
+@pytest.mark.slow
+@settings(max_examples=30)
+@given(
+    config=st.sampled_from([SMALL, sd3_like(ch=64, ch_mult=(1, 2), num_res_blocks=1)]),
+    operation=st.sampled_from(["decode", "encode"]),
+    size=st.tuples(st.integers(2, 20), st.integers(2, 20)),
+    extra=st.tuples(st.integers(0, 1), st.integers(0, 1)),
+    batch=st.integers(1, 2),
+    padding=st.sampled_from(PADDINGS),
+    tiling=st.builds(
+        Tiling,
+        st.integers(11, 22).map(lambda power: 1 << power),
+        st.integers(0, 2),
+        st.booleans(),
+        st.sampled_from([1 << 14, 1 << 18, 32 << 20]),
+    ),
+)
+def test_any_work(
+    config: object,
+    operation: str,
+    size: tuple[int, int],
+    extra: tuple[int, int],
+    batch: int,
+    padding: Padding,
+    tiling: Tiling,
+) -> None:
+    picture = None
+    if operation == "encode":  # odd pictures
+        picture = (2 * size[0] + extra[0], 2 * size[1] + extra[1])
+    check(Work(config, operation, *size, batch, CPU, FP32, padding=padding, picture=picture), tiling)  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+@settings(max_examples=60)
+@given(
+    device=st.sampled_from([CPU, torch.device("cuda")]),
+    operation=st.sampled_from(["decode", "encode"]),
+    size=st.tuples(st.integers(20, 200), st.integers(4, 20)),
+    padding=st.sampled_from(PADDINGS),
+    tiling=st.builds(
+        Tiling, st.integers(11, 18).map(lambda power: 1 << power), st.integers(0, 2), st.booleans()
+    ),
+)
+def test_counting_many_bands_by_one_changes_nothing(
+    device: torch.device, operation: str, size: tuple[int, int], padding: Padding, tiling: Tiling
+) -> None:
+    work = Work(SMALL, operation, *size, 1, device, FP32, padding=padding)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cost, "_sampled", lambda todo, *_: ((index, 1) for index in range(len(todo))))
+        one_by_one = cost_of.__wrapped__(work, tiling)
+    assert cost_of.__wrapped__(work, tiling) == one_by_one
+
+
+def test_four_levels_and_winograd() -> None:
+    check(Work(SD, "decode", 9, 11, 1, CPU, FP32), Tiling(1 << 16))
+    wide = sd3_like(ch=64, ch_mult=(1, 1), num_res_blocks=1)
+    for recompute in range(3):
+        check(Work(wide, "decode", 33, 35, 1, CPU, FP32), Tiling(1 << 18, recompute))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("operation", ["decode", "encode"])
+@pytest.mark.parametrize("route", [Route.FULL, Route.TILED, Route.OFFLOAD, Route.CPU, Route.TAESD])
+def test_every_route_through_the_ladder(route: Route, operation: str) -> None:
+    """At its largest plan and its smallest, input checks and all."""
+    net, tiny = network(), taesd()
+    for padding in (ZEROS, Padding(Edge.CIRCULAR, Edge.REFLECT)):
+        ladder = Ladder(net, tiny, order=(route,), wrap=padding)
+        height, width = (10, 9) if route is Route.TAESD else (24, 20)
+        work = ladder.work(operation, height, width, 2)
+        peaks = [plan.peak_bytes for plan in candidates(work, route)]
+        for budget in {max(peaks), min(peaks)}:
+            ladder.budget = lambda device, budget=budget: budget  # type: ignore[misc]
+            source = (
+                latents_for(SMALL, height, width, 2) if operation == "decode" else images(*work.pixels, 2)
+            )
+            if route is Route.TAESD and operation == "encode":
+                ladder.vae, work = None, Ladder(None, tiny, wrap=padding).work(operation, height, width, 1)
+                source = images(height * 8, width * 8)
+                ladder.budget = lambda device: 1 << 40
+            with PeakMemory(CPU) as measured:
+                outcome = getattr(ladder, operation)(source)
+            assert outcome.plan.route is route
+            assert measured.bytes <= outcome.plan.peak_bytes <= ROOM * measured.bytes
+
+
+@pytest.mark.parametrize("share", [1.0, 0.7, 0.5, 0.35])
+def test_what_is_chosen_for_a_budget_keeps_to_it(share: float) -> None:
+    work = Work(SMALL, "decode", 24, 24, 1, CPU, FP32)
+    full = choose(work, 1 << 40).peak_bytes
+    plan = choose(work, int(full * share))
+    assert plan.tiling is not None
+    assert measured_peak(work, network(), plan.tiling) <= plan.peak_bytes <= full * share
+
+
+def test_work_grows_with_the_picture() -> None:
+    small, large = (cost_of(Work(SMALL, "decode", n, n, 1, CPU, FP32), Tiling(1 << 16)) for n in (8, 16))
+    assert large.multiplications > 3.9 * small.multiplications
+    assert large.moved_bytes > 3 * small.moved_bytes
+    assert small.transferred_bytes == 0
+    offloaded = cost_of(Work(SMALL, "decode", 8, 8, 1, CPU, FP32), Tiling(1 << 16, offload=True))
+    assert offloaded.transferred_bytes > 0
+    batch = cost_of(Work(SMALL, "decode", 8, 8, 3, CPU, FP32), Tiling(1 << 16))
+    assert (batch.multiplications, batch.bands) == (3 * small.multiplications, 3 * small.bands)

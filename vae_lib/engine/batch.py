@@ -1,0 +1,108 @@
+"""Decode or encode the pictures of a batch, one after the other, by a network's passes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from vae_lib.engine.buffers import DeviceStore, FeatureMap, Memory
+from vae_lib.engine.compute import Compute
+from vae_lib.engine.convolution import Linear, tokens
+from vae_lib.engine.padding import Padding
+from vae_lib.engine.passes import INPUT, OUTPUT, MapSize, Pass, count_bands
+from vae_lib.engine.programs.autoencoder_kl import Tiling, decoder_passes, encoder_passes
+from vae_lib.engine.run import Context, run
+from vae_lib.errors import Cancelled, CheckpointError
+from vae_lib.networks import AutoencoderKL
+
+
+@torch.no_grad()
+def decode(
+    vae: AutoencoderKL, latents: Tensor, tiling: Tiling, compute: Compute, memory: Memory | None = None
+) -> Tensor:
+    """Decode unscaled latents (B, C, h, w) into pictures (B, 3, 8 h, 8 w), in [-1, 1] but not clamped.
+
+    The weights are used where they are; those that are elsewhere or of another dtype are brought in layer by layer.
+
+    Args:
+        memory: where arrays come from; the planner's is one that counts.
+
+    Raises:
+        Cancelled: when ``compute.cancelled`` says so.
+        CheckpointError: when the weights hold no decoder.
+    """
+    if vae.decoder is None:
+        raise CheckpointError("This VAE file holds only an encoder, so it cannot decode; choose a full VAE.")
+    memory = memory or Memory(compute.device, compute.dtype)
+    batch, _, h, w = latents.shape
+    size, scale = MapSize(h, w, vae.config.z_channels), vae.downscale
+    passes = decoder_passes(vae.decoder, size, tiling, compute)
+    out = memory.pictures(batch, vae.config.out_channels, h * scale, w * scale, compute.destination)
+    ticker = _Ticker(passes, size, batch, compute)
+    for index in memory.each(range(batch), lambda index: None, {}):
+        z = memory.picture(latents, index)
+        if vae.post_quant_conv is not None:
+            z = _pointwise(Linear(vae.post_quant_conv, memory), z)
+        _run(passes, z, out.narrow(0, index, 1), _context(memory, tiling, compute.padding, ticker))
+    return out
+
+
+@torch.no_grad()
+def encode_moments(
+    vae: AutoencoderKL, images: Tensor, tiling: Tiling, compute: Compute, memory: Memory | None = None
+) -> tuple[Tensor, Tensor]:
+    """Mean and log-variance, each (B, C, H / 8, W / 8), of pictures (B, 3, H, W) in [-1, 1]; not scaled.
+
+    The arguments are those of `decode`; the log-variance is clamped to [-30, 20].
+    """
+    if vae.encoder is None:
+        raise CheckpointError("This VAE file holds only a decoder, so it cannot encode; choose a full VAE.")
+    memory = memory or Memory(compute.device, compute.dtype)
+    batch, channels, height, width = images.shape
+    size, scale = MapSize(height, width, channels), vae.downscale
+    passes = encoder_passes(vae.encoder, size, tiling, compute)
+    z2, (h, w) = vae.encoder.conv_out.out_channels, (height // scale, width // scale)
+    quant = None if vae.quant_conv is None else Linear(vae.quant_conv, memory)
+    out = memory.pictures(batch, z2 if quant is None else quant.out_channels, h, w, compute.device)
+    ticker = _Ticker(passes, size, batch, compute)
+    for index in memory.each(range(batch), lambda index: None, {}):
+        image = memory.picture(images, index)
+        place = out.narrow(0, index, 1)
+        moments = place if quant is None else memory.empty(z2, h, w)
+        _run(passes, image, moments, _context(memory, tiling, compute.padding, ticker))
+        del image  # before the next one comes
+        if quant is not None:
+            quant.into(place, moments)
+        del moments
+    mean, log_variance = out.to(compute.destination).chunk(2, dim=1)
+    return mean, log_variance.clamp(-30.0, 20.0)
+
+
+def _pointwise(linear: Linear, band: Tensor) -> Tensor:
+    _, _, rows, width = band.shape
+    return linear(tokens(band)).view(1, rows, width, linear.out_channels).permute(0, 3, 1, 2)
+
+
+def _run(passes: list[Pass], source: Tensor, out: Tensor, context: Context) -> None:
+    """One picture: (1, c, h, w) ``source`` through ``passes`` into (1, C, H, W) ``out``."""
+    context.maps = {INPUT: FeatureMap.of(source), OUTPUT: FeatureMap.of(out)}
+    run(passes, context)
+
+
+def _context(memory: Memory, tiling: Tiling, padding: Padding, ticker: _Ticker) -> Context:
+    return Context(memory, memory.host_store() if tiling.offload else DeviceStore(), padding, ticker)
+
+
+class _Ticker:
+    """Counts bands, reports them and stops the work when it is told to."""
+
+    def __init__(self, passes: list[Pass], source: MapSize, pictures: int, compute: Compute) -> None:
+        self._done, self._total = 0, pictures * count_bands(passes, source)
+        self._progress, self._cancelled = compute.progress, compute.cancelled
+
+    def __call__(self) -> None:
+        self._done += 1
+        if self._progress is not None:
+            self._progress(self._done, self._total)
+        if self._cancelled is not None and self._done < self._total and self._cancelled():
+            raise Cancelled("Stopped: the picture was not finished.")

@@ -1,0 +1,142 @@
+"""The passes over a picture, described: what is read, computed and stored, and how many rows at a time.
+
+A pass chains stages (normalise, SiLU, convolve) so that what lies between them exists only for a band. Each stage needs
+a row more on each side than it gives, so a chain reads a halo and computes those rows again in the next band.
+`vae_lib.engine.run` runs them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from vae_lib.engine.convolution import ConvShape
+from vae_lib.networks import AttnBlock
+
+INPUT, OUTPUT = "input", "output"
+
+
+@dataclass(frozen=True)
+class MapSize:
+    """Height, width and channels of an activation."""
+
+    height: int
+    width: int
+    channels: int
+
+    def bytes(self, dtype: torch.dtype) -> int:
+        return self.height * self.width * self.channels * dtype.itemsize
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Normalise with the statistics named ``statistics`` and apply SiLU (if there is a norm), then convolve."""
+
+    conv: nn.Conv2d
+    shape: ConvShape
+    norm: nn.GroupNorm | None = None
+    statistics: str = ""
+
+
+@dataclass(frozen=True)
+class Shortcut:
+    """What a residual block adds: the input of stage ``tap`` as it is, or through a 1x1 convolution."""
+
+    tap: int
+    conv: nn.Conv2d | None
+
+
+@dataclass(frozen=True)
+class ConvPass:
+    """Run ``stages`` over the map ``source``, ``rows`` output rows at a time.
+
+    What comes out goes to the new map ``store``, or is added in place to the map ``add_to``, or (with neither) only
+    gives the statistics named ``statistics``. With ``side`` the shortcut becomes a map of its own and is not added.
+    ``frees_source`` frees the source's rows as soon as no later band needs them.
+    """
+
+    source: str
+    stages: tuple[Stage, ...]
+    rows: int
+    store: str = ""
+    add_to: str = ""
+    statistics: str = ""
+    shortcut: Shortcut | None = None
+    side: str = ""
+    frees_source: bool = False
+
+    @property
+    def changes_source(self) -> bool:
+        return self.frees_source or self.add_to == self.source
+
+
+@dataclass(frozen=True)
+class AttentionPass:
+    """Self-attention over the map ``source``, in place: ``rows`` of queries at a time, in blocks of ``key_rows``."""
+
+    source: str
+    block: AttnBlock
+    statistics_in: str
+    statistics_out: str
+    rows: int
+    key_rows: int
+
+
+Pass = ConvPass | AttentionPass
+
+
+class Chain:
+    """The row arithmetic of a pass: which rows each stage reads and computes for a band.
+
+    Rows outside the picture are computed like any others and never used, so that every band has the same shapes.
+    """
+
+    def __init__(self, stages: tuple[Stage, ...], source: MapSize) -> None:
+        self._shapes = [stage.shape for stage in stages]
+        self.sizes = [source]
+        for shape in self._shapes:
+            height, width = shape.output_size(self.sizes[-1].height, self.sizes[-1].width)
+            self.sizes.append(MapSize(height, width, shape.out_channels))
+
+    @property
+    def output(self) -> MapSize:
+        return self.sizes[-1]
+
+    @property
+    def halo(self) -> int:
+        """Source rows above a band's own that it reads."""
+        need = 0
+        for shape in reversed(self._shapes):
+            need = {"same": need + 1, "up": (need + 1) // 2 + 1, "down": 2 * need}[shape.scale]
+        return need
+
+    def computed(self, first: int, last: int) -> list[tuple[int, int]]:
+        """Rows that each stage computes so that the last one gives rows first..last-1."""
+        ranges: list[tuple[int, int]] = []
+        for shape in reversed(self._shapes):
+            first, last = shape.output_rows(first, last)
+            ranges.append((first, last))
+            first, last = shape.input_rows(first, last)
+        return ranges[::-1]
+
+    def source_row(self, row: int) -> int:
+        """The source row where output row ``row`` lies: but for the halo, no later band reads rows above it."""
+        for shape in reversed(self._shapes):
+            row = {"same": row, "up": row // 2, "down": 2 * row}[shape.scale]
+        return row
+
+
+def count_bands(passes: list[Pass], source: MapSize) -> int:
+    """How many bands `run` reports for one picture."""
+    sizes, total = {INPUT: source}, 0
+    for step in passes:
+        size = out = sizes[step.source]
+        if isinstance(step, ConvPass):
+            out = Chain(step.stages, size).output
+            sizes |= {name: out for name in (step.store, step.side) if name}
+        else:
+            total += -(-size.height // step.key_rows)
+        total += -(-out.height // step.rows)
+    return total

@@ -1,0 +1,202 @@
+"""The networks as a list of passes: what is kept, what is computed again, and how many rows at a time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import nn
+
+from vae_lib.device import kernels
+from vae_lib.engine.compute import Compute
+from vae_lib.engine.convolution import best_shape
+from vae_lib.engine.passes import INPUT, OUTPUT, AttentionPass, ConvPass, MapSize, Pass, Shortcut, Stage
+from vae_lib.networks import AttnBlock, Decoder, DownLevel, Encoder, MidBlock, ResnetBlock, UpLevel
+
+# Keys in a block of offloaded attention at least, where memory allows: the sums so far are rescaled for every block.
+KEYS = 1024
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How a picture is cut into bands. The choice changes memory and time, never the picture.
+
+    Attributes:
+        band_bytes: size to aim at for one band of a layer's activation; a band has at least 2 rows.
+        recompute: resolutions, counted from the picture's own downwards, whose inner activations are computed again
+            when they are needed instead of kept.
+        offload: whether activations rest in host memory between passes.
+        attention_bytes: size to aim at for one block of attention scores.
+    """
+
+    band_bytes: int
+    recompute: int = 0
+    offload: bool = False
+    attention_bytes: int = 32 << 20
+
+    def rows(self, size: MapSize, dtype: torch.dtype) -> int:
+        """Rows per band: an even number (so that bands fall on whole pixels of the smaller resolution), and about the
+        same in every band, the last one too.
+        """
+        row = size.width * size.channels * dtype.itemsize
+        count = -(-size.height // max(2, self.band_bytes // row // 2 * 2))
+        return -(-size.height // count // 2) * 2
+
+
+class _Builder:
+    """Collects the passes of one network while tracking the current map ``x`` and its size."""
+
+    def __init__(self, source: MapSize, tiling: Tiling, compute: Compute) -> None:
+        self.size, self.tiling, self.compute, self.dtype = source, tiling, compute, compute.dtype
+        self.passes: list[Pass] = []
+        self.x = INPUT
+        self._maps = 0
+
+    def _name(self) -> str:
+        self._maps += 1
+        return f"x{self._maps}"
+
+    def stage(
+        self,
+        conv: nn.Conv2d,
+        size: MapSize,
+        scale: str = "same",
+        norm: nn.GroupNorm | None = None,
+        of: str = "",
+    ) -> Stage:
+        """A stage whose input has ``size``; ``of`` names the statistics it is normalised with."""
+        pixels = size.height * size.width
+        shape = best_shape(conv.in_channels, conv.out_channels, scale, pixels, self.compute)
+        return Stage(conv, shape, norm, of)
+
+    def conv(
+        self, conv: nn.Conv2d, scale: str = "same", norm: nn.GroupNorm | None = None, to: str = ""
+    ) -> None:
+        """A convolution that replaces ``x``."""
+        stage = self.stage(conv, self.size, scale, norm, self.x)
+        size = self._output(stage, self.size)
+        name = to or self._name()
+        statistics = "" if to == OUTPUT else name
+        # channels that the layer reads for a pixel that it writes, or writes: the larger makes the band
+        read = {"same": 1.0, "up": 0.25, "down": 4.0}[scale] * self.size.channels
+        widest = max(size.channels, round(read))
+        rows = self.tiling.rows(MapSize(size.height, size.width, widest), self.dtype)
+        self.passes.append(
+            ConvPass(self.x, (stage,), rows, store=name, statistics=statistics, frees_source=self.x != INPUT)
+        )
+        self.x, self.size = name, size
+
+    def _output(self, stage: Stage, size: MapSize) -> MapSize:
+        return MapSize(*stage.shape.output_size(size.height, size.width), stage.shape.out_channels)
+
+    def resnet(self, block: ResnetBlock, recompute: bool, upsample: nn.Conv2d | None = None) -> None:
+        """A residual block; with ``upsample`` that convolution comes first and its result is never kept."""
+        head = () if upsample is None else (self.stage(upsample, self.size, "up"),)
+        size = self._output(head[0], self.size) if head else self.size
+        entry, hidden = f"{self.x} upsampled" if head else self.x, f"{self.x} hidden"
+        first = self.stage(block.conv1, size, norm=block.norm1, of=entry)
+        middle = self._output(first, size)
+        second = self.stage(block.conv2, middle, norm=block.norm2, of=hidden)
+        rows = self.tiling.rows(
+            MapSize(size.height, size.width, max(size.channels, middle.channels)), self.dtype
+        )
+        x, shortcut = self.x, block.nin_shortcut
+        if head:
+            self.passes.append(ConvPass(x, head, rows, statistics=entry))
+        if recompute:
+            self.passes.append(ConvPass(x, (*head, first), rows, statistics=hidden))
+            chain = (*head, first, second)
+            if head or shortcut is not None:
+                out = self._name()
+                add = Shortcut(len(head), shortcut)
+                self.passes.append(
+                    ConvPass(x, chain, rows, store=out, statistics=out, shortcut=add, frees_source=True)
+                )
+                self.x = out
+            else:
+                self.passes.append(ConvPass(x, chain, rows, add_to=x, statistics=x))
+        else:
+            kept = self._name()
+            if shortcut is not None:  # the input's rows give way to the hidden rows and the shortcut's
+                self.x = self._name()
+                side = Shortcut(0, shortcut)
+                self.passes.append(
+                    ConvPass(
+                        x,
+                        (first,),
+                        rows,
+                        store=kept,
+                        statistics=hidden,
+                        shortcut=side,
+                        side=self.x,
+                        frees_source=True,
+                    )
+                )
+            else:
+                self.passes.append(ConvPass(x, (first,), rows, store=kept, statistics=hidden))
+            self.passes.append(
+                ConvPass(kept, (second,), rows, add_to=self.x, statistics=self.x, frees_source=True)
+            )
+        self.size = middle
+
+    def attention(self, block: AttnBlock) -> None:
+        rows, key_rows = self._attention_rows()
+        self.passes.append(AttentionPass(self.x, block, self.x, self.x, rows, key_rows))
+
+    def _attention_rows(self) -> tuple[int, int]:
+        """Rows of queries at a time, and of keys in a block."""
+        size, offload = self.size, self.tiling.offload
+        most = min(size.height, self.tiling.rows(size, self.dtype))
+        fused = kernels.prefers_fused_attention(self.compute.device, self.dtype, size.channels)
+        if fused and not offload:
+            return most, size.height  # the scores are never kept
+        scores = self.tiling.attention_bytes // 4 // size.width**2  # of rows of queries with rows of keys
+        if offload:  # many queries at once, so that the keys in host memory are read few times
+            key_rows = min(size.height, -(-KEYS // size.width))
+            rows = max(1, min(most, scores // key_rows))
+            return rows, max(1, min(most, scores // rows))
+        key_rows = size.height
+        if 16 * size.height > scores:
+            row = size.width * size.channels * self.dtype.itemsize
+            key_rows = min(size.height, max(1, self.tiling.band_bytes // row))
+        return max(1, min(most, scores // key_rows)), key_rows
+
+    def mid(self, mid: MidBlock) -> None:
+        self.resnet(mid.block_1, False)
+        self.attention(mid.attn_1)
+        self.resnet(mid.block_2, False)
+
+
+def decoder_passes(decoder: Decoder, latent: MapSize, tiling: Tiling, compute: Compute) -> list[Pass]:
+    """From the map "input" (h, w, z_channels) to the map "output" (8 h, 8 w, 3)."""
+    build = _Builder(latent, tiling, compute)
+    build.conv(decoder.conv_in)
+    build.mid(decoder.mid)
+    upsample: nn.Conv2d | None = None
+    levels = cast(list[UpLevel], list(decoder.up))
+    for index, level in reversed(list(enumerate(levels))):
+        for block in cast(list[ResnetBlock], list(level.block)):
+            build.resnet(block, index < tiling.recompute, upsample)
+            upsample = None
+        if level.upsample is not None:
+            if index - 1 < tiling.recompute:
+                upsample = level.upsample.conv  # goes with the next block
+            else:
+                build.conv(level.upsample.conv, "up")
+    build.conv(decoder.conv_out, norm=decoder.norm_out, to=OUTPUT)
+    return build.passes
+
+
+def encoder_passes(encoder: Encoder, image: MapSize, tiling: Tiling, compute: Compute) -> list[Pass]:
+    """From the map "input" (H, W, 3) to the map "output" (H / 8, W / 8, 2 * z_channels)."""
+    build = _Builder(image, tiling, compute)
+    build.conv(encoder.conv_in)
+    for index, level in enumerate(cast(list[DownLevel], list(encoder.down))):
+        for block in cast(list[ResnetBlock], list(level.block)):
+            build.resnet(block, index < tiling.recompute)
+        if level.downsample is not None:
+            build.conv(level.downsample.conv, "down")
+    build.mid(encoder.mid)
+    build.conv(encoder.conv_out, norm=encoder.norm_out, to=OUTPUT)
+    return build.passes

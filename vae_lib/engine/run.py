@@ -1,0 +1,373 @@
+"""Runs the passes over one picture: read a window, compute a band, use the result.
+
+A band that is the whole picture takes the kernels' own padding, and is normalised in place where nobody else needs it.
+What runs here is also what the planner counts: the arrays are PyTorch's or `Counted`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vae_lib.device import kernels
+from vae_lib.engine.attention import attend, attend_fused
+from vae_lib.engine.buffers import Arrivals, FeatureMap, Memory, RowReader, Store, Workspace, rows_of
+from vae_lib.engine.convolution import Convolution, Linear, tokens
+from vae_lib.engine.normalization import Normaliser, Statistics
+from vae_lib.engine.padding import Edge, Padding
+from vae_lib.engine.passes import OUTPUT, AttentionPass, Chain, ConvPass, MapSize, Pass, Stage
+
+
+@dataclass
+class Context:
+    """What the passes over one picture share. ``after_band`` is called after every band."""
+
+    memory: Memory
+    store: Store
+    padding: Padding
+    after_band: Callable[[], None]
+    maps: dict[str, FeatureMap] = field(default_factory=dict)
+    statistics: dict[str, Statistics] = field(default_factory=dict)
+
+    def normaliser(self, norm: nn.GroupNorm, statistics: str, offset: Tensor | None) -> Normaliser:
+        return self.statistics[statistics].normaliser(norm, self.memory, offset)
+
+
+class _Layer:
+    """A stage made ready for a pass: its weights, what its input is normalised with, and its window."""
+
+    def __init__(
+        self,
+        index: int,
+        stage: Stage,
+        size: MapSize,
+        given_offset: Tensor | None,
+        context: Context,
+        last: bool,
+    ) -> None:
+        """``given_offset``: still to be added to the input. ``last``: nothing after it could add its bias."""
+        memory = context.memory
+        self.shape, self._size, self._name = stage.shape, size, f"window {index}"
+        scale, padding = stage.shape.scale, context.padding
+        self._above_and_below = padding.height.stand_ins(size.height, scale)
+        self._beside = padding.width.stand_ins(size.width, scale)
+        self.wraps = padding.height is Edge.CIRCULAR and self._above_and_below is not None
+        apart = kernels.of(memory.device, memory.dtype).bias_apart and not last
+        self.convolution = Convolution(stage.shape, stage.conv, memory, apart)
+        self._normaliser: Normaliser | None = None
+        self._silu = stage.norm is not None
+        if stage.norm is not None:
+            self._normaliser = context.normaliser(stage.norm, stage.statistics, given_offset)
+        elif given_offset is not None:
+            nothing = memory.full(size.channels, 0.0), memory.full(size.channels, 1.0)
+            self._normaliser = Normaliser(nothing[1], given_offset.float(), *nothing)
+        if self._normaliser is not None and not stage.shape.pads:
+            self._normaliser = self._normaliser.for_gaps()
+        if self._normaliser is not None and self._silu:
+            self._normaliser = self._normaliser.with_silu(memory.device, memory.dtype)
+            self._silu = not self._normaliser.silu
+
+    @property
+    def pads(self) -> bool:
+        """Whether the kernel can do all the padding."""
+        return self.shape.pads and self._above_and_below is None
+
+    def activated(self, picture: Tensor, own: bool, workspace: Workspace) -> Tensor:
+        """The whole picture normalised and activated, in place if it is the pass's ``own``."""
+        if self._normaliser is None:
+            return picture
+        out = picture if own else torch.empty_like(picture)
+        self._normaliser(out, picture, workspace)
+        return F.silu(out, inplace=True) if self._silu else out
+
+    def window(
+        self, pieces: Iterable[tuple[int, Tensor]], low: int, rows: int, workspace: Workspace
+    ) -> Tensor:
+        """The padded window from row ``low`` on for ``rows`` output rows, normalised and activated.
+
+        What lies outside the picture is zero after the activation, or what the padding puts there. With zeros nothing
+        writes above the picture's first row or beside it: there the buffer still has its first ones.
+        """
+        size, left, dtype = self._size, self.shape.left_padding, workspace.memory.dtype
+        shape = _, height, columns = self.shape.window(rows, size.width)
+        window = workspace.band(self._name, shape, dtype)
+        inside = window if columns == size.width else window.narrow(3, left, size.width)
+        filled_to = max(low, 0)
+        for row, piece in pieces:
+            first, last = max(row, low), min(row + piece.shape[2], low + height)
+            if not self.wraps:
+                first, last = max(first, 0), min(last, size.height)
+            if first >= last:
+                continue
+            target, piece = rows_of(inside, first - low, last - low), rows_of(piece, first - row, last - row)
+            if self._normaliser is None:
+                target.copy_(piece)
+            else:
+                self._normaliser(target, piece, workspace)
+            filled_to = last
+        if filled_to < low + height:
+            window.narrow(2, filled_to - low, low + height - filled_to).zero_()
+        if self._silu:
+            F.silu(window, inplace=True)
+        if not self.wraps:  # else the rows beyond have been read like the others
+            _pad(window, 2, low, size.height, self._above_and_below)
+        _pad(window, 3, -left, size.width, self._beside)
+        return window
+
+
+def _pad(window: Tensor, axis: int, low: int, size: int, stand_ins: tuple[int, int] | None) -> None:
+    """Fill what the window, from row (or column) ``low`` on, has of those just before and just after the picture's."""
+    for outside, inside in () if stand_ins is None else zip((-1, size), stand_ins, strict=True):
+        if low <= outside < low + window.shape[axis]:
+            window.narrow(axis, outside - low, 1).copy_(window.narrow(axis, inside - low, 1))
+
+
+def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    """Of two offsets, of which None is zero; in float32."""
+    return a if b is None else b if a is None else a.float() + b
+
+
+class _ConvRun:
+    """One `ConvPass` over one picture."""
+
+    def __init__(self, step: ConvPass, context: Context) -> None:
+        self.step, self.context, memory = step, context, context.memory
+        self.source = source = context.maps[step.source]
+        self.chain = chain = Chain(step.stages, MapSize(source.height, source.width, source.channels))
+        self.layers: list[_Layer] = []
+        offset, self.tap_offset = source.offset, None
+        for index, stage in enumerate(step.stages):
+            if step.shortcut is not None and step.shortcut.tap == index:
+                self.tap_offset = offset
+            last = step.store == OUTPUT and index == len(step.stages) - 1
+            self.layers.append(_Layer(index, stage, chain.sizes[index], offset, context, last))
+            offset = self.layers[-1].convolution.offset
+        self.offset = offset
+        self.linear: Linear | None = None
+        if step.shortcut is not None and step.shortcut.conv is not None:
+            self.linear = Linear(step.shortcut.conv, memory, self.tap_offset)
+            self.tap_offset = self.linear.offset
+        self.workspace = Workspace(memory)
+        self.incoming = Arrivals(source, self.workspace, memory.dtype, "source")
+        changes = step.changes_source or self.incoming.brings
+        self.reader = RowReader(self.incoming, chain.halo, self.layers[0].wraps, changes, memory)
+        self.target = self.incoming  # a band's rows of the source are there to be added to
+        if step.add_to and step.add_to != step.source:
+            self.target = Arrivals(context.maps[step.add_to], self.workspace, memory.dtype, "target")
+        self.statistics = Statistics()
+
+    def run(self) -> None:
+        step, context, chain = self.step, self.context, self.chain
+        size = chain.output
+        for name in (step.store, step.side):
+            if name and name not in context.maps:
+                context.maps[name] = FeatureMap(size.height, size.width, size.channels, context.store)
+        self._order(0, min(step.rows, size.height))
+        for first, last, repeats, following in context.memory.bands(size.height, step.rows, self._period()):
+            if following is not None:
+                self._order(*following)
+            self._band(first, last, repeats)
+            context.after_band()
+        context.store.retire()
+        if step.statistics:
+            context.statistics[step.statistics] = self.statistics
+        self._pass_offsets_on()
+
+    def _period(self) -> int:
+        """After how many bands the same rows of stored bands are read and written again."""
+        period, rows = 1, self.step.rows
+        for stored, per_band in (
+            (self.source, self.chain.source_row(rows)),
+            (self.context.maps.get(self.step.add_to), rows),
+        ):
+            if stored is not None and stored.band_rows < stored.height:
+                period = math.lcm(period, math.lcm(per_band, stored.band_rows) // per_band)
+        return period
+
+    def _order(self, first: int, last: int) -> None:
+        """Bring what a band reads of its own; the rows above it the reader has."""
+        _, high = self.step.stages[0].shape.input_rows(*self.chain.computed(first, first + self.step.rows)[0])
+        self.incoming.order(self.chain.source_row(first), min(high, self.source.height))
+        if self.target is not self.incoming:
+            self.target.order(first, last)
+
+    def _band(self, first: int, last: int, repeats: int) -> None:
+        """Rows ``first`` to ``last - 1``, which stand for ``repeats`` bands."""
+        step, context, chain, workspace = self.step, self.context, self.chain, self.workspace
+        band, residual = self._computed(first, last)
+        end = first + repeats * (last - first)
+        self.reader.advance(chain.source_row(last), chain.source_row(end))
+        if step.frees_source:
+            self.source.release(chain.source_row(end))
+        context.store.retire()  # the band before has had the time of this one to be copied
+        if residual is not None and step.side:
+            context.maps[step.side].append(residual, repeats)
+        elif residual is not None:
+            band.add_(residual)
+        del residual
+        if step.add_to:
+            _add_in_place(context.maps[step.add_to], self.target, first, band)
+        if step.statistics:
+            self.statistics.add(band, workspace, repeats)
+        if step.store:
+            context.maps[step.store].append(band, repeats)
+
+    def _computed(self, first: int, last: int) -> tuple[Tensor, Tensor | None]:
+        """The rows, and what a shortcut adds to them."""
+        step, chain, workspace = self.step, self.chain, self.workspace
+        whole = self._whole_picture(first, last)
+        ranges = chain.computed(first, first + step.rows)
+        residual = band = None
+        for index, layer in enumerate(self.layers):
+            low, high = layer.shape.input_rows(*ranges[index])
+            rows, size = ranges[index][1] - ranges[index][0], chain.sizes[index]
+
+            def pieces(start: int, end: int, above: Tensor | None, top: int) -> Iterable[tuple[int, Tensor]]:
+                return self.reader.window(start, end) if above is None else [(top, above)]
+
+            top = ranges[index - 1][0]
+            if step.shortcut is not None and step.shortcut.tap == index:
+                residual = self._residual(pieces(first, last, band, top), first, last, size)
+            if whole is not None:
+                own = step.frees_source and self.source.surrender()
+                window, rows = layer.activated(whole, own, workspace), chain.output.height
+            else:
+                window = layer.window(pieces(low, high, band, top), low, rows, workspace)
+            del band
+            band = layer.convolution(window, rows, size.width, workspace, whole is not None)
+            del window
+        assert band is not None
+        top = ranges[-1][0]
+        return (band if whole is not None else rows_of(band, first - top, last - top)), residual
+
+    def _whole_picture(self, first: int, last: int) -> Tensor | None:
+        """The source itself, if it lies here in one piece and the pass can take it as its window."""
+        if len(self.layers) > 1 or not self.layers[0].pads or last - first < self.chain.output.height:
+            return None
+        return self.source.picture
+
+    def _residual(self, pieces: Iterable[tuple[int, Tensor]], first: int, last: int, size: MapSize) -> Tensor:
+        """Rows first..last-1 in an array of their own, through the 1x1 convolution if there is one."""
+        channels = size.channels if self.linear is None else self.linear.out_channels
+        out = self.context.memory.empty(channels, last - first, size.width)
+        for row, piece in pieces:
+            low, high = max(row, first), min(row + piece.shape[2], last)
+            if low >= high:
+                continue
+            target, rows = rows_of(out, low - first, high - first), rows_of(piece, low - row, high - row)
+            if self.linear is None:
+                target.copy_(rows)
+            else:
+                self.linear.into(target, rows)
+        return out
+
+    def _pass_offsets_on(self) -> None:
+        """What is still to be added to the maps that were made."""
+        step, maps, offset = self.step, self.context.maps, self.offset
+        if step.side:
+            maps[step.side].offset = self.tap_offset
+        elif step.shortcut is not None:
+            offset = _sum(offset, self.tap_offset)
+        if step.add_to:
+            maps[step.add_to].offset = _sum(maps[step.add_to].offset, offset)
+        if step.store:
+            maps[step.store].offset = offset
+
+
+def run_conv_pass(step: ConvPass, context: Context) -> None:
+    _ConvRun(step, context).run()
+
+
+def run_attention_pass(step: AttentionPass, context: Context) -> None:
+    memory, block = context.memory, step.block
+    source = context.maps[step.source]
+    height, width, channels = source.height, source.width, source.channels
+    normalise = context.normaliser(block.norm, step.statistics_in, source.offset)
+    query, key, value, project = (Linear(m, memory) for m in (block.q, block.k, block.v, block.proj_out))
+    workspace = Workspace(memory)
+    stored = Arrivals(source, workspace, memory.dtype, "source")
+
+    def normalised(first: int, last: int) -> Tensor:
+        """Rows as (pixels, channels)."""
+        rows = workspace.band("rows", (channels, last - first, width), memory.dtype)
+        for row, piece in stored.pieces(first, last):
+            normalise(rows_of(rows, row - first, row - first + piece.shape[2]), piece, workspace)
+        return tokens(rows)
+
+    def as_band(pixels: Tensor) -> Tensor:
+        return pixels.view(1, -1, width, channels).permute(0, 3, 1, 2)
+
+    keys, values = (FeatureMap(height, width, channels, context.store) for _ in range(2))
+    for first, last, repeats, _ in memory.bands(height, step.key_rows):
+        pixels = normalised(first, last)
+        context.store.retire()
+        keys.append(as_band(key(pixels)), repeats)
+        values.append(as_band(value(pixels)), repeats)
+        del pixels  # the buffer behind it may have to grow
+        context.after_band()
+    context.store.retire()
+    arrivals = [
+        Arrivals(m, workspace, memory.dtype, name) for m, name in ((keys, "keys"), (values, "values"))
+    ]
+    first_block = (0, min(step.key_rows, height))
+    for each in arrivals:
+        each.order(*first_block)
+
+    def blocks(more: bool) -> Iterator[tuple[Tensor, Tensor]]:
+        """All keys and values, (pixels, channels) each. The next block is on its way meanwhile; ``more``: or the first
+        one, for the next queries.
+        """
+        for first, last, _, following in memory.bands(height, step.key_rows):
+            coming = following or (first_block if more and first > 0 else None)
+            for each in arrivals if coming is not None else ():
+                each.order(*coming)  # type: ignore[misc]
+            for (_, k), (_, v) in zip(*(each.pieces(first, last) for each in arrivals), strict=True):
+                yield tokens(k), tokens(v)
+
+    fused = step.key_rows >= height and kernels.prefers_fused_attention(memory.device, memory.dtype, channels)
+    statistics = Statistics()
+    for first, last, repeats, following in memory.bands(height, step.rows):
+        q = query(normalised(first, last))
+        more = following is not None
+        attended = attend_fused(q, *next(blocks(more))) if fused else attend(q, blocks(more))
+        del q
+        band = as_band(project(attended))
+        del attended
+        context.store.retire()
+        _add_in_place(source, stored, first, band)
+        statistics.add(band, workspace, repeats)
+        del band
+        context.after_band()
+    context.store.retire()
+    context.statistics[step.statistics_out] = statistics
+
+
+def _add_in_place(target: FeatureMap, stored: Arrivals, first: int, band: Tensor) -> None:
+    """Add the stored rows from ``first`` on to the band, and the sum takes their place."""
+    for row, piece in stored.pieces(first, first + band.shape[2]):
+        rows_of(band, row - first, row - first + piece.shape[2]).add_(piece)
+    target.write(first, band)
+
+
+def run(passes: list[Pass], context: Context) -> None:
+    """One picture: the map `INPUT` of the context through the passes into its map `OUTPUT`."""
+    needed_until = {
+        name: i for i, step in enumerate(passes) for name in (step.source, getattr(step, "add_to", ""))
+    }
+    try:
+        for index, step in enumerate(passes):
+            if isinstance(step, ConvPass):
+                run_conv_pass(step, context)
+            else:
+                run_attention_pass(step, context)
+            for name in [name for name, last in needed_until.items() if last == index]:
+                context.maps.pop(name, None)
+                context.statistics.pop(name, None)
+    finally:
+        context.maps.clear()
+        context.store.close()

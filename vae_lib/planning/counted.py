@@ -1,0 +1,472 @@
+"""Arrays that are counted instead of computed: the planner runs the engine's own passes on them.
+
+A `Counted` has a shape, a dtype and a storage whose bytes live as long as Python holds an array over it, as PyTorch's
+do; PyTorch's functions accept it (the ``__torch_function__`` protocol) and are looked up in `_RULES`. What they would
+have dispatched, multiplied, read and written is added up by a `Meter`. Nothing has values.
+
+This is PyTorch's meta device, a few functions wide and fifty times as fast.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from vae_lib.device import kernels
+
+DEVICE, HOST, OUTSIDE = "device", "host", "outside"  # where a storage lies; OUTSIDE: not ours, or a file
+# PyTorch's allocator on CUDA does not split less than this off a large block, so that an array may hold so much more.
+# Most hold none: on a real card it was nothing for pictures of 512 and 1024, and a quarter of it for odd sizes.
+UNSPLIT = 1 << 20
+UNSPLIT_ON_AVERAGE = UNSPLIT // 4
+# Small arrays, a few that hold all of it, and cuDNN's workspace.
+REST = 8 << 20
+# It takes the driver's memory in segments, of which some is left over where arrays are large: a quarter of the largest,
+# up to this, was enough for each of nine plans that were given less and less on a real card.
+LEFT_OVER = 32 << 20
+Shape = tuple[int, ...]
+Shape4 = tuple[int, int, int, int]
+
+
+@dataclass
+class Meter:
+    """What has been counted. Work done while ``repeats`` is n counts n times; memory does not."""
+
+    device: torch.device
+    repeats: int = 1
+    live: int = field(init=False)
+    peak: int = field(init=False)
+    host_live: int = 0
+    host_peak: int = 0
+    dispatches: int = 0
+    multiplications: int = 0
+    moved: int = 0
+    transferred: int = 0
+    largest: int = 0  # array on the device
+    channels_last: bool = True  # the pictures' layout; else PyTorch's usual one
+    _copies: bool | None = None
+
+    def __post_init__(self) -> None:
+        self.unsplit = UNSPLIT_ON_AVERAGE if self.device.type == "cuda" else 0
+        self.live = self.peak = REST if self.device.type == "cuda" else 0
+
+    @property
+    def needed(self) -> int:
+        """Bytes that must be free for the peak."""
+        return self.peak + (min(LEFT_OVER, self.largest // 4) if self.device.type == "cuda" else 0)
+
+    def held(self, size: int) -> int:
+        """What the allocator counts for an array of so many bytes."""
+        return size + self.unsplit if size > UNSPLIT else size
+
+    def allocate(self, size: int, place: str, count: int = 1) -> None:
+        if place == DEVICE:
+            self.largest = max(self.largest, size)
+            self.live += count * self.held(size)
+            if self.live > self.peak:
+                self.peak = self.live
+        elif place == HOST:
+            self.host_live += count * size
+            self.host_peak = max(self.host_peak, self.host_live)
+
+    def free(self, size: int, place: str, count: int = 1) -> None:
+        if place == DEVICE:
+            self.live -= count * self.held(size)
+        elif place == HOST:
+            self.host_live -= count * size
+
+    def convolution_copies(self, dtype: torch.dtype) -> bool:
+        """Asked for once: a device that has no memory for the try would be tried again and again."""
+        if self._copies is None:
+            self._copies = kernels.convolution_copies(self.device, dtype, self.channels_last)
+        return self._copies
+
+    def counts(self) -> tuple[int, ...]:
+        """What adds up."""
+        return self.dispatches, self.multiplications, self.moved, self.transferred
+
+    def add(self, counts: list[int], times: int) -> None:
+        dispatches, multiplications, moved, transferred = counts
+        self.dispatches += times * dispatches
+        self.multiplications += times * multiplications
+        self.moved += times * moved
+        self.transferred += times * transferred
+
+    def transient(self, size: int) -> None:
+        """Bytes that an operation takes and gives back."""
+        self.peak = max(self.peak, self.live + size)
+
+    def did(self, *touched: Any, multiplications: int = 0) -> None:
+        """One operation, and the arrays that it read or wrote: moved, or transferred if they are the host's."""
+        repeats = self.repeats
+        self.dispatches += repeats
+        self.multiplications += repeats * multiplications
+        for array in touched:
+            if type(array) is Counted:
+                if array.storage.place is HOST:
+                    self.transferred += repeats * array.nbytes
+                else:
+                    self.moved += repeats * array.nbytes
+
+
+class Storage:
+    """The bytes of an array, or of ``count`` arrays alike."""
+
+    __slots__ = ("count", "meter", "place", "size")
+
+    def __init__(self, meter: Meter, size: int, place: str, count: int = 1) -> None:
+        self.meter, self.size, self.place, self.count = meter, size, place, count
+        meter.allocate(size, place, count)
+
+    def shrink(self, count: int) -> None:
+        """Free all but ``count``."""
+        self.meter.free(self.size, self.place, self.count - count)
+        self.count = count
+
+    def __del__(self) -> None:
+        self.meter.free(self.size, self.place, self.count)
+
+
+class Counted:
+    """An array without values."""
+
+    __slots__ = ("_nbytes", "dtype", "meter", "shape", "storage")
+    requires_grad = False
+
+    def __init__(self, shape: Shape, dtype: torch.dtype, storage: Storage, nbytes: int = -1) -> None:
+        self.shape, self.dtype, self.storage, self.meter = shape, dtype, storage, storage.meter
+        self._nbytes = nbytes  # -1: not asked for yet
+
+    @classmethod
+    def new(cls, meter: Meter, shape: Shape, dtype: torch.dtype, place: str = DEVICE) -> Counted:
+        size = math.prod(shape) * dtype.itemsize
+        return cls(shape, dtype, Storage(meter, size, place), size)
+
+    def pile(self, count: int) -> Counted:
+        """One that stands for so many more of its kind, for which nothing is counted but their memory."""
+        storage = Storage(self.meter, self.nbytes, self.storage.place, count)
+        return Counted(self.shape, self.dtype, storage, self.nbytes)
+
+    def like(self, shape: Shape, dtype: torch.dtype | None = None) -> Counted:
+        """A fresh array on the device."""
+        return Counted.new(self.meter, shape, dtype or self.dtype)
+
+    @property
+    def nbytes(self) -> int:
+        if self._nbytes < 0:
+            self._nbytes = math.prod(self.shape) * self.dtype.itemsize
+        return self._nbytes
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @property
+    def device(self) -> torch.device:
+        return self.meter.device if self.storage.place == DEVICE else torch.device("cpu")
+
+    def numel(self) -> int:
+        return math.prod(self.shape)
+
+    # views: each is a dispatch
+
+    def _view(self, shape: Shape) -> Counted:
+        self.meter.dispatches += self.meter.repeats
+        return Counted(shape, self.dtype, self.storage)
+
+    def narrow(self, dim: int, start: int, length: int) -> Counted:
+        shape = self.shape
+        assert 0 <= start <= start + length <= shape[dim], (shape, dim, start, length)
+        return self._view((*shape[:dim], length, *shape[dim + 1 :]))
+
+    def view(self, *shape: Any) -> Counted:
+        shape = shape if isinstance(shape[0], int) else tuple(shape[0])
+        if -1 in shape:
+            known = -math.prod(shape)
+            shape = tuple(self.numel() // known if side == -1 else side for side in shape)
+        assert math.prod(shape) == self.numel(), (self.shape, shape)
+        return self._view(shape)
+
+    def permute(self, *dims: int) -> Counted:
+        return self._view(tuple(self.shape[d] for d in dims))
+
+    def expand(self, *shape: int) -> Counted:
+        return self._view(shape)
+
+    def as_strided(self, shape: Shape, strides: Shape, offset: int = 0) -> Counted:
+        return self._view(tuple(shape))
+
+    def select(self, dim: int, index: int) -> Counted:
+        return self._view(self.shape[:dim] + self.shape[dim + 1 :])
+
+    def transpose(self, a: int, b: int) -> Counted:
+        shape = list(self.shape)
+        shape[a], shape[b] = shape[b], shape[a]
+        return self._view(tuple(shape))
+
+    def __getitem__(self, index: Any) -> Counted:
+        shape: list[int] = []
+        index = index if isinstance(index, tuple) else (index,)
+        for side, at in zip(self.shape, index, strict=False):
+            if isinstance(at, slice):
+                shape.append(len(range(*at.indices(side))))
+        self.meter.dispatches += self.meter.repeats * (len(index) - 1)
+        return self._view((*shape, *self.shape[len(index) :]))
+
+    def stride(self, dim: int) -> int:
+        return 0  # who asks only makes views with it
+
+    def is_contiguous(self, memory_format: torch.memory_format) -> bool:
+        return True
+
+    def t(self) -> Counted:
+        return self._view(self.shape[::-1])
+
+    def unbind(self, dim: int) -> list[Counted]:
+        self.meter.did()
+        rest = self.shape[:dim] + self.shape[dim + 1 :]
+        return [Counted(rest, self.dtype, self.storage) for _ in range(self.shape[dim])]
+
+    def chunk(self, count: int, dim: int) -> list[Counted]:
+        """Into equal parts."""
+        self.meter.did()
+        part = (*self.shape[:dim], self.shape[dim] // count, *self.shape[dim + 1 :])
+        return [Counted(part, self.dtype, self.storage) for _ in range(count)]
+
+    # copies
+
+    def _copied(self, dtype: torch.dtype | None = None) -> Counted:
+        result = self.like(self.shape, dtype)
+        self.meter.did(self, result)
+        return result
+
+    def clamp(self, low: float, high: float) -> Counted:
+        return self._copied()
+
+    def to(self, *wanted: torch.device | torch.dtype) -> Counted:
+        dtype = next((w for w in wanted if isinstance(w, torch.dtype)), self.dtype)
+        if any(isinstance(w, torch.device) and w != self.meter.device for w in wanted):
+            return Counted.new(self.meter, self.shape, dtype, OUTSIDE)
+        return self if dtype == self.dtype else self._copied(dtype)
+
+    def float(self) -> Counted:
+        return self.to(torch.float32)
+
+    def contiguous(self, memory_format: torch.memory_format = torch.contiguous_format) -> Counted:
+        """The engine asks for this where the layout is another one, so that it is a copy."""
+        return self._copied()
+
+    def reshape(self, *shape: int) -> Counted:
+        """The same."""
+        size = self.numel()
+        known = -math.prod(shape) if -1 in shape else 1
+        return self._copied().view(*(size // known if side == -1 else side for side in shape))
+
+    def copy_(self, source: Counted, non_blocking: bool = False) -> Counted:
+        ends = [end for end in (self, source) if end.storage.place == HOST] or [self, source]
+        self.meter.did(*ends)
+        return self
+
+    # fresh arrays
+
+    def new_empty(self, *shape: Any, dtype: torch.dtype | None = None) -> Counted:
+        self.meter.did()
+        return self.like(shape if isinstance(shape[0], int) else tuple(shape[0]), dtype)
+
+    def new_zeros(self, *shape: Any, dtype: torch.dtype | None = None) -> Counted:
+        return self.new_empty(*shape, dtype=dtype)
+
+    def new_full(self, shape: Shape, value: Any, dtype: torch.dtype | None = None) -> Counted:
+        return self.new_empty(tuple(shape), dtype=dtype)
+
+    # arithmetic
+
+    def _in_place(self, *others: Any) -> Counted:
+        self.meter.did(self, self, *others)
+        return self
+
+    zero_ = fill_ = add_ = sub_ = mul_ = div_ = exp_ = square_ = pow_ = rsqrt_ = neg_ = _in_place
+
+    def addcmul_(self, a: Counted, b: Counted) -> Counted:
+        return self._in_place(a, b)
+
+    def _elementwise(self, other: Any = 0.0, *_: Any) -> Counted:
+        dtype, shape = self.dtype, self.shape
+        if isinstance(other, Counted):
+            shape = _broadcast(shape, other.shape)
+            dtype = torch.promote_types(dtype, other.dtype)
+        result = self.like(shape, dtype)
+        self.meter.did(self, other, result)
+        return result
+
+    __add__ = __sub__ = __mul__ = __truediv__ = pow = rsqrt = neg = _elementwise
+
+    def _reduced(self, dim: int | Shape, keepdim: bool = False, dtype: Any = None, **_: Any) -> Counted:
+        dims = {d % self.ndim for d in ((dim,) if isinstance(dim, int) else dim)}
+        shape = tuple(
+            1 if d in dims else side for d, side in enumerate(self.shape) if keepdim or d not in dims
+        )
+        result = self.like(shape, dtype)
+        self.meter.did(self, result)
+        return result
+
+    sum = amax = mean = _reduced
+
+    @classmethod
+    def __torch_function__(
+        cls, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        return _RULES[function](*args, **(kwargs or {}))
+
+
+# What PyTorch's functions give, take and do
+
+
+def _broadcast(a: Shape, b: Shape) -> Shape:
+    if a == b:
+        return a
+    a, b = sorted((a, b), key=len)
+    return tuple(max(sides) for sides in zip((1,) * (len(b) - len(a)) + a, b, strict=True))
+
+
+def _silu(x: Counted, inplace: bool = False) -> Counted:
+    return x._in_place() if inplace else x._elementwise()
+
+
+def _into(*read: Any, out: Counted, **_: Any) -> Counted:
+    out.meter.did(out, *read)
+    return out
+
+
+def _conv2d(
+    x: Counted,
+    weight: Counted,
+    bias: Counted | None = None,
+    stride: int | tuple[int, int] = 1,
+    padding: int | tuple[int, int] = 0,
+    *_: Any,
+) -> Counted:
+    stride = stride if isinstance(stride, int) else stride[0]
+    pads = (padding, padding) if isinstance(padding, int) else padding
+    out_channels, in_channels, *kernel = weight.shape
+    batch, channels, *sides = x.shape
+    assert channels == in_channels
+    rows, columns = ((s + 2 * p - k) // stride + 1 for s, p, k in zip(sides, pads, kernel, strict=True))
+    result = x.like((batch, out_channels, rows, columns))
+    if x.meter.convolution_copies(x.dtype):
+        x.meter.transient(x.nbytes + weight.nbytes + result.nbytes)
+    x.meter.did(multiplications=result.numel() * in_channels * kernel[0] * kernel[1])
+    return result
+
+
+def _mm(a: Counted, b: Counted, out: Counted | None = None) -> Counted:
+    result = a.like((a.shape[0], b.shape[1])) if out is None else out
+    a.meter.did(multiplications=a.shape[0] * a.shape[1] * b.shape[1])
+    return result
+
+
+def _addmm(bias: Counted, a: Counted, b: Counted, out: Counted | None = None) -> Counted:
+    return _mm(a, b, out)
+
+
+def _mv(matrix: Counted, vector: Counted) -> Counted:
+    result = vector.like((matrix.shape[0],))
+    vector.meter.did(matrix)
+    return result
+
+
+def _bmm(a: Counted, b: Counted, out: Counted) -> Counted:
+    a.meter.did(multiplications=math.prod(a.shape) * b.shape[2])
+    return out
+
+
+def _stack(arrays: Any, dim: int = 0) -> Counted:
+    arrays = list(arrays)
+    shape = arrays[0].shape
+    dim %= len(shape) + 1
+    result = arrays[0].like((*shape[:dim], len(arrays), *shape[dim:]))
+    result.meter.did(result, result)
+    return result
+
+
+def _attention(q: Counted, k: Counted, v: Counted) -> Counted:
+    """By the fused kernel, which accumulates in float32, or all in float32 with the scores and their softmax."""
+    result, channels = q.like(q.shape), q.shape[-1]
+    pairs = q.shape[-2] * k.shape[-2]
+    if kernels.attention_is_fused(q.meter.device, q.dtype, channels):
+        q.meter.transient(4 * q.numel())
+    else:
+        q.meter.transient(8 * pairs + 4 * (q.numel() + k.numel() + v.numel()))
+        q.meter.largest = max(q.meter.largest, 4 * pairs)
+    q.meter.did(multiplications=2 * pairs * channels)
+    return result
+
+
+def _channel_statistics(x: Counted, eps: float) -> tuple[Counted, Counted]:
+    """The kernel also takes up to 128 partial results."""
+    channels = x.shape[1]
+    x.meter.transient((2 + 4 * 128) * channels * 4 + 4096)
+    result = x.like((channels,), torch.float32), x.like((channels,), torch.float32)
+    x.meter.did(x)
+    return result
+
+
+def _combined_statistics(x: Counted, mean: Counted, *_: Any) -> tuple[Counted, Counted]:
+    x.meter.did(mean, mean)
+    return x.like((mean.shape[1],)), x.like((mean.shape[1],))
+
+
+def _normalised(x: Counted, *factors: Any, out: Counted) -> Counted:
+    x.meter.did(x, out)
+    return out
+
+
+def _group_norm(x: Counted, groups: int, **_: Any) -> Counted:
+    result = x.like(x.shape)
+    x.meter.did(x, x, result)
+    return result
+
+
+def _doubled(x: Counted, scale_factor: float, **_: Any) -> Counted:
+    result = x.like((*x.shape[:2], 2 * x.shape[2], 2 * x.shape[3]))
+    x.meter.did(x, result)
+    return result
+
+
+def _padded(x: Counted, sides: tuple[int, int, int, int], **_: Any) -> Counted:
+    result = x.like((*x.shape[:2], x.shape[2] + sides[2] + sides[3], x.shape[3] + sides[0] + sides[1]))
+    x.meter.did(x, result)
+    return result
+
+
+def _zeros_like(x: Counted) -> Counted:
+    return x.new_empty(x.shape)
+
+
+_RULES: dict[Any, Callable[..., Any]] = {
+    F.silu: _silu,
+    F.conv2d: _conv2d,
+    F.group_norm: _group_norm,
+    F.interpolate: _doubled,
+    F.pad: _padded,
+    F.scaled_dot_product_attention: _attention,
+    torch.mm: _mm,
+    torch.addmm: _addmm,
+    torch.mv: _mv,
+    torch.bmm: _bmm,
+    torch.stack: _stack,
+    torch.addcmul: _into,
+    torch.add: _into,
+    torch.sub: _into,
+    torch.maximum: lambda a, b: a._elementwise(b),
+    torch.zeros_like: _zeros_like,
+    torch.empty_like: _zeros_like,
+    torch.batch_norm_stats: _channel_statistics,
+    torch.batch_norm_gather_stats_with_counts: _combined_statistics,
+    torch.batch_norm_elemt: _normalised,
+}
