@@ -21,7 +21,7 @@ from benchmarks import report
 from benchmarks.systems import AUTOMATIC, SYSTEMS
 from benchmarks.worker import Worker
 from benchmarks.workload import SHAPES, Job, machine
-from vae_lib.planning import DTYPES
+from vae_lib.device import DTYPES
 
 GB = 10**9
 PEERS = ("diffusers full", "diffusers tiled", "ldm full", "three tiled passes", "ComfyUI tiled", "Tiled VAE")

@@ -31,7 +31,7 @@ from benchmarks import report
 from benchmarks.systems import AUTOMATIC, SYSTEMS
 from benchmarks.worker import REFERENCE, Worker
 from benchmarks.workload import SHAPES, Job, machine
-from vae_lib.planning import DTYPES
+from vae_lib.device import DTYPES
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -30,12 +30,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from benchmarks import peers, report
 from benchmarks.peers import Decode, Missing
 from benchmarks.workload import SHAPES, Job, machine, timed
-from vae_lib.device import PeakMemory, kernels
+from vae_lib.device import DTYPES, PeakMemory, kernels
 from vae_lib.device.kernels import Kernels
 from vae_lib.device.transfers import Transfers
 from vae_lib.engine import Compute, Operation, Tiling, decode
 from vae_lib.networks import AutoencoderKL, AutoencoderKLConfig
-from vae_lib.planning import DTYPES, Plan, Route, Work, candidates
+from vae_lib.planning import Plan, Planner, Route, Work
 from vae_lib.planning.plan import WHOLE, cost_of
 
 META, CUDA = torch.device("meta"), torch.device("cuda")
@@ -200,7 +200,7 @@ def _ways(work: Work) -> dict[str, Tiling]:
     """What our planner would do on an ordinary GPU."""
 
     def best(route: Route, wanted: Callable[[Plan], float]) -> Tiling:
-        tiling = min(candidates(work, route), key=wanted).tiling
+        tiling = min(Planner().candidates(work, route), key=wanted).tiling
         assert tiling is not None
         return tiling
 

@@ -23,8 +23,9 @@ from benchmarks import report
 from benchmarks.systems import Place, by_plan
 from benchmarks.workload import SHAPES, Job, machine, timed
 from vae_lib.decode import Ladder
+from vae_lib.device import DTYPES
 from vae_lib.networks import AttnBlock, AutoencoderKL, Upsample
-from vae_lib.planning import DTYPES, Route, candidates
+from vae_lib.planning import Planner, Route
 from vae_lib.planning.plan import cost_of
 
 
@@ -48,7 +49,7 @@ def main(arguments: list[str] | None = None) -> None:
         needed, traffic = least(vae, size, dtype)
         vae.to(device, dtype)
         work = Ladder(vae, device=device, dtype=dtype).work("decode", size // 8, size // 8, 1)
-        plan = min(candidates(work, Route.FULL), key=lambda plan: plan.seconds)
+        plan = min(Planner().candidates(work, Route.FULL), key=lambda plan: plan.seconds)
         assert plan.tiling is not None
         cost = cost_of(work, plan.tiling)
         latents = job.latents(vae).to(device, dtype)

@@ -24,7 +24,7 @@ from vae_lib.cli.pictures import to_image
 from vae_lib.decode import Ladder
 from vae_lib.device import PeakMemory
 from vae_lib.networks import AutoencoderKL
-from vae_lib.planning import Route, candidates
+from vae_lib.planning import Planner, Route
 from vae_lib.ui.compare import picture_tensor
 from vae_lib.units import size_text
 
@@ -61,9 +61,9 @@ def all_ways() -> list[Shown]:
     photograph = Image.open(DATA / "coffee.jpg").convert("RGB").resize(SIZE, Image.Resampling.LANCZOS)
     latents = Ladder(vae).encode(picture_tensor(photograph)[None]).result
     ours = Ladder(vae, order=(Route.TILED,))
-    plans = candidates(ours.work("decode", latents.shape[2], latents.shape[3], 1), Route.TILED)
+    plans = ours.planner.candidates(ours.work("decode", latents.shape[2], latents.shape[3], 1), Route.TILED)
     least = min(plan.peak_bytes for plan in plans)
-    ours.budget = lambda device: least
+    ours.planner = Planner(lambda device: least)
     full, tiled = (peers.diffusers(vae, CPU, torch.float32, mode) for mode in ("full", "tiled"))
     return [
         decoded("In full, by diffusers", lambda: full(latents)),

@@ -18,10 +18,11 @@ from benchmarks import report
 from benchmarks.systems import Place, by_plan
 from benchmarks.workload import SHAPES, machine, timed
 from vae_lib.decode import Ladder
+from vae_lib.device import DTYPES
 from vae_lib.networks import AutoencoderKL
-from vae_lib.planning import DTYPES, Route, candidates
-from vae_lib.planning.calibrate import measure_rates
-from vae_lib.planning.plan import default_rates
+from vae_lib.planning import Planner, Route
+from vae_lib.planning.calibrate import measure_speeds
+from vae_lib.planning.profile import Profile, Speeds
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -32,17 +33,19 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("-o", "--output", type=Path, help="JSON file")
     options = parser.parse_args(arguments)
     device, dtype = torch.device(options.device), DTYPES[options.dtype]
-    rates = measure_rates(device, dtype)
-    print(f"default    {default_rates(device, dtype)}\ncalibrated {rates}", flush=True)
+    rates = measure_speeds(device, dtype)
+    print(f"default    {Speeds.usual(device, dtype)}\ncalibrated {rates}", flush=True)
+    profile = Profile(device, dtype, rates)
+    calibrated = Planner(profiles=lambda work: profile)
     vae = AutoencoderKL(SHAPES["sd"]).eval().requires_grad_(False).to(device, dtype)
     records = []
     for size in options.sizes:
         latents = torch.randn(1, 4, size // 8, size // 8, device=device, dtype=dtype)
         for route in (Route.FULL, Route.TILED, Route.OFFLOAD):
             work = Ladder(vae, device=device, dtype=dtype).work("decode", size // 8, size // 8, 1)
-            plan = min(candidates(work, route, rates), key=lambda plan: plan.seconds)
-            default = next(p for p in candidates(work, route) if p.tiling == plan.tiling)
-            decode = by_plan(vae, Place(device, dtype), plan, rates=rates, check_finite=False)
+            plan = min(calibrated.candidates(work, route), key=lambda plan: plan.seconds)
+            default = next(p for p in Planner().candidates(work, route) if p.tiling == plan.tiling)
+            decode = by_plan(vae, Place(device, dtype), plan, check_finite=False)
             timing = timed(functools.partial(decode, latents), device)
             measured = timing.undisturbed(device)
             records.append({

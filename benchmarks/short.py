@@ -25,7 +25,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -40,15 +40,17 @@ from benchmarks.peers import Decode, Missing
 from benchmarks.systems import AUTOMATIC
 from benchmarks.workload import SHAPES, Job, difference, machine, timed
 from vae_lib.decode import Ladder
-from vae_lib.device import PeakMemory, free_bytes
+from vae_lib.device import DTYPES, PeakMemory, free_bytes
 from vae_lib.device.failures import is_out_of_memory
-from vae_lib.device.memory import release_cached
+from vae_lib.device.memory import free_memory, release_cached
 from vae_lib.engine import Compute, decode
 from vae_lib.errors import PlanError
 from vae_lib.networks import AutoencoderKL
-from vae_lib.planning import DTYPES, Plan, Route, candidates
-from vae_lib.planning.calibrate import driver, measure_rates
-from vae_lib.planning.plan import Rates
+from vae_lib.planning import Plan, Planner, Route
+from vae_lib.planning.calibrate import measure_speeds
+from vae_lib.planning.planner import MemoryOf
+from vae_lib.planning.profile import Profile, Speeds
+from vae_lib.planning.profiles import driver
 
 SIZES = (1024, 2048, 512)
 ROUNDS, SECONDS = 5, 4.0  # for each system: so many rounds, or those that fit into so many seconds
@@ -167,9 +169,12 @@ class _Short:
         return copy.deepcopy(self._original).to(self._device, self._dtype)
 
     @cached_property
-    def _rates(self) -> Rates:
+    def _speeds(self) -> Speeds:
         """As the extension has them."""
-        return measure_rates(self._device, self._dtype)
+        return measure_speeds(self._device, self._dtype)
+
+    def _planner(self, memory: MemoryOf = free_memory) -> Planner:
+        return Planner(memory, lambda work: replace(Profile.usual(work), speeds=self._speeds))
 
     def _latents(self, side: int) -> Tensor:
         return Job(self._options.shape, self._options.dtype, side, 1).latents(self._original)
@@ -198,7 +203,7 @@ class _Short:
         ladder = Ladder(self._vae, device=self._device, dtype=self._dtype)
         work = ladder.work("decode", side // 8, side // 8, 1)
         full, tiled, offload = (
-            [plan for plan in candidates(work, route, self._rates) if plan.tiling is not None]
+            [plan for plan in self._planner().candidates(work, route) if plan.tiling is not None]
             for route in ROUTES
         )
         fastest = min(plan.seconds for plan in tiled)
@@ -244,7 +249,7 @@ class _Short:
             return free() if device.type == self._device.type else free_bytes(device)
 
         return Ladder(
-            self._vae, device=self._device, dtype=self._dtype, order=ROUTES, budget=budget, rates=self._rates
+            self._vae, device=self._device, dtype=self._dtype, order=ROUTES, planner=self._planner(budget)
         )
 
     def _on_a_small_card(self, side: int, gigabytes: float) -> None:

@@ -14,7 +14,7 @@ from benchmarks.peers import Decode
 from vae_lib.decode import Ladder
 from vae_lib.device import free_bytes
 from vae_lib.networks import AutoencoderKL
-from vae_lib.planning import Plan, Route, candidates
+from vae_lib.planning import Plan, Planner, Route
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def _automatic(vae: AutoencoderKL, latents: Tensor, place: Place) -> Decode:
     """What the extension does: the fastest exact way that fits into what is free."""
     vae.to(place.device, place.dtype)
     order = (Route.FULL, Route.TILED, Route.OFFLOAD)
-    ladder = Ladder(vae, device=place.device, dtype=place.dtype, order=order, budget=place.free)
+    ladder = Ladder(vae, device=place.device, dtype=place.dtype, order=order, planner=Planner(place.free))
     return lambda z: ladder.decode(z).result
 
 
@@ -54,7 +54,7 @@ def _ours(route: Route, smallest: bool) -> Builder:
         def wanted(plan: Plan) -> float:
             return plan.peak_bytes if smallest else plan.seconds
 
-        return by_plan(vae, place, min(candidates(work, route), key=wanted))
+        return by_plan(vae, place, min(Planner().candidates(work, route), key=wanted))
 
     return build
 
@@ -71,7 +71,7 @@ def by_plan(vae: AutoencoderKL, place: Place, plan: Plan, **options: Any) -> Dec
         device=place.device,
         dtype=place.dtype,
         order=(plan.route,),
-        budget=budget,
+        planner=Planner(budget),
         **options,
     )
     return lambda z: ladder.decode(z).result

@@ -15,11 +15,10 @@ from benchmarks.cap import Cap
 from benchmarks.peers import Missing
 from benchmarks.systems import SYSTEMS, Builder, Place, plain
 from benchmarks.workload import Job, difference, timed
-from vae_lib.device import PeakMemory, free_bytes
+from vae_lib.device import DTYPES, PeakMemory, free_bytes
 from vae_lib.device.failures import is_out_of_memory
 from vae_lib.device.memory import release_cached
 from vae_lib.errors import PlanError
-from vae_lib.planning import DTYPES
 
 REFERENCE = "the plain network in fp32"
 

@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from tests.networks.small import FP32, images, latents_for
-from vae_lib.decode import Ladder, Preference
+from tests.planning.plans import candidates
+from vae_lib.decode import Ladder
 from vae_lib.device.memory import release_cached
 from vae_lib.engine import Operation, decode, encode_moments
 from vae_lib.engine.compute import Compute
 from vae_lib.networks import TAESD, AutoencoderKL, AutoencoderKLConfig
-from vae_lib.planning import Plan, Route, Work, candidates
+from vae_lib.planning import Plan, Preference, Route, Work
 
 GPU = torch.device("cuda")
 MIB = 1 << 20

@@ -18,8 +18,9 @@ from benchmarks import capped, compare, dispatch, floors, peers, report, short, 
 from benchmarks.cap import Cap
 from benchmarks.systems import AUTOMATIC
 from benchmarks.workload import Job
+from tests.planning.plans import candidates, choose
 from vae_lib.engine import Operation
-from vae_lib.planning import Route, Work, candidates, choose
+from vae_lib.planning import Route, Work
 
 pytest.importorskip("diffusers", reason="diffusers is not installed")
 
@@ -266,7 +267,7 @@ def test_more_may_be_offloaded_to_main_memory_than_lies_on_the_device(
     plan = min(candidates(work, Route.OFFLOAD), key=lambda plan: plan.peak_bytes)
     assert plan.host_bytes > plan.peak_bytes
     systems.by_plan(vae, systems.Place(cuda, torch.float16), plan)
-    chosen = choose(work, free(cuda), order=(Route.OFFLOAD,), cpu_free_bytes=free(CPU))
+    chosen = choose(work, free(cuda), order=(Route.OFFLOAD,), cpu_free=free(CPU))
     assert chosen.tiling == plan.tiling
 
 

@@ -12,10 +12,10 @@ from diffusers import AutoencoderTiny
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from tests.planning.plans import smallest
 from vae_lib.checkpoints import load_vae
 from vae_lib.decode import Ladder
 from vae_lib.networks import AutoencoderKL
-from vae_lib.planning import smallest
 
 from .conftest import DATA, VAE, Run
 

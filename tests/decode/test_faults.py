@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 
 import pytest
-from tests.device.test_failures import ROWS, error_of
 from torch import Tensor
 
 from tests.decode.test_ladder import (
@@ -20,13 +19,13 @@ from tests.decode.test_ladder import (
     ladder,
     live_tensors,
 )
+from tests.device.test_failures import ROWS, error_of
 from tests.engine.gpu import as_on_a_gpu
 from tests.networks.small import distance, images, latents_for, network, taesd
-from vae_lib.decode import Preference, Step
-from vae_lib.decode.events import MaybeOutOfMemory, OutOfMemory
 from vae_lib.errors import DeviceLost
 from vae_lib.networks import AutoencoderKL
-from vae_lib.planning import DEFAULT_ORDER, Route
+from vae_lib.planning import DEFAULT_ORDER, Preference, Route, Step
+from vae_lib.planning.events import MaybeOutOfMemory, OutOfMemory
 
 STRIDE = 1 if os.environ.get("VAE_GUARD_EVERY_FAULT") else 23
 

@@ -16,10 +16,10 @@ from torch.utils._pytree import tree_flatten
 
 from tests.networks.small import BF16, CPU, FP32, SMALL, distance, images, latents_for, network, taesd
 from vae_lib.decode import Ladder, Outcome, wording
-from vae_lib.decode.events import MaybeOutOfMemory, OutOfMemory, Overflow
 from vae_lib.errors import Cancelled, DeviceLost, InputError, NumericError, PlanError
 from vae_lib.networks import AutoencoderKL, AutoencoderKLConfig
-from vae_lib.planning import DEFAULT_ORDER, Route
+from vae_lib.planning import DEFAULT_ORDER, Planner, Route
+from vae_lib.planning.events import MaybeOutOfMemory, OutOfMemory, Overflow
 
 PLENTY = 1 << 40
 
@@ -117,7 +117,7 @@ def test_memory_stays_short(name: str) -> None:
         alive.append(live_tensors())  # before every try: the failed one before it is gone
         return PLENTY
 
-    kept = ladder(vae=net, taesd=taesd(), budget=budget)
+    kept = ladder(vae=net, taesd=taesd(), planner=Planner(budget))
     for k in (1, 20, 60):
         message = ""
         with Allocations(k, 1 << 30, ERRORS[name]) as memory:
@@ -282,12 +282,12 @@ def test_budget_is_asked_before_every_try_and_kept() -> None:
         asked.append(device)
         return full * 2 // 3
 
-    outcome = ladder(budget=budget).decode(latents)
+    outcome = ladder(planner=Planner(budget)).decode(latents)
     assert outcome.plan.route is not Route.FULL
     assert outcome.plan.peak_bytes <= full * 2 // 3
     assert CPU in asked
     with pytest.raises(PlanError, match="which takes at least"):
-        ladder(budget=lambda device: 1000).decode(latents)
+        ladder(planner=Planner(lambda device: 1000)).decode(latents)
 
 
 def test_a_full_disk_makes_way_for_the_next_route(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -418,7 +418,7 @@ def test_an_error_that_was_being_handled_says_nothing_of_ours(monkeypatch: pytes
 
 
 def test_where_nobody_knows_what_is_free_little_is_taken_first() -> None:
-    known = ladder(budget=lambda device: None).decode(latents_for(SMALL, 4, 4))
+    known = ladder(planner=Planner(lambda device: None)).decode(latents_for(SMALL, 4, 4))
     assert known.plan.route is Route.FULL  # it takes little
     assert known.plan.free_bytes is None
     assert "not known" in wording.line(known)

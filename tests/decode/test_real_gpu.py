@@ -31,15 +31,14 @@ from tests.real_gpu import (
     vae,
 )
 from vae_lib.cli import main
-from vae_lib.decode import Preference, Step
-from vae_lib.decode.events import OutOfMemory, Overflow
 from vae_lib.device import PeakMemory, free_memory, transfers
 from vae_lib.device.kernels import attention_is_fused
 from vae_lib.engine import Compute, Operation
 from vae_lib.engine.programs import taesd as tiny
 from vae_lib.errors import PlanError
 from vae_lib.networks import AutoencoderKL
-from vae_lib.planning import Route, trusted_rates
+from vae_lib.planning import PROFILES, Preference, Route, Step, Work
+from vae_lib.planning.events import OutOfMemory, Overflow
 
 pytestmark = needs_gpu
 OPERATIONS = list(Operation)
@@ -306,7 +305,8 @@ def test_every_route_is_trusted(monkeypatch: pytest.MonkeyPatch, tmp_path: objec
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     told: list[str] = []
     for dtype in DTYPES:
-        rates = trusted_rates(vae(dtype), Compute(GPU, dtype), told.append)
-        assert rates is not None
-        assert rates.plain > 0
+        PROFILES.check(vae(dtype), Compute(GPU, dtype), told.append)
+        profile = PROFILES(Work(vae(dtype).config, Operation.DECODE, 32, 32, 1, GPU, dtype))
+        assert profile.plain > 0
+        assert not profile.distrusted
     assert told == []

@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from vae_lib.decode import Outcome, wording
-from vae_lib.decode.events import (
+from vae_lib.engine import Operation, Tiling
+from vae_lib.planning import Plan, Route
+from vae_lib.planning.events import (
     Asked,
     BelowThreshold,
     Event,
@@ -17,8 +19,6 @@ from vae_lib.decode.events import (
     OutOfMemory,
     Overflow,
 )
-from vae_lib.engine import Operation, Tiling
-from vae_lib.planning import Plan, Route
 from vae_lib.planning.plan import WHOLE
 from vae_lib.planning.route import Distrusted, DoesNotFit, FreeUnknown, TooSlow, Unavailable
 

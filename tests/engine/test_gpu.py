@@ -17,13 +17,14 @@ from torch import Tensor
 
 from tests.engine.gpu import META, Dispatches, as_on_a_gpu
 from tests.networks.small import FP16, FP32, SMALL, sd3_like
+from tests.planning.plans import candidates
 from vae_lib.device import PeakMemory, transfers
 from vae_lib.device.transfers import Transfers
 from vae_lib.engine import Compute, Edge, Operation, Padding, Tiling, decode, encode_moments
 from vae_lib.engine.buffers import HostStore
 from vae_lib.engine.padding import SEAMLESS, ZEROS
 from vae_lib.networks import AutoencoderKL, AutoencoderKLConfig
-from vae_lib.planning import Route, Work, candidates
+from vae_lib.planning import Route, Work
 from vae_lib.planning.plan import WHOLE, cost_of
 
 SD15 = AutoencoderKLConfig()

@@ -12,8 +12,8 @@ from tests.engine.two_devices import THERE, There, TwoDevices, move_half
 from tests.networks.small import BF16, CPU, FP32, SMALL, distance, images, latents_for, network
 from vae_lib.engine import Compute, Operation, Tiling, decode, encode_moments
 from vae_lib.networks import AutoencoderKL
-from vae_lib.planning import trust
-from vae_lib.planning.plan import WHOLE, Rates
+from vae_lib.planning import Profile, Work, trust
+from vae_lib.planning.plan import WHOLE
 
 TILINGS = (
     Tiling(WHOLE),
@@ -67,5 +67,6 @@ def test_a_route_is_not_judged_by_them(in_part: AutoencoderKL) -> None:
     """The plain network, which the small check compares with, does not run then."""
     assert not in_part.lies_on(THERE, FP32)
     assert not in_part.lies_on(CPU, FP32)
-    rates = Rates(1e9, 2e9, 3e9, 4e-6, 5e9)
-    assert trust._small_check(in_part, Operation.DECODE, Compute(torch.device("cpu"), FP32), rates) is None
+    compute = Compute(torch.device("cpu"), FP32)
+    profile = Profile.usual(Work(SMALL, Operation.DECODE, 1, 1, 1, compute.device, FP32))
+    assert trust.small_check(in_part, Operation.DECODE, compute, profile) is None

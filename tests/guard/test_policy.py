@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from vae_lib.decode import Step
 from vae_lib.engine import Operation
 from vae_lib.guard import Request, Settings
 from vae_lib.guard.policy import preference
-from vae_lib.planning import Route
+from vae_lib.planning import Route, Step
 
 FALLBACK = (Route.TILED, Route.OFFLOAD, Route.CPU, Route.TAESD)
 ONLY_FULL = Step((Route.FULL,), trusts_prediction=False)

@@ -14,6 +14,7 @@ from vae_lib.decode import Ladder, Outcome
 from vae_lib.guard import report
 from vae_lib.guard.precision import Precision, identity
 from vae_lib.networks import AutoencoderKL
+from vae_lib.planning import Planner
 
 
 def hashed(path: str, key: str) -> str:
@@ -31,7 +32,9 @@ def overflowed() -> Outcome:
     vae.load_state_dict(network().state_dict())
     assert vae.decoder is not None
     vae.decoder.conv_out.bias.fill_(3.4e38)  # more than bfloat16's largest number
-    return Ladder(vae, dtype=torch.bfloat16, budget=lambda device: 1 << 40).decode(latents_for(SMALL, 4, 3))
+    return Ladder(vae, dtype=torch.bfloat16, planner=Planner(lambda device: 1 << 40)).decode(
+        latents_for(SMALL, 4, 3)
+    )
 
 
 def test_the_dtype_is_remembered_for_these_weights_only(precision: Precision) -> None:

@@ -7,17 +7,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from modules import (
-    call_queue,
-    devices,
-    extensions,
-    script_callbacks,
-    scripts,
-    sd_models,
-    sd_vae,
-    shared,
-    ui,
-)
+from modules import call_queue, devices, extensions, script_callbacks, scripts, sd_models, sd_vae, shared, ui
 from modules.api.api import Api
 
 

@@ -22,11 +22,12 @@ from tests.networks.small import (
     sd3_like,
     taesd,
 )
+from tests.planning.plans import candidates, choose, planner
 from vae_lib.decode import Ladder
 from vae_lib.device import PeakMemory
 from vae_lib.engine import Edge, Padding, Tiling
 from vae_lib.engine.padding import ZEROS
-from vae_lib.planning import Route, Work, candidates, choose, cost
+from vae_lib.planning import Route, Work, cost
 from vae_lib.planning.plan import cost_of
 
 ROOM = 1.10
@@ -150,14 +151,14 @@ def test_every_route_through_the_ladder(route: Route, operation: str) -> None:
         work = ladder.work(operation, height, width, 2)
         peaks = [plan.peak_bytes for plan in candidates(work, route)]
         for budget in {max(peaks), min(peaks)}:
-            ladder.budget = lambda device, budget=budget: budget  # type: ignore[misc]
+            ladder.planner = planner(budget)
             source = (
                 latents_for(SMALL, height, width, 2) if operation == "decode" else images(*work.pixels, 2)
             )
             if route is Route.TAESD and operation == "encode":
                 ladder.vae, work = None, Ladder(None, tiny, wrap=padding).work(operation, height, width, 1)
                 source = images(height * 8, width * 8)
-                ladder.budget = lambda device: 1 << 40
+                ladder.planner = planner(1 << 40)
             with PeakMemory(CPU) as measured:
                 outcome = getattr(ladder, operation)(source)
             assert outcome.plan.route is route

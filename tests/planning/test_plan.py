@@ -15,18 +15,20 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 from tests.networks.small import BF16, CPU, FP32, SMALL, images, latents_for, network
+from tests.planning.plans import candidates, choose, smallest
 from tests.test_units import in_bytes
 from vae_lib.decode import wording
-from vae_lib.device import PeakMemory
+from vae_lib.device import PeakMemory, dtype_name
 from vae_lib.device.memory import FIRST_PROMISE, largest_block
 from vae_lib.engine import Compute, Operation, Padding, Tiling, decode
 from vae_lib.engine.plain import run as run_plain
 from vae_lib.errors import PlanError
 from vae_lib.networks import AutoencoderKLConfig
-from vae_lib.planning import Route, Work, candidates, choose, dtype_name, smallest
-from vae_lib.planning.cost import Cost
-from vae_lib.planning.plan import PLAIN_ROOM, WHOLE, Rates, cost_of, default_rates, plain_cost_of
+from vae_lib.planning import Profile, Route, Work
+from vae_lib.planning.plan import PLAIN_ROOM, WHOLE, cost_of, plain_cost_of
+from vae_lib.planning.profile import Speeds
 from vae_lib.planning.route import FreeUnknown
+from vae_lib.planning.work import Cost
 from vae_lib.units import size_text
 
 CUDA = torch.device("cuda")
@@ -90,9 +92,11 @@ def test_order_is_respected() -> None:
 
 def test_taesd_only_if_allowed_and_there() -> None:
     tight = 10_000_000
-    slow = Rates(1.0, 1.0, 1.0, 1.0, 1.0)
+    slow = Speeds(1.0, 1.0, 1.0, 1.0, 1.0)
     everything = tuple(Route)
-    assert all(plan.route is not Route.TAESD for plan in [choose(BIG, PLENTY, order=everything, rates=slow)])
+    assert all(
+        plan.route is not Route.TAESD for plan in [choose(BIG, PLENTY, order=everything, profile=slow)]
+    )
     with pytest.raises(PlanError, match="which takes at least"):
         choose(BIG, tight, order=(Route.FULL, Route.TAESD))
     with pytest.raises(PlanError, match="no TAESD"):
@@ -134,44 +138,46 @@ def test_the_cpu_route_has_its_own_budget() -> None:
     assert choose(BIG, 1000, order=order).device == CPU
     assert choose(BIG, 1000, order=order).dtype == FP32
     with pytest.raises(PlanError):
-        choose(BIG, PLENTY, order=order, cpu_free_bytes=1000)
+        choose(BIG, PLENTY, order=order, cpu_free=1000)
 
 
 def test_offloading_needs_main_memory() -> None:
     order = (Route.OFFLOAD, Route.CPU)
-    plan = choose(BIG, PLENTY, order=order, cpu_free_bytes=PLENTY)
+    plan = choose(BIG, PLENTY, order=order, cpu_free=PLENTY)
     assert plan.route is Route.OFFLOAD
     assert plan.host_bytes == 1024 * 1024 * 128 * 2  # one activation of the largest size, in half precision
     assert " free and 268 MB of main memory" in wording.planned(plan)
     with pytest.raises(
         PlanError, match=r"tiled \+ RAM.* would need 269 MB of main memory, of which 100 MB is free"
     ):
-        choose(BIG, PLENTY, order=order, cpu_free_bytes=10**8)
-    assert choose(BIG, PLENTY, order=(*order, Route.TILED), cpu_free_bytes=10**8).route is Route.TILED
-    on_cpu = choose(LITTLE, PLENTY, order=order, cpu_free_bytes=0)  # a scratch file takes none
-    assert on_cpu.route is Route.OFFLOAD
+        choose(BIG, PLENTY, order=order, cpu_free=10**8)
+    assert choose(BIG, PLENTY, order=(*order, Route.TILED), cpu_free=10**8).route is Route.TILED
+    on_cpu = choose(LITTLE, PLENTY, order=order)
+    assert (on_cpu.route, on_cpu.host_bytes) == (Route.OFFLOAD, 0)  # a scratch file takes none
 
 
 def test_copies_that_overlap_take_no_time_of_their_own() -> None:
-    rates = Rates(10.0, 20.0, 5.0, 1.0, 10.0)
+    speeds = Speeds(10.0, 20.0, 5.0, 1.0, 10.0)
     cost = Cost(multiplications=100, moved_bytes=40, transferred_bytes=30, exposed_bytes=10, dispatches=3)
-    assert rates.seconds(cost) == 10 + 2 + 6 + 3
-    assert rates.seconds(cost, overlapping=True) == 10 + 2 + 3 + 2
-    assert rates.seconds(replace(cost, transferred_bytes=110), overlapping=True) == 20 + 2
+    assert speeds.seconds(cost) == 10 + 2 + 6 + 3
+    assert speeds.seconds(cost, overlapping=True) == 10 + 2 + 3 + 2
+    assert speeds.seconds(replace(cost, transferred_bytes=110), overlapping=True) == 20 + 2
 
 
 def test_a_device_apart_waits_for_dispatch_only_where_it_is_the_faster() -> None:
-    rates, cost = Rates(10.0, 20.0, 5.0, 1.0, 10.0), Cost(multiplications=100, moved_bytes=40, dispatches=3)
-    assert rates.seconds(cost, apart=True) == 12
-    assert rates.seconds(replace(cost, dispatches=30), apart=True) == 30
-    assert rates.seconds(replace(cost, dispatches=30)) == 42
+    speeds, cost = Speeds(10.0, 20.0, 5.0, 1.0, 10.0), Cost(multiplications=100, moved_bytes=40, dispatches=3)
+    assert speeds.seconds(cost, apart=True) == 12
+    assert speeds.seconds(replace(cost, dispatches=30), apart=True) == 30
+    assert speeds.seconds(replace(cost, dispatches=30)) == 42
 
 
 def test_a_faster_device_takes_larger_bands() -> None:
     """The faster it computes, the more it waits for dispatch."""
     work, memory = BIG, least_full(BIG)
     slow, fast = (
-        choose(work, memory, rates=Rates(rate, rate / 10, 1e10, 1e-5, rate), order=(Route.FULL, Route.TILED))
+        choose(
+            work, memory, profile=Speeds(rate, rate / 10, 1e10, 1e-5, rate), order=(Route.FULL, Route.TILED)
+        )
         for rate in (1e12, 1e15)
     )
     assert slow.seconds > 20 * fast.seconds
@@ -180,17 +186,19 @@ def test_a_faster_device_takes_larger_bands() -> None:
 
 
 def test_the_plain_network_where_it_was_timed_and_is_faster() -> None:
-    rates = default_rates(BIG.device, BIG.dtype)
-    ours = choose(BIG, PLENTY, rates=rates)
+    usual = Profile.usual(BIG)
+    ours = choose(BIG, PLENTY, profile=usual)
     assert not ours.is_plain
-    assert not choose(BIG, PLENTY, rates=replace(rates, plain=1.5)).is_plain
-    plain = choose(BIG, PLENTY, rates=replace(rates, plain=0.5))
+    assert not choose(BIG, PLENTY, profile=replace(usual, plain=1.5)).is_plain
+    plain = choose(BIG, PLENTY, profile=replace(usual, plain=0.5))
     assert (plain.is_plain, plain.route, plain.describe()) == (True, Route.FULL, "full (plain network)")
     assert plain.peak_bytes > ours.peak_bytes
-    faster = replace(rates, plain=0.5)
-    assert choose(BIG, plain.peak_bytes - 1, rates=faster) == choose(BIG, plain.peak_bytes - 1, rates=rates)
+    faster = replace(usual, plain=0.5)
+    assert choose(BIG, plain.peak_bytes - 1, profile=faster) == choose(
+        BIG, plain.peak_bytes - 1, profile=usual
+    )
     for other in (replace(BIG, padding=Padding.of(True)), replace(BIG, resident=False)):
-        assert not choose(other, PLENTY, rates=faster).is_plain
+        assert not choose(other, PLENTY, profile=faster).is_plain
 
 
 @pytest.mark.parametrize("operation", ["decode", "encode"])
@@ -263,7 +271,7 @@ def test_where_free_memory_is_unknown_a_small_promise_is_made_first() -> None:
     assert isinstance(why, FreeUnknown)
     assert large.peak_bytes <= FIRST_PROMISE < why.need_bytes
     assert wording.planned(large).startswith(
-        f"{large.describe()}: needs {size_text(large.peak_bytes)} (what is free is not known on this device)"
+        f"{large.describe()}: needs {size_text(large.peak_bytes)} (this device does not report its free memory)"
     )
     small = replace(BIG, height=32, width=32)
     assert choose(small, None).describe() == "full"  # the fastest keeps the promise
@@ -294,7 +302,7 @@ def test_a_result_that_is_too_large_at_once_goes_elsewhere() -> None:
     """One array holds the pictures of a batch."""
     work = Work(SD15, "decode", 512, 512, 50, torch.device("xpu"), torch.float16)
     order = (Route.FULL, Route.TILED, Route.OFFLOAD)
-    with pytest.raises(PlanError, match="or is possible on this device"):
+    with pytest.raises(PlanError, match="or possible on this device"):
         choose(work, PLENTY, order=order)
     assert choose(replace(work, output_on_device=False), PLENTY, order=order).largest_bytes < 4 << 30
     assert choose(work, PLENTY).route is Route.CPU

@@ -6,18 +6,23 @@ import re
 
 import torch
 
+from tests.planning.plans import planner
 from vae_lib.networks import AutoencoderKLConfig
-from vae_lib.planning import Route, Work
+from vae_lib.planning import DEFAULT_ORDER, Outlook, Route, Work
 from vae_lib.ui.backend import Memory
-from vae_lib.ui.memory import bar, curve, plot, reach, routes_of, routes_table
+from vae_lib.ui.memory import bar, curve, plot, reach, routes_table
 
 GB = 10**9
 WORK = Work(AutoencoderKLConfig(), "decode", 128, 128, 1, torch.device("cuda"), torch.float16)
 
 
+def outlook(free: int | None, ram: int) -> Outlook:
+    return Outlook(planner(free, ram), WORK, DEFAULT_ORDER)
+
+
 def offload_row(ram: int) -> list[str]:
-    memory = {"cuda": Memory(8 * GB, 2 * GB), "cpu": Memory(64 * GB, ram)}
-    table = routes_table(WORK, memory, {Route.OFFLOAD: curve(WORK, Route.OFFLOAD)})
+    seen = outlook(2 * GB, ram)
+    table = routes_table(seen, seen.prospects, {Route.OFFLOAD: curve(WORK, Route.OFFLOAD)})
     (row,) = (row for row in table.split("<tr>") if "Tiled + RAM" in row)
     return [re.sub("<.*?>", "", cell) for cell in re.findall(r"<td.*?</td>", row)]
 
@@ -34,23 +39,23 @@ def test_offloading_is_bounded_by_main_memory_too() -> None:
 
 def test_where_nobody_knows_what_is_free() -> None:
     """As DirectML: no size is shown that nobody knows."""
-    unknown = {"cuda": Memory(None, None), "cpu": Memory(64 * GB, 32 * GB)}
-    shown = bar(unknown["cuda"], 2 * GB, "GPU memory")
-    assert "does not tell how much of it is free. 2.0 GB needed." in shown
+    unknown = outlook(None, 32 * GB)
+    shown = bar(Memory(None, None), 2 * GB, "GPU memory")
+    assert "does not report how much of it is free. 2.0 GB needed." in shown
     curves = {Route.TILED: curve(WORK, Route.TILED)}
-    table = routes_table(WORK, unknown, curves)
+    table = routes_table(unknown, unknown.prospects, curves)
     (row,) = (row for row in table.split("<tr>") if "<b>Tiled</b>" in row)
     assert "tiled in " in row
     assert "unknown" in row
-    assert reach(WORK, unknown, curves) == ""
+    assert reach(unknown, unknown.prospects, curves) == ""
     assert "usable now" not in plot(curves, None, 1024)
     assert "usable now: 2.0 GB" in plot(curves, 2 * GB, 1024)
 
 
 def test_how_far_one_gets_in_a_sentence() -> None:
-    curves = {route: curve(WORK, route) for route in routes_of(WORK)}
-    memory = {"cuda": Memory(8 * GB, 2 * GB), "cpu": Memory(64 * GB, 60 * GB)}
-    said = reach(WORK, memory, curves)
+    seen = outlook(2 * GB, 60 * GB)
+    curves = {prospect.route: curve(WORK, prospect.route) for prospect in seen.prospects}
+    said = reach(seen, seen.prospects, curves)
     assert re.fullmatch(
         r"With 2\.0 GB free, you can decode up to (\d+) × \1 in full, (\d+) × \2 in tiles "
         r"and (\d+) × \3 in tiles kept in RAM, all of them exactly\.",
@@ -58,5 +63,8 @@ def test_how_far_one_gets_in_a_sentence() -> None:
     )
     sides = [int(side) for side in re.findall(r"(\d+) ×", said)]
     assert sides == sorted(sides)
-    nothing = {"cuda": Memory(8 * GB, 0), "cpu": Memory(64 * GB, 0)}
-    assert reach(WORK, nothing, curves) == "With 0 bytes free, there is no size that you can decode exactly."
+    nothing = outlook(0, 0)
+    assert (
+        reach(nothing, nothing.prospects, curves)
+        == "With 0 bytes free, there is no size that you can decode exactly."
+    )

@@ -11,11 +11,10 @@ import torch
 
 from vae_lib.checkpoints import load_vae
 from vae_lib.decode.check import Limits, check, sample_network
-from vae_lib.device import choose_device, free_bytes, usual_dtype
+from vae_lib.device import DTYPES, choose_device, free_bytes, usual_dtype
 from vae_lib.engine import Compute, Operation
 from vae_lib.errors import CheckpointError
 from vae_lib.networks import AutoencoderKL
-from vae_lib.planning import DTYPES
 
 
 def run_check(options: argparse.Namespace) -> int:

@@ -12,12 +12,11 @@ import torch
 
 from vae_lib.checkpoints import describe, identify, read_header
 from vae_lib.decode import wording
-from vae_lib.device import choose_device, free_memory, usual_dtype
-from vae_lib.device import memory as devices
+from vae_lib.device import DTYPES, choose_device, dtype_name, free_memory, usual_dtype
 from vae_lib.engine import Operation
-from vae_lib.errors import CheckpointError, InputError, PlanError, printable
+from vae_lib.errors import CheckpointError, InputError, printable
 from vae_lib.networks import AutoencoderKL
-from vae_lib.planning import DTYPES, UNLIMITED, Plan, Route, Work, candidates, choose, dtype_name
+from vae_lib.planning import DEFAULT_ORDER, PROFILES, Outlook, Plan, Planner, Preference, Prospect, Work
 from vae_lib.units import size_text
 
 
@@ -57,33 +56,26 @@ def run_plan(options: argparse.Namespace) -> None:
     config = network.config
     device = torch.device(options.device) if options.device else choose_device()
     dtype = DTYPES[options.dtype] if options.dtype else usual_dtype(device)
-    free: int | None = options.free
-    if free is None:
-        free = free_memory(choose_device(device.type))
     work = Work(
         config, Operation.ENCODE if options.encode else Operation.DECODE, options.height // config.downscale,
         options.width // config.downscale, options.batch, device, dtype,
         taesd=options.taesd, latent_channels=config.latent_channels,
     )  # fmt: skip
-    order = [route for route in Route if route is not Route.TAESD or options.taesd]
-    if device.type == "cpu":
-        order.remove(Route.CPU)
-    try:
-        chosen, problem = choose(work, free, order=order), None
-        reason = wording.planned(chosen)
-    except PlanError as error:
-        chosen, reason = None, str(error)
-        problem = reason
-    rows = [_plan_row(work, route, free, chosen) for route in order]
+    free = free_memory(choose_device(str(device))) if options.free is None else options.free
+    planner = Planner(profiles=PROFILES).with_free(device, free)
+    threshold = options.threshold
+    outlook = Outlook(planner, work, DEFAULT_ORDER if threshold is None else Preference.above(threshold))
     if options.json:
         print(json.dumps({
-            "device": device.type, "dtype": dtype_name(dtype), "free_bytes": free, "routes": rows,
-            "chosen": None if chosen is None else chosen.route.value, "reason": reason,
+            "device": str(device), "dtype": dtype_name(dtype), "free_bytes": outlook.free(device),
+            "routes": [_plan_row(outlook, prospect) for prospect in outlook.prospects],
+            "chosen": None if outlook.chosen is None else outlook.chosen.route.value,
+            "reason": wording.expected(outlook),
         }))  # fmt: skip
     else:
-        _print_plan(work, rows, free, reason)
-    if problem is not None:
-        raise PlanError(problem)
+        _print_plan(outlook)
+    if outlook.problem is not None:
+        raise outlook.problem
 
 
 def run_ui(options: argparse.Namespace) -> None:
@@ -97,39 +89,43 @@ def run_ui(options: argparse.Namespace) -> None:
     launch(folder, port=options.port, open_browser=not options.no_browser)
 
 
-def _plan_row(work: Work, route: Route, free: int | None, chosen: Plan | None) -> dict[str, Any]:
-    """The route's best plan that fits, else its smallest; "fits" is None where nobody knows what is free."""
-    plans = candidates(work, route)
-    if chosen is not None and chosen.route is route:
-        plan = chosen
-    else:
-        promise = devices.FIRST_PROMISE if free is None else free
-        limit = UNLIMITED if route is Route.CPU else promise
-        fitting = (plan for plan in plans if plan.peak_bytes <= limit)
-        plan = next(fitting, None) or min(plans, key=lambda candidate: candidate.peak_bytes)
-    least = min(candidate.peak_bytes for candidate in plans)
-    fits = True if plan.device != work.device else None if free is None else plan.peak_bytes <= free
-    row = {key: getattr(plan, key) for key in ("peak_bytes", "seconds", "band_rows", "bands")}
+def _plan_row(outlook: Outlook, prospect: Prospect) -> dict[str, Any]:
+    """The route's plan for now, else its smallest; "fits" is None where nobody knows what is free."""
+    route, chosen = prospect.route, outlook.chosen
+    plan, least = prospect.now or prospect.least, prospect.least
+    row = {key: getattr(plan, key, None) for key in ("peak_bytes", "seconds", "band_rows", "bands")}
+    free = outlook.free(outlook.work.device if plan is None else plan.device)
     return {
-        "route": route.value, "fits": fits, **row,
-        "least_bytes": least, "exact": route.exact, "chosen": chosen is not None and chosen.route is route,
-        "tiling": None if plan.tiling is None else dataclasses.asdict(plan.tiling),
+        "route": route.value, "fits": _fits(plan, free), **row,
+        "least_bytes": None if least is None else least.peak_bytes, "exact": route.exact,
+        "chosen": chosen is not None and chosen.route is route,
+        "tiling": None if plan is None or plan.tiling is None else dataclasses.asdict(plan.tiling),
     }  # fmt: skip
+
+
+def _fits(plan: Plan | None, free: int | None) -> bool | None:
+    if plan is None:
+        return False
+    return None if free is None else plan.fits(free)
 
 
 _FITS = {True: "yes", False: "no", None: "?"}
 
 
-def _print_plan(work: Work, rows: list[dict[str, Any]], free: int | None, reason: str) -> None:
+def _print_plan(outlook: Outlook) -> None:
+    work, free = outlook.work, outlook.free(outlook.work.device)
     height, width = work.pixels
     there = "free memory not known" if free is None else f"{size_text(free)} free"
-    print(f"{work.operation} {width}x{height}, {dtype_name(work.dtype)}, {work.device.type}, {there}")
+    print(f"{work.operation.value} {width}x{height}, {dtype_name(work.dtype)}, {work.device}, {there}")
     print(f"  {'route':8} {'needs':>9} {'at least':>9} {'about':>9} {'rows':>6}  fits  picture")
-    for row in rows:
+    for row in (_plan_row(outlook, prospect) for prospect in outlook.prospects):
+        if row["peak_bytes"] is None:
+            print(f"  {row['route']:8} gave a wrong picture when this device was checked")
+            continue
         print(
             f"{'>' if row['chosen'] else ' '} {row['route']:8} {size_text(row['peak_bytes']):>9} "
             f"{size_text(row['least_bytes']):>9} {row['seconds']:>7.1f} s {row['band_rows']:>6}  "
             f"{_FITS[row['fits']]:4}  {'exact' if row['exact'] else 'approximate'}"
         )
-    print(reason)
+    print(wording.expected(outlook))
     print("Weights are taken to be loaded already and are not counted.")

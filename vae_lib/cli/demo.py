@@ -16,7 +16,7 @@ from vae_lib.device import PeakMemory
 from vae_lib.errors import InputError, PlanError
 from vae_lib.files import is_gone, write_atomically
 from vae_lib.networks import TAESD, AutoencoderKL
-from vae_lib.planning import Route, candidates
+from vae_lib.planning import PROFILES, Planner, Route
 from vae_lib.units import size_text
 
 DATA = Path(__file__).resolve().parent.parent / "data"
@@ -47,14 +47,14 @@ def run_demo(options: argparse.Namespace) -> None:
     scaled = latents * scale  # made here: it is no part of what a decode takes
     full: Tensor | None = None
     shown: list[tuple[str, Tensor, Tensor | None]] = [("original", picture[0], None)]
-    for route in (Route.FULL, Route.TILED, Route.OFFLOAD, Route.CPU, Route.TAESD):
-        ladder = Ladder(vae, tiny, order=(route,))
-        plans = candidates(ladder.work("decode", latents.shape[2], latents.shape[3], 1), route)
+    for route in Route:
+        ladder = Ladder(vae, tiny, order=(route,), planner=Planner(profiles=PROFILES))
+        plans = ladder.planner.candidates(ladder.work("decode", latents.shape[2], latents.shape[3], 1), route)
         if not plans:
             print(f"{route.value:8} needs the tiny autoencoder, which is not bundled.")
             continue
         budget = options.budget or _small_budget(route, [plan.peak_bytes for plan in plans])
-        ladder.budget = lambda _, budget=budget: budget  # type: ignore[misc]
+        ladder.planner = ladder.planner.with_free(ladder.device, budget)
         try:
             with PeakMemory(ladder.device) as peak:
                 outcome = ladder.decode(latents, scaled)

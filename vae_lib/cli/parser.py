@@ -10,19 +10,16 @@ from vae_lib.cli import commands, hub, work
 from vae_lib.cli.check import run_check
 from vae_lib.cli.demo import run_demo
 from vae_lib.cli.values import ROUTES, byte_size, factor, number, pixels, positive
-from vae_lib.planning import DTYPES
+from vae_lib.device import DTYPES
+from vae_lib.planning import Route
 
 DESCRIPTION = """\
 Decode the latents of Stable Diffusion with its VAE in as little memory as there is.
 
 Every route but taesd gives the full decode's picture, up to rounding:
-  full     layers over the whole picture; the fastest where it fits
-  tiled    the same layers in bands of rows, what can be computed again is not kept
-  offload  tiled, with the layers' activations in main memory (on the CPU: in a scratch file)
-  cpu      full or tiled on the CPU, when the GPU is too small
-  taesd    the tiny autoencoder: very fast and small, but an approximation
+{routes}
 With --route auto the fastest exact route that fits is taken, taesd only if no other does.
-"""
+""".format(routes="\n".join(f"  {route.value:8} {route.row.help}" for route in Route))
 
 EXAMPLES = """\
 examples:
@@ -84,6 +81,10 @@ def build_parser() -> argparse.ArgumentParser:
     plan.add_argument(
         "--free", type=byte_size, metavar="SIZE", help="memory there is (default: what is free now)"
     )
+    plan.add_argument(
+        "--threshold", type=byte_size, metavar="SIZE",
+        help="full where at least this much is free, else the others: as 'Fixed threshold' in the WebUI's settings",
+    )  # fmt: skip
     plan.add_argument("--batch", type=positive, default=1, metavar="N")
     plan.add_argument("--encode", action="store_true", help="plan an encode")
     plan.add_argument("--taesd", action="store_true", help="count on a TAESD being there")

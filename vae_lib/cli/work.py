@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -26,12 +26,12 @@ from vae_lib.checkpoints import (
 )
 from vae_lib.cli.pictures import check_picture, picture_names, read_picture, write_picture
 from vae_lib.decode import Ladder, Outcome, wording
-from vae_lib.device import PeakMemory, choose_device, free_memory, usual_dtype
+from vae_lib.device import DTYPES, PeakMemory, choose_device, dtype_name, usual_dtype
 from vae_lib.engine import Compute, Operation
 from vae_lib.errors import InputError
 from vae_lib.files import check_outputs
 from vae_lib.networks import TAESD, AutoencoderKL
-from vae_lib.planning import DTYPES, Rates, Route, dtype_name, rates_for, trusted_rates
+from vae_lib.planning import DEFAULT_ORDER, PROFILES, Planner, Route
 from vae_lib.units import size_text
 
 
@@ -213,12 +213,13 @@ class Job:
     def ladder(self) -> Iterator[Ladder]:
         """The ladder with a progress bar, which shows after a second and leaves nothing behind."""
         options = self.options
-        order = tuple(Route) if options.route == "auto" else (Route(options.route),)
-        if self.device.type == "cpu" and options.route == "auto":
-            order = tuple(route for route in order if route is not Route.CPU)
-        budget: Callable[[torch.device], int | None] = free_memory
+        order = DEFAULT_ORDER if options.route == "auto" else (Route.named(options.route),)
+        planner = Planner(profiles=PROFILES)
         if options.budget is not None:
-            budget = lambda device: options.budget if device == self.device else free_memory(device)  # noqa: E731
+            planner = planner.with_free(self.device, options.budget)
+        if self.vae is not None:
+            compute = Compute(self.device, self.dtype)
+            PROFILES.check(self.vae, compute, lambda text: print(f"vae_lib: {text}", file=sys.stderr))
         bar = tqdm(delay=1, leave=False, unit="band", file=sys.stderr, disable=None)
 
         def progress(done: int, total: int) -> None:
@@ -232,19 +233,12 @@ class Job:
                 self.device,
                 self.dtype,
                 order,
-                budget,
+                planner,
                 wrap=options.seamless,
-                rates=self._rates(),
                 progress=progress,
             )
         finally:
             bar.close()
-
-    def _rates(self) -> Rates | None:
-        compute = Compute(self.device, self.dtype)
-        if self.vae is None:
-            return rates_for(self.device, self.dtype)
-        return trusted_rates(self.vae, compute, lambda text: print(f"vae_lib: {text}", file=sys.stderr))
 
     def report(self, outcome: Outcome, peak_bytes: int, written: Sequence[Path]) -> None:
         described: dict[str, Any] = {

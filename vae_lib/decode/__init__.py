@@ -2,6 +2,5 @@
 
 from vae_lib.decode.ladder import Ladder
 from vae_lib.decode.outcome import Outcome
-from vae_lib.decode.search import Preference, Step
 
-__all__ = ["Ladder", "Outcome", "Preference", "Step"]
+__all__ = ["Ladder", "Outcome"]

@@ -16,15 +16,17 @@ import torch
 from torch import Tensor
 
 from vae_lib import __version__
+from vae_lib.device import dtype_name
 from vae_lib.device.failures import is_out_of_memory
 from vae_lib.device.measure import PeakMemory
 from vae_lib.device.memory import free_bytes, release_cached
 from vae_lib.engine.compute import Compute, Operation
 from vae_lib.errors import Cancelled, PlanError
 from vae_lib.networks import AutoencoderKL, AutoencoderKLConfig
-from vae_lib.planning import calibrate
-from vae_lib.planning.plan import Plan, Rates, Work, candidates, cost_of, dtype_name, plain_cost_of
-from vae_lib.planning.route import Route
+from vae_lib.planning import PROFILES, Plan, Planner, Profile, Route, Work
+from vae_lib.planning.plan import cost_of, plain_cost_of
+from vae_lib.planning.profiles import driver
+from vae_lib.planning.route import ON_DEVICE
 from vae_lib.planning.trial import Trial, device_name
 from vae_lib.units import size_text
 
@@ -264,8 +266,7 @@ class _Check:
         self._said(f"{trial.side}x{trial.side}, plain network")
         given = trial.given()
         wanted, seconds = trial.timed(lambda: self._plain(trial, given))
-        rates = calibrate.rates_for(trial.compute.device, trial.compute.dtype)
-        for plan in _plans(trial.work, rates):
+        for plan in _plans(trial.work):
             if self._is_late():
                 raise Cancelled("Stopped: the check was not finished.")
             self._said(f"{trial.side}x{trial.side}, {plan.describe()}")
@@ -308,10 +309,16 @@ class _Check:
         )
 
 
-def _plans(work: Work, rates: Rates | None) -> Iterator[Plan]:
+def _speeds_only(work: Work) -> Profile:
+    """Whatever was found wrong before is checked again."""
+    return replace(PROFILES(work), distrusted=frozenset(), plain=0.0)
+
+
+def _plans(work: Work) -> Iterator[Plan]:
     """Of each route the fastest, and of tiled the one that takes the least of those that are not unreasonably slow."""
-    for route in (Route.FULL, Route.TILED, Route.OFFLOAD):
-        plans = [plan for plan in candidates(work, route, rates) if plan.tiling is not None]
+    planner = Planner(profiles=_speeds_only)
+    for route in ON_DEVICE:
+        plans = planner.candidates(work, route)
         fastest = min(plans, key=lambda plan: plan.seconds)
         if route is Route.TILED:
             plans = [plan for plan in plans if plan.seconds <= 2 * fastest.seconds]
@@ -323,7 +330,7 @@ def machine(compute: Compute) -> str:
     """What a report holds for; no paths, and no name of the computer's or the user's."""
     device = compute.device
     name = (
-        f"{device_name(device)}, {calibrate.driver()}"
+        f"{device_name(device)}, {driver()}"
         if device.type == "cuda"
         else (
             f"{device.type}, {platform.processor() or platform.machine()}, {torch.get_num_threads()} thread(s)"

@@ -1,4 +1,4 @@
-"""Decode or encode by the best way that fits, and by the next one when it fails all the same: the one loop."""
+"""Decode or encode by the best plan that fits, and by the next one when it still fails: the one loop."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ import torch
 from torch import Tensor
 
 from vae_lib.decode import wording
-from vae_lib.decode.events import Attempt, MaybeOutOfMemory, NoScratch, OutOfMemory, Overflow
 from vae_lib.decode.outcome import Outcome
-from vae_lib.decode.search import Preference, Search
+from vae_lib.device import dtype_name
 from vae_lib.device.failures import Answer, Failure, answer, judge
-from vae_lib.device.memory import free_memory, give_back_ram, keeps_freed_memory, release_cached
+from vae_lib.device.memory import give_back_ram, keeps_freed_memory, release_cached
 from vae_lib.engine import batch as engine
 from vae_lib.engine import plain
 from vae_lib.engine.compute import Compute, Operation, Progress
@@ -23,26 +22,27 @@ from vae_lib.engine.padding import Padding
 from vae_lib.engine.programs import taesd as tiny
 from vae_lib.errors import DeviceLost, InputError, NumericError, PlanError, printable
 from vae_lib.networks import TAESD, AutoencoderKL
-from vae_lib.planning.plan import DEFAULT_ORDER, Plan, Rates, Work, dtype_name
-from vae_lib.planning.route import Route
+from vae_lib.planning import DEFAULT_ORDER, Outlook, Plan, Planner, Preference, Route, Work
+from vae_lib.planning.events import Attempt, MaybeOutOfMemory, NoScratch, OutOfMemory, Overflow
+from vae_lib.planning.search import Exhausted, Search
 
 _FAILURES = {OutOfMemory: Failure.OUT_OF_MEMORY, MaybeOutOfMemory: Failure.MAYBE_OUT_OF_MEMORY}
 
 
 @dataclass
 class Ladder:
-    """The ways down from the full decode, for one VAE.
+    """The routes down from the full decode, for one VAE.
 
     Attributes:
         vae: the full VAE, wherever its weights are; None to use TAESD only.
         taesd: the tiny one, if there is one.
         device, dtype: where and in which floating-point type to compute.
         order: routes allowed, the preferred first; or steps of them.
-        budget: asked before each try how many bytes may be allocated on a device; None: nobody knows.
-        repair: dtypes to compute in once more when numbers overflow, in order. Half precision overflows in some VAEs.
+        planner: asked before each attempt.
+        spare: where the routes compute that do so elsewhere.
+        repair: dtypes to compute in again when numbers overflow, in order. Half precision overflows in some VAEs.
         wrap: what the convolutions find beyond the picture's edges; True for seamless textures.
         check_finite: look for NaN and infinity in the result.
-        rates: measured speed of the device.
     """
 
     vae: AutoencoderKL | None
@@ -50,11 +50,11 @@ class Ladder:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     dtype: torch.dtype = torch.float32
     order: Sequence[Route] | Preference = DEFAULT_ORDER
-    budget: Callable[[torch.device], int | None] = free_memory
+    planner: Planner = field(default_factory=Planner)
+    spare: torch.device = field(default_factory=lambda: torch.device("cpu"))
     repair: Sequence[torch.dtype] = (torch.float32,)
     wrap: Padding | bool = False
     check_finite: bool = True
-    rates: Rates | None = None
     output_device: torch.device | None = None
     progress: Progress | None = None
     cancelled: Callable[[], bool] | None = None
@@ -83,8 +83,12 @@ class Ladder:
         return Work(
             None if self.vae is None else self.vae.config, operation, height, width, batch, self.device, self.dtype,
             Padding.of(self.wrap), self._is_resident(self.dtype),
-            (self.output_device or self.device) == self.device, taesd, channels,
+            (self.output_device or self.device) == self.device, taesd, channels, spare=self.spare,
         )  # fmt: skip
+
+    def outlook(self, work: Work) -> Outlook:
+        """What would be done with it now."""
+        return Outlook(self.planner, work, self.order)
 
     def _run(self, operation: Operation, tensor: Tensor, for_taesd: Tensor) -> Outcome:
         self._check_channels(operation, tensor)
@@ -96,9 +100,12 @@ class Ladder:
         if operation is Operation.ENCODE:
             work = replace(work, picture=(tensor.shape[2], tensor.shape[3]))
         handled = sys.exc_info()[1]  # Forge calls for its tiles while it handles an error of the first try
-        search = Search(work, Preference.of(self.order), self.budget, self.rates, self.repair)
+        search = Search(work, Preference.of(self.order), self.planner, self.repair)
         while True:
-            plan = search.next_plan()
+            try:
+                plan = search.next_plan()
+            except Exhausted as error:
+                raise PlanError(wording.exhausted(error.attempts, str(error))) from None
             result = self._try(plan, operation, tensor, for_taesd, handled)
             if self._answer(result, plan, repeated=False) is Answer.SAME_PLAN:
                 release_cached(plan.device)  # it may have been there, but in pieces
@@ -160,11 +167,11 @@ class Ladder:
             plan.device,
             plan.dtype,
             Padding.of(self.wrap),
-            plan.device if plan.route is Route.CPU else self.output_device or self.device,
+            plan.device if plan.route.elsewhere else self.output_device or self.device,
             self.progress,
             self.cancelled,
         )
-        if plan.route is Route.TAESD:
+        if not plan.route.exact:
             assert self.taesd is not None
             run = tiny.decode if operation is Operation.DECODE else tiny.encode
             result = run(self.taesd, for_taesd, plan.tile, compute)
@@ -176,13 +183,13 @@ class Ladder:
             result, log_variance = engine.decode(self.vae, tensor, plan.tiling, compute), None
         else:
             result, log_variance = engine.encode_moments(self.vae, tensor, plan.tiling, compute)
-        if plan.route is Route.CPU:
+        if plan.route.elsewhere:
             result = self._brought(result)
             log_variance = None if log_variance is None else log_variance.to(result.device)
         return Outcome(result, plan, 0.0, log_variance=log_variance)
 
     def _brought(self, result: Tensor) -> Tensor:
-        """What the CPU made, to where it is wanted; it stays where it is if there is no memory for it there."""
+        """What another device made, to where it is wanted; it stays where it is if there is no memory for it there."""
         try:
             return result.to(self.output_device or self.device)
         except Exception as error:

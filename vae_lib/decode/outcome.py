@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from vae_lib.decode.events import Asked, Attempt, Event
+from vae_lib.planning.events import Asked, Attempt, Event
 from vae_lib.planning.plan import Plan
 
 

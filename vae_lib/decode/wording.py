@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from vae_lib.decode.events import (
+from vae_lib.decode.outcome import Outcome
+from vae_lib.device import dtype_name
+from vae_lib.engine.compute import Operation
+from vae_lib.planning import Route
+from vae_lib.planning.events import (
     Asked,
     Attempt,
     BelowThreshold,
@@ -14,20 +18,12 @@ from vae_lib.decode.events import (
     OutOfMemory,
     Overflow,
 )
-from vae_lib.decode.outcome import Outcome
-from vae_lib.engine.compute import Operation
-from vae_lib.planning.plan import Plan, dtype_name
-from vae_lib.planning.route import Distrusted, DoesNotFit, FreeUnknown, Route, TooSlow, Unavailable
+from vae_lib.planning.outlook import Outlook
+from vae_lib.planning.plan import Plan
+from vae_lib.planning.route import Distrusted, DoesNotFit, FreeUnknown, TooSlow, Unavailable
 from vae_lib.units import size_text
 
-_UNKNOWN = "what is free is not known on this device"
-HOW = {
-    Route.FULL: "in full",
-    Route.TILED: "in tiles",
-    Route.OFFLOAD: "in tiles kept in RAM",
-    Route.CPU: "on the CPU",
-    Route.TAESD: "with TAESD",
-}
+_UNKNOWN = "this device does not report its free memory"
 
 
 def time_text(seconds: float) -> str:
@@ -37,14 +33,22 @@ def time_text(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds < 60 else f"{seconds / 60:.0f} min"
 
 
-def planned(plan: Plan) -> str:
+def expected(outlook: Outlook) -> str:
+    """What would be done, or why nothing can be: the line that page, API and command line show."""
+    if outlook.chosen is None:
+        return str(outlook.problem)
+    return planned(outlook.chosen, outlook.events)
+
+
+def planned(plan: Plan, events: Sequence[Event] | None = None) -> str:
     """The planner's line: "tiled in 48-row bands: needs 300 MB of 2.1 GB free; full needs 4.3 GB"."""
     free = f"({_UNKNOWN})" if plan.free_bytes is None else f"of {size_text(plan.free_bytes)} free"
-    where = "of main memory" if plan.route is Route.CPU else free
+    where = "of main memory" if plan.route.elsewhere and not plan.is_on_spare_card else free
     text = f"{plan.describe()}: needs {size_text(plan.peak_bytes)} {where}"
     if plan.host_bytes:
         text += f" and {size_text(plan.host_bytes)} of main memory"
-    return "; ".join([text, *(_against(event, briefly=True) for event in plan.why)])
+    events = plan.why if events is None else events
+    return "; ".join([text, *(_against(event, briefly=True) for event in events)])
 
 
 def line(outcome: Outcome) -> str:
@@ -65,18 +69,18 @@ def entry(outcome: Outcome) -> str:
 
 def summary(outcome: Outcome) -> str:
     """For a headline: "in tiles, 3.2 s, 310 MB"; the memory is what the plan took it to need."""
-    how = HOW[outcome.plan.route] + (f" ({dtype_name(outcome.plan.dtype)})" if outcome.repaired else "")
-    return f"{how}, {time_text(outcome.seconds)}, {size_text(outcome.plan.peak_bytes)}"
+    done = outcome.plan.how + (f" ({dtype_name(outcome.plan.dtype)})" if outcome.repaired else "")
+    return f"{done}, {time_text(outcome.seconds)}, {size_text(outcome.plan.peak_bytes)}"
 
 
 def notice(outcome: Outcome, operation: Operation, width: int, height: int) -> str:
     """For the page and the console, when the picture came another way than asked for; ``width`` is in pixels."""
     plan = outcome.plan
-    how = HOW[plan.route]
+    done = plan.how
     if outcome.repaired:
-        how += f" in {dtype_name(plan.dtype)}"
+        done += f" in {dtype_name(plan.dtype)}"
     because = " and ".join(dict.fromkeys(_clauses(outcome.events, operation)))
-    text = f"{operation.done} {width}x{height} {how}" + (f", because {because}" if because else "")
+    text = f"{operation.done} {width}x{height} {done}" + (f", because {because}" if because else "")
     text += f" ({time_text(outcome.seconds)})."
     if plan.route.exact:
         return f"{text} The {'picture is' if operation is Operation.DECODE else 'latents are'} the same."
@@ -94,9 +98,10 @@ def problem(event: Attempt) -> str:
     return event.problem.rstrip(".")
 
 
-def failed_attempts(events: Iterable[Attempt]) -> str:
-    """All of them, for an error's message."""
-    return "; ".join(f"{event.plan.describe()}: {problem(event)}" for event in events)
+def exhausted(attempts: Iterable[Attempt], advice: str) -> str:
+    """An error's message after all that was allowed has failed."""
+    failed = "; ".join(f"{event.plan.describe()}: {problem(event)}" for event in attempts)
+    return f"Every enabled route failed ({failed}). {advice}"
 
 
 def _against(event: Event, briefly: bool = False) -> str:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from vae_lib.decode import Ladder, Outcome, Preference, wording
+from vae_lib.decode import Ladder, Outcome, wording
 from vae_lib.device import is_out_of_memory
 from vae_lib.engine import Operation
 from vae_lib.errors import Cancelled, DeviceLost, InputError, NumericError, VAEGuardError
@@ -20,6 +20,7 @@ from vae_lib.guard.host import Host, HostVAE
 from vae_lib.guard.notices import Notices, log
 from vae_lib.guard.precision import Precision
 from vae_lib.guard.settings import Settings
+from vae_lib.planning import Preference
 
 Wrapped = Callable[..., Any]
 

@@ -22,10 +22,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from vae_lib.catalog import LatentSpace, known_family
-from vae_lib.decode import Ladder, Preference, wording
+from vae_lib.decode import Ladder, wording
 from vae_lib.device import free_memory
 from vae_lib.engine import Compute, Operation
-from vae_lib.errors import PlanError
 from vae_lib.guard import borrow, infotext, layers, policy
 from vae_lib.guard import settings as settings_of
 from vae_lib.guard.forward import Forward
@@ -36,7 +35,7 @@ from vae_lib.guard.notices import Notices
 from vae_lib.guard.precision import Precision
 from vae_lib.guard.request import Request
 from vae_lib.guard.settings import Settings
-from vae_lib.planning import Route, choose, smallest, trusted_rates
+from vae_lib.planning import PROFILES, Outlook, Planner, Preference, Route
 
 MB = 10**6
 NOTHING_LOADED = "No checkpoint is loaded yet; generate a picture first."
@@ -165,12 +164,25 @@ class Guard:
         scale = 1 if operation is Operation.DECODE or ladder.vae is None else ladder.vae.downscale
         work = ladder.work(operation, shape[2] // scale, shape[3] // scale, shape[0])
         work = replace(work, resident=True)  # the host brings the weights, and counts them itself
-        order = preference.steps[0].routes
-        try:
-            plan = choose(work, self.available_bytes(device), order=order, rates=ladder.rates)
-        except PlanError:
-            plan = smallest(work, order) or smallest(work, (Route.FULL,))  # type: ignore[assignment]
+        plan = ladder.outlook(work).chosen or ladder.planner.smallest(work, preference.routes)
         return plan.peak_bytes if plan is not None and plan.device == device else 0
+
+    def preference(self, operation: Operation) -> Preference:
+        """The steps for a generation that asks for nothing in particular."""
+        return policy.preference(Request(), self.settings(), operation)
+
+    def planner(self) -> Planner:
+        """What every face asks, so that all promise what a generation does."""
+        return Planner(self.available_bytes, PROFILES)
+
+    def outlook(self, vae: HostVAE, operation: Operation, width: int, height: int, batch: int) -> Outlook:
+        """What such a generation would do with pictures of so many pixels."""
+        ladder = self.ladder(vae, operation, self.host.device(), self.preference(operation))
+        scale = 8 if ladder.vae is None else ladder.vae.downscale
+        work = ladder.work(operation, height // scale, width // scale, batch)
+        return ladder.outlook(
+            replace(work, picture=None if operation is Operation.DECODE else (height, width))
+        )
 
     def ladder(
         self, vae: HostVAE, operation: Operation, device: torch.device, preference: Preference
@@ -191,18 +203,18 @@ class Guard:
         def tell(text: str) -> None:
             self.notices.tell_once(f"check {device} {dtype}", text)
 
+        PROFILES.check(ours, Compute(device, dtype), tell)
         return Ladder(
             ours,
             self.taesd.load(vae.family, operation) if wants_taesd else None,
             device=device,
             dtype=dtype,
             order=preference,
-            budget=self.available_bytes,
+            planner=self.planner(),
             repair=repair,
             wrap=padding,
             check_finite=checks,
             cancelled=None if again is None else again.cancelled,
-            rates=trusted_rates(ours, Compute(device, dtype), tell),
         )
 
 

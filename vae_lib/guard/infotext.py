@@ -13,7 +13,7 @@ from vae_lib.errors import InputError
 from vae_lib.guard.generation import Generation, Record
 from vae_lib.guard.kept import HOSTS_OWN
 from vae_lib.guard.request import Request, decode_by_of, threshold_of
-from vae_lib.planning import Route
+from vae_lib.planning import DEFAULT_ORDER, Route
 
 DONE = "VAE Guard"
 ENCODED = "VAE Guard encode"
@@ -21,7 +21,7 @@ DECODE_BY = "VAE Guard decode by"
 THRESHOLD = "VAE Guard threshold"
 FALLBACK = "VAE Guard fallback"
 
-_FROM_BEST = (Route.FULL, Route.TILED, Route.OFFLOAD, Route.CPU, Route.TAESD)
+_FROM_BEST = DEFAULT_ORDER
 # An entry of an infotext's last line, as AUTOMATIC1111's infotext_utils reads it.
 _ENTRY = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
 

@@ -1,20 +1,20 @@
-"""Which ways to try, in which order: what the user asked for and set, made into steps."""
+"""Which routes to take, in which order: what the user asked for and set, made into steps."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from vae_lib.decode import Preference, Step
 from vae_lib.engine import Operation
 from vae_lib.guard.generation import Generation
 from vae_lib.guard.request import Request
 from vae_lib.guard.settings import Settings
-from vae_lib.planning import Route
+from vae_lib.planning import FALLBACKS, Preference, Route, Step
+from vae_lib.planning.route import EXACT
 
 GB = 10**9
 _ONLY_FULL = Step((Route.FULL,), trusts_prediction=False)
-SMALLER = Preference((Step((Route.TILED, Route.OFFLOAD, Route.CPU)),))
-_EXACT = Step((Route.FULL, Route.TILED, Route.OFFLOAD, Route.CPU))
+SMALLER = Preference((Step(tuple(route for route in FALLBACKS if route.exact)),))
+_EXACT = Step(EXACT)
 
 
 def of(current: Generation | None, settings: Settings, operation: Operation) -> Preference:
@@ -29,14 +29,15 @@ def of(current: Generation | None, settings: Settings, operation: Operation) -> 
 
 def _exact_first(usual: Preference) -> Preference:
     """TAESD last: what it loses in a picture that is enlarged and sampled on, no later decode can give back."""
-    if not any(Route.TAESD in step.routes for step in usual.steps):
+    approximate = tuple(route for route in usual.routes if not route.exact)
+    if not approximate:
         return usual
     exact = [
         replace(step, routes=routes)
         for step in usual.steps
-        if (routes := tuple(route for route in step.routes if route is not Route.TAESD))
+        if (routes := tuple(route for route in step.routes if route.exact))
     ]
-    return Preference((*exact, _EXACT, Step((Route.TAESD,))))
+    return Preference((*exact, _EXACT, Step(approximate)))
 
 
 def preference(request: Request, settings: Settings, operation: Operation = Operation.DECODE) -> Preference:
@@ -54,5 +55,4 @@ def preference(request: Request, settings: Settings, operation: Operation = Oper
     threshold = request.threshold or (settings.threshold if settings.fixed else 0.0)
     if not threshold:
         return Preference((Step((Route.FULL, *fallback)),))
-    full = Step((Route.FULL,), trusts_prediction=False, least_free_bytes=int(threshold * GB))
-    return Preference((full, Step(fallback), Step((Route.FULL,))))
+    return Preference.above(int(threshold * GB), fallback)

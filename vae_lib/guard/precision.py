@@ -10,10 +10,10 @@ from pathlib import Path
 import torch
 
 from vae_lib.decode import Outcome
+from vae_lib.device import DTYPES, dtype_name
 from vae_lib.errors import InputError
 from vae_lib.files import write_atomically
 from vae_lib.guard.notices import log
-from vae_lib.planning import DTYPES, dtype_name
 
 _MOST = 256  # VAEs in the file; the oldest entries go first
 

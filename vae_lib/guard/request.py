@@ -12,11 +12,11 @@ from vae_lib.planning import Route
 
 DECODE_BY: dict[str, Route | None] = {
     "Auto": None,
-    **{route.caption: route for route in (Route.FULL, Route.TILED, Route.OFFLOAD, Route.TAESD, Route.CPU)},
+    **{route.caption: route for route in Route},
 }
 NAMES = ("fallback", "decode_by", "threshold")
 LARGEST_THRESHOLD = 1024.0
-_ALIASES = {"tiled+ram": "Tiled + RAM", "offload": "Tiled + RAM", "automatic": "Auto"}
+_ALIASES = {route.value: route.caption for route in Route} | {"tiled+ram": "Tiled + RAM", "automatic": "Auto"}
 
 
 @dataclass(frozen=True)

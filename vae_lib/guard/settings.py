@@ -7,11 +7,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from vae_lib import planning
 from vae_lib.errors import InputError
 from vae_lib.planning import Route
 
 MODES = ("Automatic (by predicted need)", "Fixed threshold")
-FALLBACKS = {route.caption: route for route in (Route.TILED, Route.OFFLOAD, Route.CPU, Route.TAESD)}
+FALLBACKS = {route.caption: route for route in planning.FALLBACKS}
 
 
 @dataclass(frozen=True)

@@ -1,33 +1,27 @@
 """What each route would take, and the choice among them."""
 
-from vae_lib.planning.calibrate import rates_for
-from vae_lib.planning.plan import (
-    DEFAULT_ORDER,
-    DTYPES,
-    UNLIMITED,
-    Plan,
-    Rates,
-    Work,
-    candidates,
-    choose,
-    dtype_name,
-    smallest,
-)
-from vae_lib.planning.route import Route
-from vae_lib.planning.trust import trusted_rates
+from vae_lib.planning.outlook import Outlook, Prospect, routes_for
+from vae_lib.planning.plan import UNLIMITED, Plan
+from vae_lib.planning.planner import Planner
+from vae_lib.planning.profile import Profile
+from vae_lib.planning.profiles import PROFILES
+from vae_lib.planning.route import DEFAULT_ORDER, FALLBACKS, Route
+from vae_lib.planning.search import Preference, Step
+from vae_lib.planning.work import Work
 
 __all__ = [
     "DEFAULT_ORDER",
-    "DTYPES",
+    "FALLBACKS",
+    "PROFILES",
     "UNLIMITED",
+    "Outlook",
     "Plan",
-    "Rates",
+    "Planner",
+    "Preference",
+    "Profile",
+    "Prospect",
     "Route",
+    "Step",
     "Work",
-    "candidates",
-    "choose",
-    "dtype_name",
-    "rates_for",
-    "smallest",
-    "trusted_rates",
+    "routes_for",
 ]

@@ -15,7 +15,7 @@ from vae_lib.engine import plain
 from vae_lib.engine.compute import Compute, Operation
 from vae_lib.engine.programs.autoencoder_kl import Tiling
 from vae_lib.networks import AutoencoderKL
-from vae_lib.planning.plan import Work
+from vae_lib.planning.work import Work
 
 # How far a picture may be from the plain network's in the same dtype, as a share of that one's root mean square. A few
 # roundings (on CUDA float32 convolves in TF32 unless told not to) stay far below, a wrong kernel far above.

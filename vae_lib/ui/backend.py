@@ -12,7 +12,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from vae_lib.engine import Operation
 from vae_lib.hub import DownloadManager
+from vae_lib.planning import Planner, Preference
 
 
 @dataclass(frozen=True)
@@ -161,6 +163,18 @@ class Backend(Protocol):
 
     def memory(self, device: torch.device) -> Memory:
         """Memory of a device now; also asked for the CPU."""
+
+    def planner(self) -> Planner:
+        """What plans the decodes of this program, with the memory that it leaves free."""
+
+    def preference(self, operation: Operation) -> Preference:
+        """The routes that it takes, and in which order, where nothing else is asked for."""
+
+    def has_taesd(self, operation: Operation) -> bool:
+        """Whether there is a TAESD for the diffusion model in use."""
+
+    def spare(self) -> torch.device:
+        """Where the routes compute that do so elsewhere."""
 
     def size(self) -> tuple[int, int]:
         """Width and height in pixels of the pictures that are being made."""

@@ -12,10 +12,10 @@ import gradio as gr
 import torch
 
 from vae_lib.decode.check import Limits, Report, check, sample_network
+from vae_lib.device import DTYPES
 from vae_lib.device.memory import FIRST_PROMISE
 from vae_lib.engine import Compute, Operation
 from vae_lib.errors import VAEGuardError
-from vae_lib.planning import DTYPES
 from vae_lib.ui import markup
 from vae_lib.ui.backend import Backend
 from vae_lib.ui.events import QUIET

@@ -17,6 +17,7 @@ from torch import Tensor
 from vae_lib.checkpoints import FAMILIES, Family, LoadedVAE, check_channels, load_vae
 from vae_lib.decode import Ladder, wording
 from vae_lib.device import PeakMemory
+from vae_lib.engine import Operation
 from vae_lib.errors import Cancelled, InputError, VAEGuardError
 from vae_lib.networks import TAESD, AutoencoderKL
 from vae_lib.planning import DEFAULT_ORDER, Route
@@ -173,9 +174,7 @@ class Comparer:
             run.fraction = len(run.cells) / run.total
 
     def _ladder(self, run: Comparison, loaded: LoadedVAE, limit: int | None) -> Ladder:
-        def budget(device: torch.device) -> int | None:
-            usable = self._backend.memory(device).usable
-            return usable if limit is None else limit if usable is None else min(usable, limit)
+        planner = self._backend.planner()
 
         def progress(done: int, total: int) -> None:
             run.fraction = (len(run.cells) + done / max(total, 1)) / run.total
@@ -186,7 +185,8 @@ class Comparer:
             model if isinstance(model, TAESD) else None,
             device=self._backend.devices()[0],
             dtype=self._backend.dtype(),
-            budget=budget,
+            planner=planner if limit is None else planner.within(limit),
+            spare=self._backend.spare(),
             output_device=torch.device("cpu"),
             progress=progress,
             cancelled=run.stop.is_set,
@@ -199,14 +199,12 @@ class Comparer:
             raise InputError(
                 "This file holds only a decoder, so it cannot encode the picture; compare it on latents."
             )
-        ladder.order = tuple(
-            route for route in DEFAULT_ORDER if (route is Route.TAESD) == (ladder.vae is None)
-        )
+        ladder.order = tuple(route for route in DEFAULT_ORDER if route.exact == (ladder.vae is not None))
         return ladder.encode(picture[None]).result
 
     def _decode(self, cell: Cell, ladder: Ladder, latents: Tensor) -> Cell:
         route = next((route for route in Route if route.caption == cell.route), None)
-        ladder.order = DEFAULT_ORDER if route is None else (route,)
+        ladder.order = self._backend.preference(Operation.DECODE) if route is None else (route,)
         with PeakMemory(ladder.device) as peak:
             outcome = ladder.decode(latents)
         return replace(

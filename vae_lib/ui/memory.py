@@ -9,21 +9,21 @@ from html import escape
 from math import floor, log2, log10, prod, sqrt
 from pathlib import Path
 
+import torch
+
 from vae_lib.checkpoints import describe, read_header
-from vae_lib.decode import wording
 from vae_lib.decode.wording import time_text
 from vae_lib.errors import PlanError
 from vae_lib.networks import AutoencoderKL, AutoencoderKLConfig
-from vae_lib.planning import Plan, Route, Work, candidates, choose, smallest
+from vae_lib.planning import Outlook, Planner, Prospect, Route, Work
+from vae_lib.planning.route import Distrusted
+from vae_lib.planning.work import CPU
 from vae_lib.ui import markup
 from vae_lib.ui.backend import Memory
 from vae_lib.units import size_text
 
 LARGEST = 16384  # pixels of a side; beyond, nobody asks
 _SAMPLES = (512, 1024, 2048)  # sides that are predicted in full: larger ones take the planner seconds
-
-# Those that compute on the device: its memory is what the plot shows.
-COLOURS = {Route.FULL: "#3b82f6", Route.TILED: "#10b981", Route.OFFLOAD: "#f59e0b", Route.TAESD: "#a855f7"}
 
 
 @dataclass(frozen=True)
@@ -68,14 +68,6 @@ def vae_of_file(path: Path) -> tuple[AutoencoderKLConfig | None, int]:
     return network.config if isinstance(network, AutoencoderKL) else None, network.latent_channels
 
 
-def routes_of(work: Work) -> list[Route]:
-    """The routes that the work can take on its own device, and the CPU's beside a GPU."""
-    routes = [] if work.config is None else [Route.FULL, Route.TILED, Route.OFFLOAD]
-    if work.config is not None and work.device.type != "cpu":
-        routes.append(Route.CPU)
-    return [*routes, Route.TAESD] if work.taesd or work.config is None else routes
-
-
 def curve(work: Work, route: Route) -> Curve:
     """The least that a route needs against the side of a square picture."""
     return _curve(replace(work, height=1, width=1), route)
@@ -93,27 +85,17 @@ def _curve(work: Work, route: Route) -> Curve:
 
 def _least(work: Work, route: Route) -> int:
     """Peak of the route's smallest plan, on the device that it takes."""
-    least = smallest(work, (route,))
-    if least is not None:
-        return least.peak_bytes
-    return min(plan.peak_bytes for plan in candidates(work, route))  # on the CPU, beside another device
-
-
-def plan_for(work: Work, route: Route, memory: Mapping[str, Memory]) -> Plan | None:
-    """How a route would do the work in the memory there is (by device type); None when it does not fit."""
-    usable = memory[work.device.type].usable
-    cpu = memory["cpu"].usable if "cpu" in memory else None
-    try:
-        return choose(work, usable, order=(route,), cpu_free_bytes=cpu)
-    except PlanError:
-        return None
+    least = Planner().smallest(work, (route,))
+    if least is None:
+        raise PlanError(f"{route.caption} cannot be taken for this picture on {work.device}.")
+    return least.peak_bytes
 
 
 def bar(memory: Memory, need: int, where: str) -> str:
     """Memory as one bar: in use, needed, kept back, free; what is missing sticks out in red."""
     if memory.free is None or memory.usable is None:
         return markup.note(
-            f"{where}: this device does not tell how much of it is free. {size_text(need)} needed."
+            f"{where}: this device does not report how much of it is free. {size_text(need)} needed."
         )
     used = 0 if memory.total is None else max(0, memory.total - memory.free)
     over = max(0, need - memory.usable)
@@ -142,67 +124,80 @@ def bar(memory: Memory, need: int, where: str) -> str:
     )
 
 
-def largest_side(work: Work, route: Route, curve: Curve, memory: Mapping[str, Memory]) -> int | None:
+def largest_side(outlook: Outlook, prospect: Prospect, curve: Curve) -> int | None:
     """The largest side of a square picture, a multiple of 64, that the route can do; 0 if there is none.
 
     None where nobody knows how much memory is free.
     """
-    usable = memory["cpu" if route is Route.CPU else work.device.type].usable
+    usable = outlook.free(_place(outlook.work, prospect.route))
     if usable is None:
         return None
-    side, plan = curve.largest(usable), plan_for(work, route, memory)
-    ram = memory["cpu"].usable if "cpu" in memory else None
+    side, plan = curve.largest(usable), prospect.now
+    ram = outlook.free(CPU)
     if plan is not None and plan.host_bytes and ram is not None:  # which grows with the area
-        side = min(side, int(sqrt(ram / plan.host_bytes * prod(work.pixels))) // 64 * 64)
+        side = min(side, int(sqrt(ram / plan.host_bytes * prod(outlook.work.pixels))) // 64 * 64)
     return side
 
 
-def reach(work: Work, memory: Mapping[str, Memory], curves: Mapping[Route, Curve]) -> str:
+def _place(work: Work, route: Route) -> torch.device:
+    """Where a route computes."""
+    return work.spare if route.elsewhere else work.device
+
+
+def reach(outlook: Outlook, prospects: Sequence[Prospect], curves: Mapping[Route, Curve]) -> str:
     """How far one gets, in a sentence: "With 5.2 GB free, you can decode up to 1216 x 1216 in full ...".
 
     Empty where nobody knows how much memory is free.
     """
-    usable = memory[work.device.type].usable
+    work = outlook.work
+    usable = outlook.free(work.device)
     if usable is None:
         return ""
-    sides = {route: largest_side(work, route, curve, memory) or 0 for route, curve in curves.items()}
+    sides = {p.route: largest_side(outlook, p, curves[p.route]) or 0 for p in prospects if p.route in curves}
     exact = {route: side for route, side in sides.items() if route.exact}
     able: list[str] = []
     best = 0
     for route, side in (exact or sides).items():
-        if side > best:  # a way that is slower and reaches no further is not worth a word
-            able.append(f"{_side_text(side)} {wording.HOW[route]}")
+        if side > best:  # a route that is slower and reaches no further is not worth a word
+            able.append(f"{_side_text(side)} {route.row.how}")
             best = side
     free = f"With {size_text(usable)} free"
     if not able:
         return f"{free}, there is no size that you can {work.operation.value} exactly."
     *most, last = able
-    ways = f"{', '.join(most)} and {last}" if most else last
+    routes = f"{', '.join(most)} and {last}" if most else last
     end = "" if not exact else ", exactly" if len(able) == 1 else ", all of them exactly"
-    return f"{free}, you can {work.operation.value} up to {ways}{end}."
+    return f"{free}, you can {work.operation.value} up to {routes}{end}."
 
 
 def _side_text(side: int) -> str:
     return f"{'over ' if side >= LARGEST else ''}{side} × {side}"
 
 
-def routes_table(work: Work, memory: Mapping[str, Memory], curves: Mapping[Route, Curve]) -> str:
+def with_taesd(outlook: Outlook, planner: Planner) -> list[Prospect]:
+    """The prospects, and TAESD's where none is at hand: its numbers help to decide whether to download one."""
+    if outlook.work.taesd:
+        return list(outlook.prospects)
+    return [*outlook.prospects, Outlook(planner, replace(outlook.work, taesd=True), ()).of(Route.TAESD)]
+
+
+def routes_table(outlook: Outlook, prospects: Sequence[Prospect], curves: Mapping[Route, Curve]) -> str:
     """Each route: what it would take for this size, the least, how long, and the largest square picture it can do."""
     rows: list[list[markup.Cell]] = []
-    for route in routes_of(work):
-        plan = plan_for(work, route, memory)
+    for prospect in prospects:
+        route, plan = prospect.route, prospect.now
         largest = "…"
         if route in curves:
-            side = largest_side(work, route, curves[route], memory)
+            side = largest_side(outlook, prospect, curves[route])
             largest = "unknown" if side is None else _side_text(side) if side else "none"
         if plan is None:
-            how = f'<span class="vg-bad-text">{_why_not(work, route, memory)}</span>'
+            how = f'<span class="vg-bad-text">{_why_not(prospect, outlook)}</span>'
             needs = about = "–"
         else:
             host = f" + {size_text(plan.host_bytes)} RAM" if plan.host_bytes else ""
             how, needs = escape(plan.describe()), size_text(plan.peak_bytes) + host
             about = time_text(plan.seconds)
-        least = size_text(_least(work, route), up=True)
+        least = "–" if prospect.least is None else size_text(prospect.least.peak_bytes, up=True)
         exact = "exact" if route.exact else "approximate"
         name = f"{_swatch(route)}<b>{route.caption}</b> {markup.chip(exact)}"
         numbers = [(text, "vg-num") for text in (needs, least, about, largest)]
@@ -211,14 +206,19 @@ def routes_table(work: Work, memory: Mapping[str, Memory], curves: Mapping[Route
     return markup.table(head, rows)
 
 
-def _why_not(work: Work, route: Route, memory: Mapping[str, Memory]) -> str:
+def _why_not(prospect: Prospect, outlook: Outlook) -> str:
     """The memory may suffice, but not the RAM for what is offloaded."""
-    usable = memory["cpu" if route is Route.CPU else work.device.type].usable
-    return "too little RAM" if usable is None or _least(work, route) <= usable else "does not fit"
+    if isinstance(prospect.objection, Distrusted):
+        return "gave a wrong picture when this device was checked"
+    if prospect.least is None:
+        return "not possible on this device"
+    usable = outlook.free(_place(outlook.work, prospect.route))
+    return "too little RAM" if usable is None or prospect.least.peak_bytes <= usable else "does not fit"
 
 
 def _swatch(route: Route) -> str:
-    return f'<i class="vg-swatch" style="background:{COLOURS[route]}"></i>' if route in COLOURS else ""
+    colour = route.row.colour
+    return f'<i class="vg-swatch" style="background:{colour}"></i>' if colour else ""
 
 
 def plot(curves: Mapping[Route, Curve], usable: int | None, side: float) -> str:
@@ -268,7 +268,7 @@ def _drawing(curves: Mapping[Route, Curve], usable: int | None, side: float, wid
     steps = [x_low * 2 ** (i / 8) for i in range(41)]
     for route, needed in curves.items():
         points = " ".join(f"{at_x(x):.1f},{at_y(needed(x)):.1f}" for x in steps)
-        parts.append(f'<polyline class="vg-line" stroke="{COLOURS[route]}" points="{points}"/>')
+        parts.append(f'<polyline class="vg-line" stroke="{route.row.colour}" points="{points}"/>')
     if x_low <= side <= x_high:
         parts.append(line(at_x(side), at_x(side), top, floor_y, "vg-limit"))
         parts.append(text(at_x(side) + 5, floor_y - 7, "this size", strong=True))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from math import sqrt
 from typing import Any
@@ -12,12 +12,13 @@ import gradio as gr
 import torch
 
 from vae_lib.decode import wording
+from vae_lib.device import DTYPES, dtype_name
 from vae_lib.engine import Operation
-from vae_lib.errors import InputError, PlanError, VAEGuardError
+from vae_lib.errors import InputError, VAEGuardError
 from vae_lib.networks import AutoencoderKLConfig
-from vae_lib.planning import DEFAULT_ORDER, DTYPES, UNLIMITED, Route, Work, choose, dtype_name
+from vae_lib.planning import Outlook, Work
 from vae_lib.ui import markup, memory
-from vae_lib.ui.backend import Backend, Memory
+from vae_lib.ui.backend import Backend
 from vae_lib.ui.check_section import CheckSection
 from vae_lib.ui.events import QUIET
 from vae_lib.ui.hints import hinted
@@ -119,27 +120,46 @@ class MemorySection:
         """Curves take seconds the first time."""
         try:
             work = self._work(width, height, dtype, operation, device, vae)
-            memories = {work.device.type: self._backend.memory(work.device)}
-            memories.setdefault("cpu", self._backend.memory(torch.device("cpu")))
-            bar, line = _summary(work, memories)
-            table = memory.routes_table(work, memories, {})
+            outlook = self._outlook(work)
+            bar, line = self._summary(outlook)
+            prospects = memory.with_taesd(outlook, self._backend.planner())
+            table = memory.routes_table(outlook, prospects, {})
         except VAEGuardError as error:
             yield "", "", markup.note(str(error), "bad"), "", ""
             return
         predicting = markup.page('<p class="vg-dim">Predicting other sizes …</p>')
         yield predicting, bar, line, table, ""
         try:
-            curves = {route: memory.curve(work, route) for route in memory.routes_of(work)}
+            curves = {p.route: memory.curve(work, p.route) for p in prospects if p.least is not None}
         except VAEGuardError as error:
             yield "", bar, line, table, markup.note(str(error), "bad")
             return
         pixels = work.pixels
-        on_device: dict[Route, memory.Curve] = {
-            route: curve for route, curve in curves.items() if route is not Route.CPU
-        }
-        plot = memory.plot(on_device, memories[work.device.type].usable, sqrt(pixels[0] * pixels[1]))
-        reach = markup.note(memory.reach(work, memories, curves))
-        yield reach, bar, line, memory.routes_table(work, memories, curves), plot
+        on_device = {route: curve for route, curve in curves.items() if not route.elsewhere}
+        plot = memory.plot(on_device, outlook.free(work.device), sqrt(pixels[0] * pixels[1]))
+        reach = markup.note(memory.reach(outlook, prospects, curves))
+        yield reach, bar, line, memory.routes_table(outlook, prospects, curves), plot
+
+    def _outlook(self, work: Work) -> Outlook:
+        """What a generation would do; routes that are not enabled are in the table, but are not chosen."""
+        backend = self._backend
+        if work.config is not None:
+            work = replace(work, taesd=backend.has_taesd(work.operation))
+        return Outlook(backend.planner(), work, backend.preference(work.operation))
+
+    def _summary(self, outlook: Outlook) -> tuple[str, str]:
+        """The bar and the planner's line."""
+        work, plan = outlook.work, outlook.chosen
+        device = self._backend.memory(work.device)
+        where = _NAMES.get(work.device.type, "Memory") + (f" ({work.device})" if work.device.index else "")
+        if plan is None:
+            least = outlook.prospects[0].least if outlook.prospects else None
+            need = least.peak_bytes if least is not None else 0
+            return memory.bar(device, need, where), markup.note(wording.expected(outlook), "bad")
+        need = plan.peak_bytes if plan.device == work.device else 0
+        return memory.bar(device, need, where), markup.note(
+            f"{wording.expected(outlook)}; takes about {wording.time_text(plan.seconds)}."
+        )
 
     def _work(
         self, width: float | None, height: float | None, dtype: str, operation: str, device: str, vae: str
@@ -160,28 +180,8 @@ class MemorySection:
         return Work(
             config, Operation(operation), max(1, round(height) // scale), max(1, round(width) // scale), 1,
             torch.device(device), DTYPES[dtype], taesd=True, latent_channels=channels,
+            spare=self._backend.spare(),
         )  # fmt: skip
-
-
-def _summary(work: Work, memories: Mapping[str, Memory]) -> tuple[str, str]:
-    """The bar and the planner's line."""
-    device = memories[work.device.type]
-    where = _NAMES.get(work.device.type, "Memory") + (f" ({work.device})" if work.device.index else "")
-    exact = [route for route in DEFAULT_ORDER if route.exact]
-    try:
-        plan = choose(
-            replace(work, taesd=work.config is None),
-            device.usable,
-            order=exact if work.config is not None else (Route.TAESD,),
-            cpu_free_bytes=memories["cpu"].usable,
-        )
-    except PlanError as error:
-        least = memory.plan_for(work, Route.FULL, {work.device.type: Memory(UNLIMITED, UNLIMITED)})
-        return memory.bar(device, least.peak_bytes if least else 0, where), markup.note(str(error), "bad")
-    need = plan.peak_bytes if plan.device == work.device else 0
-    return memory.bar(device, need, where), markup.note(
-        f"{wording.planned(plan)}; takes about {wording.time_text(plan.seconds)}."
-    )
 
 
 def _session(page: gr.Request) -> str:

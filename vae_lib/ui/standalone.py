@@ -9,9 +9,11 @@ from pathlib import Path
 import torch
 
 from vae_lib.device import choose_device, free_memory, total_memory
+from vae_lib.engine import Operation
 from vae_lib.errors import InputError, printable
 from vae_lib.files import files_in, is_gone, require_folder
 from vae_lib.hub import DownloadManager
+from vae_lib.planning import DEFAULT_ORDER, PROFILES, Planner, Preference
 from vae_lib.ui.backend import Checkpoint, Finished, KeptLatents, Memory, Unfinished, VAEFile
 
 SUFFIXES = frozenset({".safetensors", ".ckpt", ".pt", ".pth", ".bin"})
@@ -101,6 +103,18 @@ class FolderBackend:
 
     def memory(self, device: torch.device) -> Memory:
         return Memory(total_memory(device), free_memory(device))
+
+    def planner(self) -> Planner:
+        return Planner(profiles=PROFILES)
+
+    def preference(self, operation: Operation) -> Preference:
+        return Preference.of(DEFAULT_ORDER)
+
+    def has_taesd(self, operation: Operation) -> bool:
+        return False
+
+    def spare(self) -> torch.device:
+        return torch.device("cpu")
 
     def size(self) -> tuple[int, int]:
         return 1024, 1024

@@ -13,12 +13,12 @@ from fastapi.security import HTTPBasic
 from PIL.PngImagePlugin import PngInfo
 
 import vae_lib
-from vae_lib.decode import Preference, Step, wording
+from vae_lib.decode import wording
 from vae_lib.device import free_memory
 from vae_lib.engine import Operation
-from vae_lib.errors import InputError, PlanError, VAEGuardError
+from vae_lib.errors import InputError, VAEGuardError
 from vae_lib.guard import NOTHING_LOADED, UNKNOWN, Guard, Pictures, decode_again
-from vae_lib.planning import Route, Work, candidates, choose
+from vae_lib.planning import Prospect
 from vae_lib.webui.downloads import Downloads
 from vae_lib.webui.host import WebUI
 from vae_lib.webui.request_api import asked_in_json, unprocessable
@@ -89,7 +89,7 @@ class Routes:
     def plan(
         self, width: int = 512, height: int = 512, batch: int = 1, operation: str = "decode"
     ) -> dict[str, Any]:
-        """What a decode or encode of that size in pixels would need by each way, and what would be chosen now."""
+        """What a decode or encode of that size in pixels would need by each route, and what would be done now."""
         for name, value, most in (
             ("width", width, LARGEST_SIDE),
             ("height", height, LARGEST_SIDE),
@@ -109,22 +109,22 @@ class Routes:
         if vae is None:
             nothing = self._host.checkpoint() is None
             raise unprocessable(InputError(NOTHING_LOADED if nothing else UNKNOWN))
-        device = self._host.device()
-        usable = self._guard.available_bytes(device)
-        order = (Route.FULL, *self._guard.settings().fallback)
-        ladder = self._guard.ladder(vae, Operation(operation), device, Preference((Step(order),)))
-        work = ladder.work(operation, height // 8, width // 8, batch)
-        try:
-            chosen = choose(work, usable, order=order)
-            answer: dict[str, Any] = {
-                "route": chosen.route.value,
-                "reason": wording.planned(chosen),
-                "peak_bytes": chosen.peak_bytes,
-            }
-        except PlanError as error:
-            answer = {"route": None, "reason": str(error), "peak_bytes": None}
-        ways = {route.value: _way(work, route, usable) for route in order if candidates(work, route)}
-        return {"usable_bytes": usable, "chosen": answer, "ways": ways}
+        outlook = self._guard.outlook(vae, Operation(operation), width, height, batch)
+        chosen = outlook.chosen
+        answer = {
+            "route": None if chosen is None else chosen.route.value,
+            "reason": wording.expected(outlook),
+            "peak_bytes": None if chosen is None else chosen.peak_bytes,
+            "seconds": None if chosen is None else round(chosen.seconds, 3),
+        }
+        allowed = outlook.preference.routes
+        routes = {p.route.value: _route(p) for p in outlook.prospects if p.route in allowed and p.least}
+        return {
+            "usable_bytes": outlook.free(outlook.work.device),
+            "chosen": answer,
+            "routes": routes,
+            "ways": routes,  # as they were called before 0.2
+        }
 
     def latents(self) -> list[dict[str, Any]]:
         """The kept latents, the latest first; then unfinished ones of an earlier run."""
@@ -165,13 +165,14 @@ class Routes:
         return _encoded(pictures) | {"not_repeated": list(held.not_repeated)}
 
 
-def _way(work: Work, route: Route, usable: int | None) -> dict[str, Any]:
-    """The least memory that a way can do with, and what it would take now, if it fits."""
-    least = min(plan.peak_bytes for plan in candidates(work, route))
-    if usable is not None and least > usable:
-        return {"least_peak_bytes": least, "peak_bytes": None, "seconds": None}
-    best = choose(work, usable, order=(route,))
-    return {"least_peak_bytes": least, "peak_bytes": best.peak_bytes, "seconds": round(best.seconds, 3)}
+def _route(prospect: Prospect) -> dict[str, Any]:
+    """The least memory that a route can do with, and what it would take now, if it fits."""
+    least, now = prospect.least, prospect.now
+    return {
+        "least_peak_bytes": None if least is None else least.peak_bytes,
+        "peak_bytes": None if now is None else now.peak_bytes,
+        "seconds": None if now is None else round(now.seconds, 3),
+    }
 
 
 def _encoded(pictures: Pictures) -> dict[str, Any]:

@@ -10,10 +10,12 @@ import gradio as gr
 import torch
 
 from vae_lib.device import free_memory, total_memory
+from vae_lib.engine import Operation
 from vae_lib.errors import printable
 from vae_lib.files import files_in
 from vae_lib.guard import MB, UNKNOWN, Guard, Kept
 from vae_lib.hub import DownloadManager
+from vae_lib.planning import Planner, Preference
 from vae_lib.ui.backend import Checkpoint, Finished, KeptLatents, Memory, Unfinished, VAEFile
 from vae_lib.ui.markup import CSS, note
 from vae_lib.ui.tab import build_tab
@@ -106,6 +108,19 @@ class HostBackend:
 
     def memory(self, device: torch.device) -> Memory:
         return Memory(total_memory(device), free_memory(device), self._guard.settings().reserve_mb * MB)
+
+    def planner(self) -> Planner:
+        return self._guard.planner()
+
+    def preference(self, operation: Operation) -> Preference:
+        return self._guard.preference(operation)
+
+    def has_taesd(self, operation: Operation) -> bool:
+        vae = self._host.loaded()
+        return vae is not None and self._guard.taesd.load(vae.family, operation) is not None
+
+    def spare(self) -> torch.device:
+        return torch.device("cpu")
 
     def size(self) -> tuple[int, int]:
         items = self._guard.kept.items()

@@ -1,4 +1,4 @@
-"""What happened on the way to a picture, as facts: the words for it are made in one place (``wording``)."""
+"""What happened before a picture was there, as facts: the words for it are made in one place (``decode.wording``)."""
 
 from __future__ import annotations
 

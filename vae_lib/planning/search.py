@@ -1,4 +1,4 @@
-"""Which plan to try next: the steps that the user prefers, the memory that is free now, and what failed so far."""
+"""Which plan to attempt next: the steps that the user prefers, the memory that is free now, and what failed so far."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from vae_lib.decode import wording
-from vae_lib.decode.events import Asked, Attempt, BelowThreshold, Event, NoScratch, Overflow
 from vae_lib.errors import PlanError
-from vae_lib.planning.plan import UNLIMITED, NothingFits, Plan, Rates, Work, choose
-from vae_lib.planning.route import Route, TooSlow, Unavailable
+from vae_lib.planning.events import Asked, Attempt, BelowThreshold, Event, NoScratch, Overflow
+from vae_lib.planning.plan import UNLIMITED, Plan
+from vae_lib.planning.planner import NothingFits, Planner
+from vae_lib.planning.route import FALLBACKS, Route, TooSlow, Unavailable
+from vae_lib.planning.work import Work
 
-# How much of the predicted need must be free for another try after memory ran out in spite of the prediction.
+# How much of the predicted need must be free for another attempt after memory ran out in spite of the prediction.
 SHRINK = 0.6
 MOST_ATTEMPTS = 8  # in one step
 
@@ -47,6 +48,29 @@ class Preference:
         """A bare sequence of routes is one step."""
         return order if isinstance(order, Preference) else cls((Step(tuple(order)),))
 
+    @classmethod
+    def above(cls, threshold_bytes: int, fallback: Sequence[Route] = FALLBACKS) -> Preference:
+        """Full where at least so many bytes are free, whatever is predicted; else the others, and full after all."""
+        full = Step((Route.FULL,), trusts_prediction=False, least_free_bytes=threshold_bytes)
+        return cls((full, Step(tuple(fallback)), Step((Route.FULL,))))
+
+    @property
+    def routes(self) -> tuple[Route, ...]:
+        """All that are allowed, in the order of the table."""
+        return tuple(route for route in Route if any(route in step.routes for step in self.steps))
+
+
+class Exhausted(PlanError):
+    """Every route that was allowed failed; the ladder words it.
+
+    Attributes:
+        attempts: what failed.
+    """
+
+    def __init__(self, attempts: Sequence[Attempt], advice: str) -> None:
+        super().__init__(advice)
+        self.attempts = attempts
+
 
 class Search:
     """The plans to try for one piece of work, one after the other.
@@ -59,30 +83,30 @@ class Search:
         self,
         work: Work,
         preference: Preference,
-        budget: Callable[[torch.device], int | None],
-        rates: Rates | None,
-        repairs: Sequence[torch.dtype],
+        planner: Planner,
+        repairs: Sequence[torch.dtype] = (),
     ) -> None:
         """
         Args:
-            budget: asked before each try how many bytes may be allocated on a device; None: nobody knows.
-            repairs: dtypes to compute in once more when numbers overflow, in order.
+            planner: asked before each attempt.
+            repairs: dtypes to compute in again when numbers overflow, in order.
         """
         self.events: list[Event] = []
-        self._work, self._budget, self._rates = work, budget, rates
+        self._work, self._planner = work, planner
         self._repairs = [dtype for dtype in repairs if dtype != work.dtype]
         self._steps = deque(preference.steps)
         self._step = Step(())
         self._routes: list[Route] = []  # of the step, those that are left
         self._limit = UNLIMITED  # our own, below the budget, after memory ran out
-        self._given: int | None = UNLIMITED  # what the last plan was chosen for
+        self._given = UNLIMITED  # what the last plan was chosen for
         self._tries = 0  # in the step
 
     def next_plan(self) -> Plan:
-        """What to try now.
+        """What to attempt now.
 
         Raises:
-            PlanError: when nothing is left; it tells all that failed.
+            Exhausted: when nothing is left after all that was attempted.
+            PlanError: when nothing could be attempted.
         """
         problem: PlanError | None = None
         while True:
@@ -102,28 +126,18 @@ class Search:
                 raise self._exhausted(problem) from None
 
     def _choose(self) -> Plan:
-        device = self._work.device
-        free = self._budget(device)
+        device, now = self._work.device, self._planner.frozen()
         hopes = not self._step.trusts_prediction and not self._tries
-        if hopes:
-            self._given = UNLIMITED
-        elif free is None:
-            self._given = None if self._limit == UNLIMITED else self._limit
-        else:
-            self._given = min(free, self._limit)
-        plan = choose(
-            self._work,
-            self._given,
-            order=self._routes,
-            cpu_free_bytes=self._budget(torch.device("cpu")),
-            rates=self._rates,
-        )
+        planner = now.with_free(device, UNLIMITED) if hopes else now
+        free = now.memory(device)
+        self._given = UNLIMITED if hopes else self._limit if free is None else min(free, self._limit)
+        plan = planner.choose(self._work, self._routes, self._limit)
         return replace(plan, free_bytes=free) if plan.device == device else plan
 
     def _begin_next_step(self) -> bool:
         while self._steps:
             step = self._steps.popleft()
-            free = self._budget(self._work.device) if step.least_free_bytes else 0
+            free = self._planner.memory(self._work.device) if step.least_free_bytes else 0
             if free is not None and free < step.least_free_bytes:
                 self.events.append(BelowThreshold(free, step.least_free_bytes))
                 continue
@@ -136,9 +150,8 @@ class Search:
     def _exhausted(self, problem: PlanError | None) -> PlanError:
         attempts = [event for event in self.events if isinstance(event, Attempt)]
         if not attempts:
-            return problem or PlanError("No way is allowed; allow some in Settings > VAE Guard.")
-        advice = problem or "Free some memory or allow more ways."
-        return PlanError(f"Every allowed way failed ({wording.failed_attempts(attempts)}). {advice}")
+            return problem or PlanError("No decode route is enabled. Enable one in Settings > VAE Guard.")
+        return Exhausted(attempts, str(problem or "Free some memory or enable more routes."))
 
     def events_for(self, plan: Plan) -> tuple[Event, ...]:
         """All that happened on the way to ``plan``, which worked."""
@@ -165,8 +178,7 @@ class Search:
             self._limit = UNLIMITED
             return
         if not isinstance(event, NoScratch):
-            given = plan.peak_bytes if self._given is None else min(self._given, plan.peak_bytes)
-            self._limit = int(given * SHRINK)
+            self._limit = int(min(self._given, plan.peak_bytes) * SHRINK)
         elsewhere = plan.device != self._work.device or plan.route is Route.TAESD
         if elsewhere:
             self._limit = UNLIMITED
