@@ -12,7 +12,6 @@ from typing import Any
 
 import gradio as gr
 import pytest
-import torch
 
 from tests.guard.fake_host import SCALE, FakeHost, FakeVAE
 from tests.networks.small import SD, latents_for, network
@@ -35,6 +34,13 @@ FREE = 3_000_000_000
 SPEEDS = Speeds(3e9, 2e9, 1e9, 7e-6, 4e9)
 SIDE = 64  # pixels
 NAME = "small.safetensors"
+
+
+class VAE(FakeVAE):
+    """A WebUI has a method ``loaded`` where the fake has the VAE itself."""
+
+    def __call__(self) -> FakeVAE:
+        return self
 
 
 class Host(FakeHost):
@@ -60,7 +66,7 @@ def host(request: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
     monkeypatch.setattr(KnownProfiles, "__call__", profile)
     for module in ("guard.guard", "cli.commands", "webui.tab"):
         monkeypatch.setattr(f"vae_lib.{module}.free_memory", lambda device: FREE)
-    host = Host(tmp_path, loaded=FakeVAE(network(SD)))
+    host = Host(tmp_path, loaded=VAE(network(SD)))
     host.values = {"vae_guard_reserve": 0, "vae_guard_threshold": 4.0}
     if request.param == "threshold":
         host.values["vae_guard_mode"] = "Fixed threshold"
@@ -92,19 +98,22 @@ def test_every_face_promises_what_a_generation_does(
     host.generate(latents)
     plan = outcomes[-1].plan
     assert plan.route is Route.TILED
-    wanted = (plan.route.value, round(plan.seconds, 3))
+    route, seconds = plan.route.value, plan.seconds
 
     api = Routes(guard, host, None).plan(SIDE, SIDE)  # type: ignore[arg-type]
-    assert (api["chosen"]["route"], api["chosen"]["seconds"]) == wanted
-    assert api["routes"][plan.route.value]["seconds"] == wanted[1]
+    assert (api["chosen"]["route"], api["chosen"]["seconds"]) == (route, round(seconds, 3))
+    assert api["routes"][route]["seconds"] == round(seconds, 3)
 
+    about = pytest.approx(
+        seconds, rel=0.005
+    )  # the host calls us after the file's 1x1 convolution of the latents
     threshold = ["--threshold", "4GB"] if "vae_guard_mode" in host.values else []
     capsys.readouterr()
     size = ["--width", str(SIDE), "--height", str(SIDE)]
     assert cli.main(["plan", "--vae", str(host.data / NAME), *size, *threshold, "--json"]) == 0
     planned = json.loads(capsys.readouterr().out)
     (row,) = (row for row in planned["routes"] if row["chosen"])
-    assert (planned["chosen"], round(row["seconds"], 3)) == wanted
+    assert (planned["chosen"], row["seconds"]) == (route, about)
 
     with gr.Blocks():
         section = MemorySection(backend, Library(backend))
@@ -119,5 +128,5 @@ def test_every_face_promises_what_a_generation_does(
     run = Comparer(backend).start(Source(latents=latents), [VAEFile(NAME, host.data / NAME)], [AUTO])
     assert run.finished.wait(60)
     assert run.problem == ""
-    assert (outcomes[-1].plan.route.value, round(outcomes[-1].plan.seconds, 3)) == wanted
-    assert torch.equal(outcomes[-1].result, outcomes[0].result) or run.cells[0].done_by == plan.describe()
+    assert (outcomes[-1].plan.route.value, outcomes[-1].plan.seconds) == (route, about)
+    assert run.cells[0].done_by == plan.describe()
