@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 
 import pytest
-from tests.device.test_failures import ROWS, error_of
 from torch import Tensor
 
 from tests.decode.test_ladder import (
@@ -20,6 +19,7 @@ from tests.decode.test_ladder import (
     ladder,
     live_tensors,
 )
+from tests.device.test_failures import ROWS, error_of
 from tests.engine.gpu import as_on_a_gpu
 from tests.networks.small import distance, images, latents_for, network, taesd
 from vae_lib.decode import Preference, Step
