@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from vae_lib import __version__
+from vae_lib.device import kinds
 from vae_lib.device.failures import is_out_of_memory
 from vae_lib.device.measure import PeakMemory
 from vae_lib.device.memory import free_bytes, release_cached
@@ -200,7 +201,7 @@ class _Check:
             said,
         )
         self._end = time.perf_counter() + limits.seconds
-        self._on_cpu = compute.device.type == "cpu"
+        self._on_cpu = kinds.of(compute.device).in_main_memory
         self._findings: list[Finding] = []
         self._left_out: list[int] = []
 
@@ -321,14 +322,9 @@ def _plans(work: Work, rates: Rates | None) -> Iterator[Plan]:
 
 def machine(compute: Compute) -> str:
     """What a report holds for; no paths, and no name of the computer's or the user's."""
-    device = compute.device
-    name = (
-        f"{device_name(device)}, {calibrate.driver()}"
-        if device.type == "cuda"
-        else (
-            f"{device.type}, {platform.processor() or platform.machine()}, {torch.get_num_threads()} thread(s)"
-        )
-    )
+    kind = kinds.of(compute.device)
+    processor = f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} thread(s)"
+    name = f"{kind.card(compute.device)}, {kind.driver() or processor}"
     return (
         f"VAE Guard {__version__}; {name}; PyTorch {torch.__version__}; {dtype_name(compute.dtype)}; "
         f"{platform.system()}; Python {platform.python_version()}"

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
-from vae_lib.device import transfers
+from vae_lib.device import kinds, transfers
 from vae_lib.device.transfers import Transfers
 from vae_lib.engine.scratch import Scratch
 
@@ -178,14 +178,14 @@ class HostStore:
         self._device = device
         kind = transfers.kind_for(device)
         self.transfers = None if kind is None else kind(device)
-        self._scratch = Scratch(folder) if device.type == "cpu" else None
+        self._scratch = Scratch(folder) if kinds.of(device).in_main_memory else None
 
     def _empty(self, like: Tensor) -> Tensor:
         if self._scratch is not None:
             return self._scratch.band(like)
         batch, channels, rows, width = like.shape
-        pin = self._device.type == "cuda"
-        flat = torch.empty(batch, rows, width, channels, dtype=like.dtype, pin_memory=pin)
+        pinned = kinds.of(self._device).streams
+        flat = torch.empty(batch, rows, width, channels, dtype=like.dtype, pin_memory=pinned)
         return flat.permute(0, 3, 1, 2)
 
     def put(self, band: Tensor) -> Tensor:
