@@ -31,7 +31,7 @@ from benchmarks import peers, report
 from benchmarks.peers import Decode, Missing
 from benchmarks.workload import SHAPES, Job, machine, timed
 from vae_lib.device import DTYPES, PeakMemory, kernels
-from vae_lib.device.kernels import Kernels
+from vae_lib.device.kind import Kernels
 from vae_lib.device.transfers import Transfers
 from vae_lib.engine import Compute, Operation, Tiling, decode
 from vae_lib.networks import AutoencoderKL, AutoencoderKLConfig

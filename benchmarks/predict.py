@@ -18,11 +18,10 @@ from benchmarks import report
 from benchmarks.systems import Place, by_plan
 from benchmarks.workload import SHAPES, machine, timed
 from vae_lib.decode import Ladder
-from vae_lib.device import DTYPES
+from vae_lib.device import DTYPES, kinds
 from vae_lib.networks import AutoencoderKL
-from vae_lib.planning import Planner, Route
+from vae_lib.planning import Planner, Profile, Route
 from vae_lib.planning.calibrate import measure_speeds
-from vae_lib.planning.profile import Profile, Speeds
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -34,7 +33,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     device, dtype = torch.device(options.device), DTYPES[options.dtype]
     rates = measure_speeds(device, dtype)
-    print(f"default    {Speeds.usual(device, dtype)}\ncalibrated {rates}", flush=True)
+    print(f"default    {kinds.of(device).speeds(dtype)}\ncalibrated {rates}", flush=True)
     profile = Profile(device, dtype, rates)
     calibrated = Planner(profiles=lambda work: profile)
     vae = AutoencoderKL(SHAPES["sd"]).eval().requires_grad_(False).to(device, dtype)

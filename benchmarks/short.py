@@ -40,17 +40,16 @@ from benchmarks.peers import Decode, Missing
 from benchmarks.systems import AUTOMATIC
 from benchmarks.workload import SHAPES, Job, difference, machine, timed
 from vae_lib.decode import Ladder
-from vae_lib.device import DTYPES, PeakMemory, free_bytes
+from vae_lib.device import DTYPES, PeakMemory, free_bytes, kinds
 from vae_lib.device.failures import is_out_of_memory
+from vae_lib.device.kind import Speeds
 from vae_lib.device.memory import free_memory, release_cached
 from vae_lib.engine import Compute, decode
 from vae_lib.errors import PlanError
 from vae_lib.networks import AutoencoderKL
-from vae_lib.planning import Plan, Planner, Route
+from vae_lib.planning import Plan, Planner, Profile, Route
 from vae_lib.planning.calibrate import measure_speeds
 from vae_lib.planning.planner import MemoryOf
-from vae_lib.planning.profile import Profile, Speeds
-from vae_lib.planning.profiles import driver
 
 SIZES = (1024, 2048, 512)
 ROUNDS, SECONDS = 5, 4.0  # for each system: so many rounds, or those that fit into so many seconds
@@ -346,7 +345,7 @@ def _driver(device: torch.device) -> dict[str, Any]:
     if device.type != "cuda":
         return {}
     total = torch.cuda.get_device_properties(device).total_memory
-    return {"driver": driver(), "cuda": torch.version.cuda, "memory_bytes": total}
+    return {"driver": kinds.of(device).driver(), "cuda": torch.version.cuda, "memory_bytes": total}
 
 
 def _said(record: dict[str, Any]) -> str:

@@ -92,13 +92,13 @@ def test_where_nobody_knows_what_is_free_no_number_is_made_up(
     assert plan["free_bytes"] is None
     assert {row["fits"] for row in plan["routes"]} == {None}
     assert plan["chosen"] == "full"
-    assert "what is free is not known" in plan["reason"]
+    assert "does not report its free memory" in plan["reason"]
     table = run(*arguments).out
     assert "free memory not known" in table
     assert table.count(" ? ") == len(plan["routes"])
     done = run("decode", latents, "--vae", VAE, "-o", tmp_path / "x.png", "--device", "cpu")
     assert done.code == 0, done.err
-    assert "what is free is not known" in done.out + done.err
+    assert "does not report its free memory" in done.out + done.err
 
 
 def test_plan_that_cannot_be_is_a_failure_with_its_table(run: Runner) -> None:

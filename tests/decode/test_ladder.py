@@ -25,7 +25,7 @@ PLENTY = 1 << 40
 
 
 def ladder(**options: Any) -> Ladder:
-    defaults: dict[str, Any] = {"vae": network(), "budget": lambda device: PLENTY}
+    defaults: dict[str, Any] = {"vae": network(), "planner": Planner(lambda device: PLENTY)}
     return Ladder(**{**defaults, **options})
 
 
@@ -301,7 +301,7 @@ def test_a_full_disk_makes_way_for_the_next_route(tmp_path: Path, monkeypatch: p
     assert outcome.plan.route is Route.CPU
     assert "No space left on device" in wording.line(outcome)
     assert distance(outcome.result, network().decode(latents)) < 1e-5
-    with pytest.raises(PlanError, match=r"Every allowed way failed \(tiled \+ RAM.*No space left.*TMPDIR"):
+    with pytest.raises(PlanError, match=r"Every enabled route failed \(tiled \+ RAM.*No space left.*TMPDIR"):
         ladder(order=(Route.OFFLOAD,)).decode(latents)
     assert list(tmp_path.iterdir()) == []
 
@@ -421,7 +421,7 @@ def test_where_nobody_knows_what_is_free_little_is_taken_first() -> None:
     known = ladder(planner=Planner(lambda device: None)).decode(latents_for(SMALL, 4, 4))
     assert known.plan.route is Route.FULL  # it takes little
     assert known.plan.free_bytes is None
-    assert "not known" in wording.line(known)
+    assert "does not report" in wording.line(known)
 
 
 def test_weights_that_lie_in_two_places_or_types() -> None:

@@ -34,10 +34,11 @@ from tests.networks.small import (
     network,
 )
 from vae_lib.device import transfers
-from vae_lib.device.transfers import CudaTransfers, Transfers
+from vae_lib.device.transfers import StreamTransfers, Transfers
 from vae_lib.engine import Compute, Edge, Padding, Tiling
 from vae_lib.engine.batch import decode, encode_moments
-from vae_lib.engine.buffers import Arrivals, FeatureMap, HostStore, Memory, Workspace
+from vae_lib.engine.buffers import HostStore, Memory, Workspace
+from vae_lib.engine.maps import Arrivals, FeatureMap
 from vae_lib.engine.padding import SEAMLESS, ZEROS
 from vae_lib.errors import Cancelled
 from vae_lib.planning import Route, Work
@@ -288,7 +289,7 @@ class TestCuda:
     def test_each_copy_waits_for_what_was_computed_and_is_waited_for(
         self, log: list[tuple[Any, ...]]
     ) -> None:
-        copies, host, rows = CudaTransfers(torch.device("cuda")), torch.ones(2), torch.zeros(2)
+        copies, host, rows = StreamTransfers(torch.device("cuda")), torch.ones(2), torch.zeros(2)
         copies.wait(copies.bring(rows, host))
         assert torch.equal(rows, host)
         for _ in range(3):
@@ -305,7 +306,7 @@ class TestCuda:
         ]  # fmt: skip
 
     def test_what_is_sent_is_held_until_it_is_retired(self, log: list[tuple[Any, ...]]) -> None:
-        copies, rows = CudaTransfers(torch.device("cuda")), torch.zeros(2)
+        copies, rows = StreamTransfers(torch.device("cuda")), torch.zeros(2)
         held = weakref.ref(rows)
         copies.send(torch.ones(2), rows)
         del rows
@@ -316,6 +317,6 @@ class TestCuda:
     def test_which_device_takes_which(self, monkeypatch: pytest.MonkeyPatch) -> None:
         devices = [torch.device(name) for name in ("cpu", "cuda:1", "mps")]
         monkeypatch.delenv(transfers.SWITCH, raising=False)
-        assert [transfers.kind_for(device) for device in devices] == [None, CudaTransfers, Transfers]
+        assert [transfers.kind_for(device) for device in devices] == [None, StreamTransfers, Transfers]
         monkeypatch.setenv(transfers.SWITCH, "0")
         assert [transfers.kind_for(device) for device in devices] == [None, Transfers, Transfers]

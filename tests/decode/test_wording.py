@@ -50,9 +50,9 @@ TABLE: list[tuple[Outcome, str, str]] = [
     ),
     (
         outcome(TILED, FreeUnknown(Route.FULL, 4_300_000_000)),
-        "tiled in 48-row bands; full needs 4.3 GB and what is free is not known on this device",
-        "decoded 1024x768 in tiles, because the full decode needs 4.3 GB and what is free is not known on this "
-        "device (3.4 s). The picture is the same.",
+        "tiled in 48-row bands; full needs 4.3 GB and this device does not report its free memory",
+        "decoded 1024x768 in tiles, because the full decode needs 4.3 GB and this device does not report its "
+        "free memory (3.4 s). The picture is the same.",
     ),
     (
         outcome(TILED, BelowThreshold(2_100_000_000, 4_000_000_000)),

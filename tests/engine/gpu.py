@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,14 +16,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vae_lib.device import kernels
-from vae_lib.device.kernels import Kernels
-from vae_lib.engine import run as module
+from vae_lib.device import kernels, kinds
+from vae_lib.engine import attention as module
 from vae_lib.planning.counted import Counted
 from vae_lib.planning.plan import cost_of
 
 META = torch.device("meta")
-GPU = Kernels(norms=True, mixes=True, attention=True, bias_apart=True)
 
 
 def _stats(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
@@ -98,22 +97,24 @@ def _convolve_nowhere(
 @contextmanager
 def as_on_a_gpu(*devices: str) -> Iterator[None]:
     """On devices of these types, PyTorch has the kernels of a GPU."""
-    real, is_fused = kernels.of, kernels.attention_is_fused
+    gpu, is_here = kinds.KNOWN["cuda"], kernels._is_here
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            kernels, "of", lambda device, dtype: GPU if device.type in devices else real(device, dtype)
-        )
-        patch.setattr(
-            kernels,
-            "attention_is_fused",
-            lambda device, dtype, channels: device.type in devices or is_fused(device, dtype, channels),
-        )
+        for name in devices:
+            kind = replace(kinds.of(torch.device(name)), kernels=gpu.kernels, fuses_attention=True)
+            patch.setitem(kinds.KNOWN, name, kind)
+        # what is not here has the kernels that are usual for its kind
+        patch.setattr(kernels, "_is_here", lambda device: device.type not in devices and is_here(device))
         if "meta" in devices:
             patch.setattr(module, "attend_fused", _attend_nowhere)
             patch.setattr(F, "conv2d", _convolve_nowhere)
-        cost_of.cache_clear()
+        _forget()
         yield
-    cost_of.cache_clear()
+    _forget()
+
+
+def _forget() -> None:
+    for known in (kernels._found, kernels._fused, cost_of):
+        known.cache_clear()
 
 
 class Dispatches(TorchDispatchMode):

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.networks.small import BF16, CPU, FP32
-from vae_lib.engine.buffers import DeviceStore, FeatureMap, HostStore, Memory, RowReader, Workspace
+from vae_lib.engine.buffers import DeviceStore, HostStore, Memory, Workspace
+from vae_lib.engine.maps import FeatureMap, RowReader
 from vae_lib.errors import PlanError
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,11 +17,10 @@ from torch.utils._pytree import tree_flatten
 
 from tests.engine.gpu import as_on_a_gpu
 from tests.networks.small import CPU, distance
-from vae_lib.device import kernels
-from vae_lib.device.kernels import Kernels
-from vae_lib.engine import normalization
+from vae_lib.device import kernels, kinds
+from vae_lib.device.kind import Kernels
 from vae_lib.engine.buffers import Memory, Workspace
-from vae_lib.engine.normalization import STRETCH, Statistics, stretch_rows
+from vae_lib.engine.normalization import Statistics, stretch_rows
 
 
 @pytest.fixture(params=["general", "fused"])
@@ -86,7 +86,7 @@ def test_bands_make_no_difference(way: str, height: int, width: int, groups: int
 
 
 def test_a_long_stretch_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(STRETCH, "cpu", 64)
+    monkeypatch.setitem(kinds.KNOWN, "cpu", replace(kinds.of(CPU), stretch_elements=64))
     assert stretch_rows(100, 4, 8, CPU) == 2
     assert stretch_rows(100, 400, 8, CPU) == 1
     x, norm = torch.randn(11, 4, 8) * torch.arange(11).view(-1, 1, 1), norm_of(8, 4)
@@ -136,7 +136,7 @@ def test_rows_are_normalised_in_place_and_into_windows(
     way: str, dtype: torch.dtype, mixes: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rounded once, whatever the kernels; in the inside of a padded window too."""
-    monkeypatch.setitem(STRETCH, "cpu", 64)
+    monkeypatch.setitem(kinds.KNOWN, "cpu", replace(kinds.of(CPU), stretch_elements=64))
     x, norm = torch.randn(11, 6, 8).to(dtype), norm_of(8, 4)
     if way == "general":
         monkeypatch.setattr(kernels, "of", lambda device, dtype: Kernels(mixes=mixes))
@@ -168,7 +168,7 @@ def test_without_float64(monkeypatch: pytest.MonkeyPatch) -> None:
             assert all(array.dtype != torch.float64 for array in arrays)
             return result
 
-    monkeypatch.setattr(normalization, "WITHOUT_FLOAT64", {"cpu"})
+    monkeypatch.setitem(kinds.KNOWN, "cpu", replace(kinds.of(CPU), float64=False))
     x, norm = torch.randn(40, 9, 8) * 3 + 2, nn.GroupNorm(4, 8).requires_grad_(False)
     with NoDoubles():
         normaliser = statistics_of(x, list(range(7, 40, 7))).normaliser(norm, Memory(CPU, x.dtype))

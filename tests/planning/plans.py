@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import torch
 
+from vae_lib.device.kind import Speeds
 from vae_lib.planning import DEFAULT_ORDER, Plan, Planner, Profile, Route, Work
-from vae_lib.planning.profile import Speeds
 
 
 def planner(

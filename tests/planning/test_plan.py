@@ -19,6 +19,7 @@ from tests.planning.plans import candidates, choose, smallest
 from tests.test_units import in_bytes
 from vae_lib.decode import wording
 from vae_lib.device import PeakMemory, dtype_name
+from vae_lib.device.kind import Speeds
 from vae_lib.device.memory import FIRST_PROMISE, largest_block
 from vae_lib.engine import Compute, Operation, Padding, Tiling, decode
 from vae_lib.engine.plain import run as run_plain
@@ -26,7 +27,7 @@ from vae_lib.errors import PlanError
 from vae_lib.networks import AutoencoderKLConfig
 from vae_lib.planning import Profile, Route, Work
 from vae_lib.planning.plan import PLAIN_ROOM, WHOLE, cost_of, plain_cost_of
-from vae_lib.planning.profile import Speeds
+from vae_lib.planning.profile import seconds
 from vae_lib.planning.route import FreeUnknown
 from vae_lib.planning.work import Cost
 from vae_lib.units import size_text
@@ -159,16 +160,16 @@ def test_offloading_needs_main_memory() -> None:
 def test_copies_that_overlap_take_no_time_of_their_own() -> None:
     speeds = Speeds(10.0, 20.0, 5.0, 1.0, 10.0)
     cost = Cost(multiplications=100, moved_bytes=40, transferred_bytes=30, exposed_bytes=10, dispatches=3)
-    assert speeds.seconds(cost) == 10 + 2 + 6 + 3
-    assert speeds.seconds(cost, overlapping=True) == 10 + 2 + 3 + 2
-    assert speeds.seconds(replace(cost, transferred_bytes=110), overlapping=True) == 20 + 2
+    assert seconds(speeds, cost) == 10 + 2 + 6 + 3
+    assert seconds(speeds, cost, overlapping=True) == 10 + 2 + 3 + 2
+    assert seconds(speeds, replace(cost, transferred_bytes=110), overlapping=True) == 20 + 2
 
 
 def test_a_device_apart_waits_for_dispatch_only_where_it_is_the_faster() -> None:
     speeds, cost = Speeds(10.0, 20.0, 5.0, 1.0, 10.0), Cost(multiplications=100, moved_bytes=40, dispatches=3)
-    assert speeds.seconds(cost, apart=True) == 12
-    assert speeds.seconds(replace(cost, dispatches=30), apart=True) == 30
-    assert speeds.seconds(replace(cost, dispatches=30)) == 42
+    assert seconds(speeds, cost, apart=True) == 12
+    assert seconds(speeds, replace(cost, dispatches=30), apart=True) == 30
+    assert seconds(speeds, replace(cost, dispatches=30)) == 42
 
 
 def test_a_faster_device_takes_larger_bands() -> None:

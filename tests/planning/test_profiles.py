@@ -14,10 +14,10 @@ from torch import Tensor
 from tests.networks.small import BF16, CPU, FP16, FP32, SMALL, distance, latents_for, network
 from tests.planning.plans import choose, planner
 from vae_lib.decode import Ladder
+from vae_lib.device.kind import Speeds
 from vae_lib.engine import Compute, Operation, Tiling
 from vae_lib.errors import PlanError
 from vae_lib.planning import Profile, Route, Work, calibrate, profiles, trust
-from vae_lib.planning.profile import Speeds
 from vae_lib.planning.profiles import SWITCH, KnownProfiles
 from vae_lib.planning.trial import Trial
 

@@ -27,6 +27,7 @@ import torch
 from vae_lib.checkpoints import pickle_protocol
 from vae_lib.checkpoints.header import Header, TensorInfo, quote
 from vae_lib.checkpoints.pickle_scan import Scan
+from vae_lib.device import kinds
 from vae_lib.errors import CheckpointError
 
 MAX_PICKLE_BYTES = 8_000_000  # those of whole checkpoints have one; each byte may cost a list, and time
@@ -134,7 +135,9 @@ def plain_copy(tensor: torch.Tensor, file: str, name: str) -> torch.Tensor:
 
 
 def _is_plain(tensor: torch.Tensor) -> bool:
-    return tensor.layout == torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
+    return (
+        tensor.layout == torch.strided and kinds.of(tensor.device).in_main_memory and not tensor.is_quantized
+    )
 
 
 def load_pickle(path: Path) -> Any:

@@ -62,7 +62,7 @@ def run_plan(options: argparse.Namespace) -> None:
         taesd=options.taesd, latent_channels=config.latent_channels,
     )  # fmt: skip
     free = free_memory(choose_device(str(device))) if options.free is None else options.free
-    planner = Planner(profiles=PROFILES).with_free(device, free)
+    planner = Planner(free_memory, PROFILES).with_free(device, free)
     threshold = options.threshold
     outlook = Outlook(planner, work, DEFAULT_ORDER if threshold is None else Preference.above(threshold))
     if options.json:

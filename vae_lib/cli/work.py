@@ -26,7 +26,7 @@ from vae_lib.checkpoints import (
 )
 from vae_lib.cli.pictures import check_picture, picture_names, read_picture, write_picture
 from vae_lib.decode import Ladder, Outcome, wording
-from vae_lib.device import DTYPES, PeakMemory, choose_device, dtype_name, usual_dtype
+from vae_lib.device import DTYPES, PeakMemory, choose_device, dtype_name, free_memory, usual_dtype
 from vae_lib.engine import Compute, Operation
 from vae_lib.errors import InputError
 from vae_lib.files import check_outputs
@@ -214,7 +214,7 @@ class Job:
         """The ladder with a progress bar, which shows after a second and leaves nothing behind."""
         options = self.options
         order = DEFAULT_ORDER if options.route == "auto" else (Route.named(options.route),)
-        planner = Planner(profiles=PROFILES)
+        planner = Planner(free_memory, PROFILES)
         if options.budget is not None:
             planner = planner.with_free(self.device, options.budget)
         if self.vae is not None:

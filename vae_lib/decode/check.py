@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from vae_lib import __version__
-from vae_lib.device import dtype_name
+from vae_lib.device import dtype_name, kinds
 from vae_lib.device.failures import is_out_of_memory
 from vae_lib.device.measure import PeakMemory
 from vae_lib.device.memory import free_bytes, release_cached
@@ -25,7 +25,6 @@ from vae_lib.errors import Cancelled, PlanError
 from vae_lib.networks import AutoencoderKL, AutoencoderKLConfig
 from vae_lib.planning import PROFILES, Plan, Planner, Profile, Route, Work
 from vae_lib.planning.plan import cost_of, plain_cost_of
-from vae_lib.planning.profiles import driver
 from vae_lib.planning.route import ON_DEVICE
 from vae_lib.planning.trial import Trial, device_name
 from vae_lib.units import size_text
@@ -202,7 +201,7 @@ class _Check:
             said,
         )
         self._end = time.perf_counter() + limits.seconds
-        self._on_cpu = compute.device.type == "cpu"
+        self._on_cpu = kinds.of(compute.device).in_main_memory
         self._findings: list[Finding] = []
         self._left_out: list[int] = []
 
@@ -328,14 +327,9 @@ def _plans(work: Work) -> Iterator[Plan]:
 
 def machine(compute: Compute) -> str:
     """What a report holds for; no paths, and no name of the computer's or the user's."""
-    device = compute.device
-    name = (
-        f"{device_name(device)}, {driver()}"
-        if device.type == "cuda"
-        else (
-            f"{device.type}, {platform.processor() or platform.machine()}, {torch.get_num_threads()} thread(s)"
-        )
-    )
+    kind = kinds.of(compute.device)
+    processor = f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} thread(s)"
+    name = f"{kind.card(compute.device)}, {kind.driver() or processor}"
     return (
         f"VAE Guard {__version__}; {name}; PyTorch {torch.__version__}; {dtype_name(compute.dtype)}; "
         f"{platform.system()}; Python {platform.python_version()}"

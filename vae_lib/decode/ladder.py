@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vae_lib.decode import wording
 from vae_lib.decode.outcome import Outcome
-from vae_lib.device import dtype_name
+from vae_lib.device import dtype_name, kinds
 from vae_lib.device.failures import Answer, Failure, answer, judge
 from vae_lib.device.memory import give_back_ram, keeps_freed_memory, release_cached
 from vae_lib.engine import batch as engine
@@ -111,7 +111,7 @@ class Ladder:
                 release_cached(plan.device)  # it may have been there, but in pieces
                 result = self._try(plan, operation, tensor, for_taesd, handled)
             if isinstance(result, Outcome):
-                give_back_ram(plan.peak_bytes if plan.device.type == "cpu" else plan.host_bytes)
+                give_back_ram(plan.peak_bytes if kinds.of(plan.device).in_main_memory else plan.host_bytes)
                 return replace(result, events=search.events_for(plan))
             release_cached(plan.device)
             if isinstance(result, Overflow) and not (

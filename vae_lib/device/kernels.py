@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,29 +12,9 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
+from vae_lib.device import kinds
 from vae_lib.device.failures import Failure, is_out_of_memory, judge
-from vae_lib.device.memory import NOT_TOLD
-
-
-@dataclass(frozen=True)
-class Kernels:
-    """What is known of a device.
-
-    Attributes:
-        norms: the kernels behind PyTorch's SyncBatchNorm: statistics per channel in one reading, their combination, and
-            the normalising, of channels-last pictures in any dtype with float32 factors. CUDA has them, and ROCm.
-        mixes: ``addcmul`` takes half precision with float32 factors, without a copy of all in float32.
-        attention: PyTorch's attention is preferred to our own wherever `attention_is_fused`; on CPUs ours is.
-        bias_apart: a convolution adds its bias in another pass over the result, as cuDNN does for channels last; the
-            bias is then left to the norm that follows.
-        winograd: our own convolution by matrix products is faster than PyTorch's: on a CPU in float32.
-    """
-
-    norms: bool = False
-    mixes: bool = True
-    attention: bool = False
-    bias_apart: bool = False
-    winograd: bool = False
+from vae_lib.device.kind import Kernels
 
 
 def prefers_fused_attention(device: torch.device, dtype: torch.dtype, channels: int) -> bool:
@@ -67,14 +47,14 @@ def _found(device: torch.device, dtype: torch.dtype) -> Kernels:
 
 
 def _kernels(device: torch.device, dtype: torch.dtype, have: Callable[[Check], bool]) -> Kernels:
-    cuda = device.type == "cuda"
-    norms = cuda and have(_norms_are_right)
-    return Kernels(
+    usual, wide = kinds.of(device).kernels, dtype == torch.float32
+    norms = usual.norms and have(_norms_are_right)
+    return replace(
+        usual,
         norms=norms,
-        mixes=dtype == torch.float32 or (device.type != "cpu" and have(_mixing_is_right)),
-        attention=device.type != "cpu",
-        bias_apart=norms,
-        winograd=device.type == "cpu" and dtype == torch.float32,
+        mixes=wide or (usual.mixes and have(_mixing_is_right)),
+        bias_apart=usual.bias_apart and norms,
+        winograd=usual.winograd and wide,
     )
 
 
@@ -119,7 +99,7 @@ def convolution_copies(device: torch.device, dtype: torch.dtype, channels_last: 
     channels first. Tried once (27 MiB); where the device is not here, has no memory for the try or does not count what
     it gives out, it is as usual.
     """
-    if device.type == "cpu":
+    if kinds.of(device).in_main_memory:  # which nobody counts
         return False
     try:
         return _copies(device, dtype, channels_last, torch.backends.cudnn.allow_tf32)
@@ -130,7 +110,7 @@ def convolution_copies(device: torch.device, dtype: torch.dtype, channels_last: 
 def _usually_copies(device: torch.device, dtype: torch.dtype, channels_last: bool, tf32: bool) -> bool:
     """As seen on an H100."""
     with_tensor_cores = dtype != torch.float32 or tf32
-    return device.type == "cuda" and channels_last is not with_tensor_cores
+    return kinds.of(device).tensor_cores and channels_last is not with_tensor_cores
 
 
 @functools.cache
@@ -152,8 +132,8 @@ def _copies(device: torch.device, dtype: torch.dtype, channels_last: bool, tf32:
 def attention_is_fused(device: torch.device, dtype: torch.dtype, channels: int) -> bool:
     """Whether PyTorch's attention of one head of so many channels keeps no matrix of scores there.
 
-    Tried once. Where the device is not here, it is what is usual: CUDA has such kernels. While it has no memory for the
-    try (50 MiB at 512 channels), it is not relied on.
+    Tried once. Where the device is not here, it is what is usual there. While it has no memory for the try (50 MiB at
+    512 channels), it is not relied on.
     """
     try:
         return _fused(device, dtype, channels)
@@ -164,7 +144,7 @@ def attention_is_fused(device: torch.device, dtype: torch.dtype, channels: int) 
 @functools.cache
 def _fused(device: torch.device, dtype: torch.dtype, channels: int) -> bool:
     if not _is_here(device):
-        return device.type == "cuda"
+        return kinds.of(device).fuses_attention
     try:
         return not _makes_scores(device, dtype, channels)
     except Exception as error:
@@ -197,11 +177,7 @@ def _counts(device: torch.device) -> bool:
 
 def _allocated_ever(device: torch.device) -> int | None:
     """Bytes that the device's allocator has given out so far, freed or not; None if it does not count."""
-    try:
-        stats = getattr(torch, device.type).memory_stats(device)
-    except NOT_TOLD:
-        return None
-    return stats.get("allocated_bytes.all.allocated")
+    return kinds.of(device).statistics(device).get("allocated_bytes.all.allocated")
 
 
 class _Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]

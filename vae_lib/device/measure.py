@@ -9,25 +9,29 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
+from vae_lib.device import kinds
+
 
 class PeakMemory:
     """Context manager: ``bytes`` is then the most that was allocated at once, beyond what was there before.
 
-    On CUDA it is the allocator's peak, elsewhere the bytes of the tensors that PyTorch operations created and that were
-    alive together. Tensors over files (a CPU decode's offloaded activations) are not counted.
+    Where we know PyTorch's allocator (`Kind.allocator`) it is that one's peak, elsewhere the bytes of the tensors that
+    PyTorch operations created and that were alive together. Tensors over files (a CPU decode's offloaded activations)
+    are not counted.
     """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.bytes = 0
+        self._kind = kinds.of(device)
         self._tracker: LiveTensors | None = None
         self._before = 0
 
     def __enter__(self) -> PeakMemory:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-            torch.cuda.reset_peak_memory_stats(self.device)
-            self._before = torch.cuda.memory_allocated(self.device)
+        if self._kind.allocator is not None:
+            self._kind.synchronize(self.device)
+            self._kind.runtime.reset_peak_memory_stats(self.device)
+            self._before = self._kind.runtime.memory_allocated(self.device)
         else:
             self._tracker = LiveTensors(self.device)
             self._tracker.__enter__()  # type: ignore[no-untyped-call]
@@ -35,8 +39,8 @@ class PeakMemory:
 
     def __exit__(self, *error: Any) -> None:
         if self._tracker is None:
-            torch.cuda.synchronize(self.device)
-            self.bytes = torch.cuda.max_memory_allocated(self.device) - self._before
+            self._kind.synchronize(self.device)
+            self.bytes = self._kind.runtime.max_memory_allocated(self.device) - self._before
         else:
             self._tracker.__exit__(*error)  # type: ignore[no-untyped-call]
             self.bytes = self._tracker.peak
@@ -49,7 +53,7 @@ class LiveTensors(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, device: torch.device) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.live = self.peak = 0
-        self._device = device
+        self._kind = kinds.of(device)
         self._known: dict[int, list[int]] = {}  # storage -> tensors over it, bytes
         self._seen: set[int] = set()
 
@@ -66,7 +70,7 @@ class LiveTensors(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _see(self, tensor: torch.Tensor, count: bool) -> None:
         """A storage lives as long as a tensor over it does. (PyTorch 2.1 cannot hold weak references to storages.)"""
-        if tensor.device.type != self._device.type or id(tensor) in self._seen:
+        if kinds.of(tensor.device) is not self._kind or id(tensor) in self._seen:
             return
         storage = tensor.untyped_storage()
         key = storage._cdata

@@ -1,9 +1,9 @@
 """Copies of rows between the device and host memory, while the device computes where it can do both.
 
-What is computed and what is copied form three queues on CUDA: the current stream, one stream towards the device and one
-towards the host, as in double buffering. Each copy starts after everything computed before it was asked for, and
-whoever uses its result waits for it, on the device. The CPU only waits where it is two bands ahead: beyond that, pinned
-memory would be allocated anew (slowly) because what was freed is still being copied.
+Where it can (`Kind.streams`), what is computed and what is copied form three queues: the current stream, one stream
+towards the device and one towards the host, as in double buffering. Each copy starts after everything computed before
+it was asked for, and whoever uses its result waits for it, on the device. The CPU only waits where it is two bands
+ahead: beyond that, pinned memory would be allocated anew (slowly) because what was freed is still being copied.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from vae_lib.device import kinds
 
 SWITCH = "VAE_GUARD_OVERLAP"
 
@@ -51,7 +53,7 @@ class Transfers:
         target.copy_(source)
 
 
-class CudaTransfers(Transfers):
+class StreamTransfers(Transfers):
     """Each direction in a stream of its own; host memory must be pinned.
 
     No tensor needs ``record_stream``: what a copy touches is kept until the current stream has waited for the copy.
@@ -61,8 +63,8 @@ class CudaTransfers(Transfers):
 
     def __init__(self, device: torch.device) -> None:
         super().__init__(device)
-        streams = torch.cuda.Stream(device), torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        self._lanes = dict(zip(("in", "out"), streams, strict=True))
+        self._runtime = kinds.of(device).runtime
+        self._lanes = {lane: self._runtime.Stream(device) for lane in ("in", "out")}
         self._retired: list[Any] = []
 
     def retire(self) -> None:
@@ -72,27 +74,27 @@ class CudaTransfers(Transfers):
         super().retire()
 
     def wait(self, copied: Any) -> None:
-        torch.cuda.current_stream(self._device).wait_event(copied)
+        self._runtime.current_stream(self._device).wait_event(copied)
 
     def close(self) -> None:
         for stream in self._lanes.values():
-            torch.cuda.current_stream(self._device).wait_stream(stream)
+            self._runtime.current_stream(self._device).wait_stream(stream)
         super().close()
 
     def _copy(self, lane: str, target: Tensor, source: Tensor) -> Any:
         stream = self._lanes[lane]
-        stream.wait_stream(torch.cuda.current_stream(self._device))
-        with torch.cuda.stream(stream):
+        stream.wait_stream(self._runtime.current_stream(self._device))
+        with self._runtime.stream(stream):
             target.copy_(source, non_blocking=True)
         return stream.record_event()
 
 
 def kind_for(device: torch.device) -> type[Transfers] | None:
-    """How rows get to and from this device; None for the CPU, which works on host memory itself.
+    """How rows get to and from this device; None for one that works on host memory itself.
 
-    The environment variable VAE_GUARD_OVERLAP=0 has them copied in line on CUDA too.
+    The environment variable VAE_GUARD_OVERLAP=0 has them copied in line everywhere.
     """
-    if device.type == "cpu":
+    kind = kinds.of(device)
+    if kind.in_main_memory:
         return None
-    overlap = device.type == "cuda" and os.environ.get(SWITCH) != "0"
-    return CudaTransfers if overlap else Transfers
+    return StreamTransfers if kind.streams and os.environ.get(SWITCH) != "0" else Transfers

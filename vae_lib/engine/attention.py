@@ -5,11 +5,19 @@ The softmax over several key blocks is the running one of Milakov & Gimelshein 2
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from vae_lib.device import kernels
+from vae_lib.engine.buffers import Workspace, rows_of
+from vae_lib.engine.context import Context, add_in_place
+from vae_lib.engine.convolution import Linear, tokens
+from vae_lib.engine.maps import Arrivals, FeatureMap
+from vae_lib.engine.normalization import Statistics
+from vae_lib.engine.passes import AttentionPass
 
 
 def attend_fused(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
@@ -34,3 +42,67 @@ def attend(queries: Tensor, blocks: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
         highest = higher
         del weights, correction, higher  # before the next block's come
     return result.div_(total).to(queries.dtype)
+
+
+def run_attention_pass(step: AttentionPass, context: Context) -> None:
+    memory, block = context.memory, step.block
+    source = context.maps[step.source]
+    height, width, channels = source.height, source.width, source.channels
+    normalise = context.normaliser(block.norm, step.statistics_in, source.offset)
+    query, key, value, project = (Linear(m, memory) for m in (block.q, block.k, block.v, block.proj_out))
+    workspace = Workspace(memory)
+    stored = Arrivals(source, workspace, memory.dtype, "source")
+
+    def normalised(first: int, last: int) -> Tensor:
+        """Rows as (pixels, channels)."""
+        rows = workspace.band("rows", (channels, last - first, width), memory.dtype)
+        for row, piece in stored.pieces(first, last):
+            normalise(rows_of(rows, row - first, row - first + piece.shape[2]), piece, workspace)
+        return tokens(rows)
+
+    def as_band(pixels: Tensor) -> Tensor:
+        return pixels.view(1, -1, width, channels).permute(0, 3, 1, 2)
+
+    keys, values = (FeatureMap(height, width, channels, context.store) for _ in range(2))
+    for first, last, repeats, _ in memory.bands(height, step.key_rows):
+        pixels = normalised(first, last)
+        context.store.retire()
+        keys.append(as_band(key(pixels)), repeats)
+        values.append(as_band(value(pixels)), repeats)
+        del pixels  # the buffer behind it may have to grow
+        context.after_band()
+    context.store.retire()
+    arrivals = [
+        Arrivals(m, workspace, memory.dtype, name) for m, name in ((keys, "keys"), (values, "values"))
+    ]
+    first_block = (0, min(step.key_rows, height))
+    for each in arrivals:
+        each.order(*first_block)
+
+    def blocks(more: bool) -> Iterator[tuple[Tensor, Tensor]]:
+        """All keys and values, (pixels, channels) each. The next block is on its way meanwhile; ``more``: or the first
+        one, for the next queries.
+        """
+        for first, last, _, following in memory.bands(height, step.key_rows):
+            coming = following or (first_block if more and first > 0 else None)
+            for each in arrivals if coming is not None else ():
+                each.order(*coming)  # type: ignore[misc]
+            for (_, k), (_, v) in zip(*(each.pieces(first, last) for each in arrivals), strict=True):
+                yield tokens(k), tokens(v)
+
+    fused = step.key_rows >= height and kernels.prefers_fused_attention(memory.device, memory.dtype, channels)
+    statistics = Statistics()
+    for first, last, repeats, following in memory.bands(height, step.rows):
+        q = query(normalised(first, last))
+        more = following is not None
+        attended = attend_fused(q, *next(blocks(more))) if fused else attend(q, blocks(more))
+        del q
+        band = as_band(project(attended))
+        del attended
+        context.store.retire()
+        add_in_place(source, stored, first, band)
+        statistics.add(band, workspace, repeats)
+        del band
+        context.after_band()
+    context.store.retire()
+    context.statistics[step.statistics_out] = statistics

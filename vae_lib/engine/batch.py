@@ -5,13 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vae_lib.engine.buffers import DeviceStore, FeatureMap, Memory
+from vae_lib.engine.buffers import DeviceStore, Memory
 from vae_lib.engine.compute import Compute
+from vae_lib.engine.context import Context
 from vae_lib.engine.convolution import Linear, tokens
+from vae_lib.engine.maps import FeatureMap
 from vae_lib.engine.padding import Padding
 from vae_lib.engine.passes import INPUT, OUTPUT, MapSize, Pass, count_bands
 from vae_lib.engine.programs.autoencoder_kl import Tiling, decoder_passes, encoder_passes
-from vae_lib.engine.run import Context, run
+from vae_lib.engine.run import run
 from vae_lib.errors import Cancelled, CheckpointError
 from vae_lib.networks import AutoencoderKL
 

@@ -1,8 +1,9 @@
 """Group normalisation of a picture that is never seen whole.
 
 Mean and variance are gathered band by band, over every row exactly once: two-pass sums inside a stretch of rows, the
-stretches combined in float64 by the update of Chan, Golub & LeVeque (1979). What results is the variance of the whole
-image, not a mean of the bands' variances, so normalising any band with it gives the full picture's numbers.
+stretches combined, in float64 where the device has it, by the update of Chan, Golub & LeVeque (1979). What results is
+the variance of the whole image, not a mean of the bands' variances, so normalising any band with it gives the full
+picture's numbers.
 
 Where PyTorch has the kernels of its SyncBatchNorm (`Kernels.norms`) they do the same in a tenth of the traffic: one
 reading of a band (Welford's update in float32), one small kernel that combines bands as if they were processes, and one
@@ -18,23 +19,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vae_lib.device import kernels
+from vae_lib.device import kernels, kinds
 from vae_lib.engine.buffers import Memory, Workspace, rows_of
-
-# Elements looked at in one go: about what stays in the cache of a CPU core, and enough to fill a GPU.
-STRETCH = {"cpu": 1 << 19, "default": 1 << 24}
 
 # Added to a channel's variance by the fused kernel, and taken off again: what the norms of these networks add.
 EPS = 1e-6
 
-# There bands are combined in float32: MPS has no float64, Arc neither (intel/intel-extension-for-pytorch#303).
-WITHOUT_FLOAT64 = {"mps", "xpu", "privateuseone"}
-
 
 def stretch_rows(rows: int, width: int, channels: int, device: torch.device) -> int:
     """Rows of a band that are looked at in one go."""
-    limit = STRETCH.get(device.type, STRETCH["default"])
-    return min(rows, max(1, limit // (width * channels)))
+    return min(rows, max(1, kinds.of(device).stretch_elements // (width * channels)))
 
 
 @dataclass(frozen=True)
@@ -169,7 +163,7 @@ class Statistics:
         return counts
 
     def _general_normaliser(self, norm: nn.GroupNorm, memory: Memory) -> Normaliser:
-        wide = torch.float32 if memory.device.type in WITHOUT_FLOAT64 else torch.float64
+        wide = torch.float64 if kinds.of(memory.device).float64 else torch.float32
         counts = memory.numbers(self._pixels, self._count, wide)  # (parts, 1)
         means, squares = (memory.stack(a, self._count).to(wide) for a in (self._means, self._spreads))
         total = sum(self._pixels)

@@ -7,35 +7,21 @@ What runs here is also what the planner counts: the arrays are PyTorch's or `Cou
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from vae_lib.device import kernels
-from vae_lib.engine.attention import attend, attend_fused
-from vae_lib.engine.buffers import Arrivals, FeatureMap, Memory, RowReader, Store, Workspace, rows_of
-from vae_lib.engine.convolution import Convolution, Linear, tokens
+from vae_lib.engine.attention import run_attention_pass
+from vae_lib.engine.buffers import Workspace, rows_of
+from vae_lib.engine.context import Context, add_in_place
+from vae_lib.engine.convolution import Convolution, Linear
+from vae_lib.engine.maps import Arrivals, FeatureMap, RowReader
 from vae_lib.engine.normalization import Normaliser, Statistics
-from vae_lib.engine.padding import Edge, Padding
-from vae_lib.engine.passes import OUTPUT, AttentionPass, Chain, ConvPass, MapSize, Pass, Stage
-
-
-@dataclass
-class Context:
-    """What the passes over one picture share. ``after_band`` is called after every band."""
-
-    memory: Memory
-    store: Store
-    padding: Padding
-    after_band: Callable[[], None]
-    maps: dict[str, FeatureMap] = field(default_factory=dict)
-    statistics: dict[str, Statistics] = field(default_factory=dict)
-
-    def normaliser(self, norm: nn.GroupNorm, statistics: str, offset: Tensor | None) -> Normaliser:
-        return self.statistics[statistics].normaliser(norm, self.memory, offset)
+from vae_lib.engine.padding import Edge
+from vae_lib.engine.passes import OUTPUT, Chain, ConvPass, MapSize, Pass, Stage
 
 
 class _Layer:
@@ -211,7 +197,7 @@ class _ConvRun:
             band.add_(residual)
         del residual
         if step.add_to:
-            _add_in_place(context.maps[step.add_to], self.target, first, band)
+            add_in_place(context.maps[step.add_to], self.target, first, band)
         if step.statistics:
             self.statistics.add(band, workspace, repeats)
         if step.store:
@@ -281,77 +267,6 @@ class _ConvRun:
 
 def run_conv_pass(step: ConvPass, context: Context) -> None:
     _ConvRun(step, context).run()
-
-
-def run_attention_pass(step: AttentionPass, context: Context) -> None:
-    memory, block = context.memory, step.block
-    source = context.maps[step.source]
-    height, width, channels = source.height, source.width, source.channels
-    normalise = context.normaliser(block.norm, step.statistics_in, source.offset)
-    query, key, value, project = (Linear(m, memory) for m in (block.q, block.k, block.v, block.proj_out))
-    workspace = Workspace(memory)
-    stored = Arrivals(source, workspace, memory.dtype, "source")
-
-    def normalised(first: int, last: int) -> Tensor:
-        """Rows as (pixels, channels)."""
-        rows = workspace.band("rows", (channels, last - first, width), memory.dtype)
-        for row, piece in stored.pieces(first, last):
-            normalise(rows_of(rows, row - first, row - first + piece.shape[2]), piece, workspace)
-        return tokens(rows)
-
-    def as_band(pixels: Tensor) -> Tensor:
-        return pixels.view(1, -1, width, channels).permute(0, 3, 1, 2)
-
-    keys, values = (FeatureMap(height, width, channels, context.store) for _ in range(2))
-    for first, last, repeats, _ in memory.bands(height, step.key_rows):
-        pixels = normalised(first, last)
-        context.store.retire()
-        keys.append(as_band(key(pixels)), repeats)
-        values.append(as_band(value(pixels)), repeats)
-        del pixels  # the buffer behind it may have to grow
-        context.after_band()
-    context.store.retire()
-    arrivals = [
-        Arrivals(m, workspace, memory.dtype, name) for m, name in ((keys, "keys"), (values, "values"))
-    ]
-    first_block = (0, min(step.key_rows, height))
-    for each in arrivals:
-        each.order(*first_block)
-
-    def blocks(more: bool) -> Iterator[tuple[Tensor, Tensor]]:
-        """All keys and values, (pixels, channels) each. The next block is on its way meanwhile; ``more``: or the first
-        one, for the next queries.
-        """
-        for first, last, _, following in memory.bands(height, step.key_rows):
-            coming = following or (first_block if more and first > 0 else None)
-            for each in arrivals if coming is not None else ():
-                each.order(*coming)  # type: ignore[misc]
-            for (_, k), (_, v) in zip(*(each.pieces(first, last) for each in arrivals), strict=True):
-                yield tokens(k), tokens(v)
-
-    fused = step.key_rows >= height and kernels.prefers_fused_attention(memory.device, memory.dtype, channels)
-    statistics = Statistics()
-    for first, last, repeats, following in memory.bands(height, step.rows):
-        q = query(normalised(first, last))
-        more = following is not None
-        attended = attend_fused(q, *next(blocks(more))) if fused else attend(q, blocks(more))
-        del q
-        band = as_band(project(attended))
-        del attended
-        context.store.retire()
-        _add_in_place(source, stored, first, band)
-        statistics.add(band, workspace, repeats)
-        del band
-        context.after_band()
-    context.store.retire()
-    context.statistics[step.statistics_out] = statistics
-
-
-def _add_in_place(target: FeatureMap, stored: Arrivals, first: int, band: Tensor) -> None:
-    """Add the stored rows from ``first`` on to the band, and the sum takes their place."""
-    for row, piece in stored.pieces(first, first + band.shape[2]):
-        rows_of(band, row - first, row - first + piece.shape[2]).add_(piece)
-    target.write(first, band)
 
 
 def run(passes: list[Pass], context: Context) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from vae_lib.decode import Ladder, Outcome, wording
-from vae_lib.device import is_out_of_memory
+from vae_lib.device import is_out_of_memory, kinds
 from vae_lib.engine import Operation
 from vae_lib.errors import Cancelled, DeviceLost, InputError, NumericError, VAEGuardError
 from vae_lib.guard import borrow, layers, policy, report
@@ -187,7 +187,7 @@ class Forward:
 def _without_autocast(device: torch.device) -> Any:
     """Our engine sets its dtypes itself; SDXL and SD3 are called within autocast."""
     try:
-        return torch.autocast(device.type, enabled=False)
+        return torch.autocast(kinds.of(device).name, enabled=False)
     except (RuntimeError, ValueError):  # this device has no autocast in this version of PyTorch
         return nullcontext()
 

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vae_lib.device import kinds
 from vae_lib.errors import CheckpointError
 from vae_lib.networks.config import NORM_GROUPS, AutoencoderKLConfig
 
@@ -213,9 +214,8 @@ class AutoencoderKL(nn.Module):
 
     def lies_on(self, device: torch.device, dtype: torch.dtype) -> bool:
         """Whether all weights are on such a device in that dtype; a host may keep some of them in main memory."""
-        return all(
-            weight.device.type == device.type and weight.dtype == dtype for weight in self.parameters()
-        )
+        kind = kinds.of(device)
+        return all(kinds.of(weight.device) is kind and weight.dtype == dtype for weight in self.parameters())
 
     def encode_moments(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of the latents, not scaled, of an image (B, 3, H, W) in [-1, 1].

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 import time
 from collections.abc import Callable
 
@@ -11,17 +10,19 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from vae_lib.device import kernels
+from vae_lib.device import kernels, kinds
+from vae_lib.device.kind import Speeds
 from vae_lib.device.memory import synchronize
-from vae_lib.engine.buffers import DeviceStore, FeatureMap, Memory, Workspace
+from vae_lib.engine.buffers import DeviceStore, Memory, Workspace
 from vae_lib.engine.compute import Compute
+from vae_lib.engine.context import Context
 from vae_lib.engine.convolution import Convolution, ConvShape, best_shape
+from vae_lib.engine.maps import FeatureMap
 from vae_lib.engine.normalization import Statistics
 from vae_lib.engine.padding import ZEROS
 from vae_lib.engine.passes import ConvPass, Stage
-from vae_lib.engine.run import Context, run_conv_pass
+from vae_lib.engine.run import run_conv_pass
 from vae_lib.planning.cost import CountedMemory
-from vae_lib.planning.profile import Speeds
 
 # What the measurement may need at most. It is not made where less than twice as much is free.
 BUDGET_BYTES = 80 << 20
@@ -45,7 +46,7 @@ def measure_speeds(device: torch.device, dtype: torch.dtype) -> Speeds:
 
 def _side(device: torch.device, dtype: torch.dtype) -> int:
     """Of a picture that fits into a CPU's caches, or that keeps a GPU busy for longer than it takes to ask for it."""
-    return SIDE if device.type == "cpu" else round(GPU_SIDE / math.sqrt(dtype.itemsize))
+    return SIDE if kinds.of(device).in_main_memory else round(GPU_SIDE / math.sqrt(dtype.itemsize))
 
 
 def _multiplications(device: torch.device, dtype: torch.dtype) -> float:
@@ -80,10 +81,10 @@ def _moved(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def _transferred(device: torch.device, dtype: torch.dtype) -> float:
-    if device.type == "cpu":
-        return Speeds.usual(device, dtype).transferred
+    if kinds.of(device).in_main_memory:
+        return kinds.of(device).speeds(dtype).transferred
     band = torch.ones(4 << 20, device=device, dtype=dtype)
-    host = torch.empty(band.shape, dtype=dtype, pin_memory=device.type == "cuda")  # as the engine's
+    host = torch.empty(band.shape, dtype=dtype, pin_memory=kinds.of(device).streams)  # as the engine's
     return band.nbytes / _seconds(lambda: host.copy_(band), device)
 
 
@@ -123,11 +124,8 @@ def _convolution(channels: int, device: torch.device, dtype: torch.dtype) -> nn.
 
 
 def _seconds(work: Callable[[], object], device: torch.device) -> float:
-    """The fastest of the runs that fit into a quarter of a second: other work on the machine only slows them.
-
-    On the CPU this thread's own time counts, not that in which it had to give way (Windows counts it too coarsely).
-    """
-    clock = time.thread_time if device.type == "cpu" and sys.platform != "win32" else time.perf_counter
+    """The fastest of the runs that fit into a quarter of a second: other work on the machine only slows them."""
+    clock = kinds.of(device).clock
 
     def once() -> float:
         start = clock()

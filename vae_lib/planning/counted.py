@@ -17,18 +17,10 @@ from typing import Any
 
 import torch
 
-from vae_lib.device import kernels
+from vae_lib.device import kernels, kinds
+from vae_lib.device.kind import Allocator
 
 DEVICE, HOST, OUTSIDE = "device", "host", "outside"  # where a storage lies; OUTSIDE: not ours, or a file
-# PyTorch's allocator on CUDA does not split less than this off a large block, so that an array may hold so much more.
-# Most hold none: on a real card it was nothing for pictures of 512 and 1024, and a quarter of it for odd sizes.
-UNSPLIT = 1 << 20
-UNSPLIT_ON_AVERAGE = UNSPLIT // 4
-# Small arrays, a few that hold all of it, and cuDNN's workspace.
-REST = 8 << 20
-# It takes the driver's memory in segments, of which some is left over where arrays are large: a quarter of the largest,
-# up to this, was enough for each of nine plans that were given less and less on a real card.
-LEFT_OVER = 32 << 20
 Shape = tuple[int, ...]
 Shape4 = tuple[int, int, int, int]
 RULES: dict[Any, Callable[..., Any]] = {}  # what stands for a function of PyTorch's
@@ -53,17 +45,22 @@ class Meter:
     _copies: bool | None = None
 
     def __post_init__(self) -> None:
-        self.unsplit = UNSPLIT_ON_AVERAGE if self.device.type == "cuda" else 0
-        self.live = self.peak = REST if self.device.type == "cuda" else 0
+        self._allocator = kinds.of(self.device).allocator or Allocator()
+        self._unsplit = self._allocator.unsplit
+        self.live = self.peak = self._allocator.rest
 
     @property
     def needed(self) -> int:
         """Bytes that must be free for the peak."""
-        return self.peak + (min(LEFT_OVER, self.largest // 4) if self.device.type == "cuda" else 0)
+        return self.peak + min(self._allocator.left_over, self.largest // 4)
 
     def held(self, size: int) -> int:
-        """What the allocator counts for an array of so many bytes."""
-        return size + self.unsplit if size > UNSPLIT else size
+        """What the allocator counts for an array of so many bytes.
+
+        Most hold nothing unsplit: on a real card it was nothing for pictures of 512 and 1024, and a quarter of what it
+        may be for odd sizes.
+        """
+        return size + self._unsplit // 4 if size > self._unsplit else size
 
     def allocate(self, size: int, place: str, count: int = 1) -> None:
         if place == DEVICE:

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from vae_lib.device import transfers
-from vae_lib.device.memory import largest_block, usual_dtype
+from vae_lib.device import kinds, transfers
+from vae_lib.device.memory import largest_block
 from vae_lib.engine.compute import Compute, Operation
 from vae_lib.engine.passes import MapSize
 from vae_lib.engine.programs import taesd as tiny
@@ -91,7 +91,7 @@ class Plan:
     @property
     def is_on_spare_card(self) -> bool:
         """Whether it computes elsewhere, and not on the CPU."""
-        return self.route.elsewhere and self.device.type != "cpu"
+        return self.route.elsewhere and not kinds.of(self.device).in_main_memory
 
     @property
     def is_whole(self) -> bool:
@@ -165,7 +165,7 @@ def _band_sizes(work: Work, route: Route) -> Sequence[int]:
     Bands of less than four rows cost much time, for the halo, and save memory only if the rows are very long.
     """
     assert work.config is not None
-    if work.device.type == "cpu":
+    if kinds.of(work.device).in_main_memory:
         return _halved(16 * MIB, work, 1 if route is Route.FULL else None)
     if route is Route.FULL:
         return [WHOLE, *_halved(1024 * MIB, work, 5)]
@@ -223,7 +223,8 @@ def _on_the_spare(work: Work) -> Work:
     """The work on the other device, to which the weights go layer by layer."""
     if work.device == work.spare:
         return work
-    dtype = work.dtype if work.spare.type == work.device.type else usual_dtype(work.spare)
+    here, there = kinds.of(work.device), kinds.of(work.spare)
+    dtype = work.dtype if here is there else there.usual_dtype
     return replace(work, device=work.spare, dtype=dtype, resident=False, output_on_device=True)
 
 

@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import math
 import os
 import platform
-import subprocess
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from vae_lib import __version__
-from vae_lib.device.dtypes import dtype_name
-from vae_lib.device.memory import NOT_TOLD, free_bytes
+from vae_lib.device import dtype_name, kinds
+from vae_lib.device.kind import NOT_TOLD, Speeds
+from vae_lib.device.memory import free_bytes
 from vae_lib.engine.compute import Compute, Operation
 from vae_lib.errors import InputError
 from vae_lib.files import write_atomically
 from vae_lib.networks import AutoencoderKL
 from vae_lib.planning import calibrate, trust
-from vae_lib.planning.profile import Profile, Speeds
+from vae_lib.planning.profile import Profile
 from vae_lib.planning.trust import Standing
 from vae_lib.planning.work import Work
 
@@ -75,7 +74,7 @@ class KnownProfiles:
             vae: weights on the device, in the dtype; with one half, that one is checked.
             report: given a sentence if a route is wrong.
         """
-        if compute.device.type == "cpu" or not _is_on():
+        if kinds.of(compute.device).in_main_memory or not _is_on():
             return
         operation = Operation.ENCODE if vae.decoder is None else Operation.DECODE
         key = device_key(compute.device, compute.dtype)
@@ -92,7 +91,7 @@ class KnownProfiles:
         found = _speeds_in(self._stored().get(key, {}).get("speeds"))
         if found is None and free_bytes(device) >= 2 * calibrate.BUDGET_BYTES:
             found = calibrate.measure_speeds(device, dtype)
-            self._keep(key, "speeds", asdict(found))
+            self._keep(key, "speeds", found._asdict())
         return found
 
     def _standing(self, key: str, operation: Operation) -> Standing | None:
@@ -153,30 +152,15 @@ def _read(path: Path) -> Entries:
 def _speeds_in(entry: Any) -> Speeds | None:
     """Those of an entry, if they are possible ones."""
     try:
-        speeds = Speeds(*(float(entry[field.name]) for field in fields(Speeds)))
+        speeds = Speeds(*(float(entry[name]) for name in Speeds._fields))
     except (TypeError, ValueError, KeyError):
         return None
-    return speeds if all(math.isfinite(rate) and rate > 0 for rate in asdict(speeds).values()) else None
-
-
-@functools.cache
-def driver() -> str:
-    """The GPU driver's version, as its own tool says; of ROCm the HIP version that PyTorch was built for."""
-    if torch.version.hip:
-        return f"HIP {torch.version.hip}"
-    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    try:
-        said = subprocess.run(command, capture_output=True, text=True, timeout=10, stdin=subprocess.DEVNULL)
-    except (OSError, subprocess.SubprocessError):
-        return "driver unknown"
-    lines = said.stdout.split()
-    return f"driver {lines[0]}" if said.returncode == 0 and lines else "driver unknown"
+    return speeds if all(math.isfinite(rate) and rate > 0 for rate in speeds) else None
 
 
 def device_key(device: torch.device, dtype: torch.dtype) -> str:
     """What a measurement holds for: the device, its driver, PyTorch, the dtype, and the CPU's threads."""
-    if device.type == "cuda":
-        name = f"{torch.cuda.get_device_name(device)}, {driver()}"
-    else:
-        name = f"{device.type} {platform.node()} {platform.processor() or platform.machine()}"
+    kind = kinds.of(device)
+    machine = f"{platform.node()} {platform.processor() or platform.machine()}"
+    name = f"{kind.card(device)}, {kind.driver() or machine}"
     return f"{name}; torch {torch.__version__}; {dtype_name(dtype)}; {torch.get_num_threads()} threads"

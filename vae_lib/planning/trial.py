@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vae_lib.device import kinds
 from vae_lib.device.memory import synchronize
 from vae_lib.engine import batch as engine
 from vae_lib.engine import plain
@@ -71,4 +72,4 @@ class Trial:
 
 def device_name(device: torch.device) -> str:
     """As its driver calls it."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return kinds.of(device).card(device)

@@ -55,7 +55,7 @@ class Standing:
         )
 
     def applied_to(self, profile: Profile) -> Profile:
-        speeds = replace(profile.speeds, dispatch_seconds=self.dispatch_seconds)
+        speeds = profile.speeds._replace(dispatch_seconds=self.dispatch_seconds)
         distrusted = frozenset(map(Route.named, self.wrong))
         return replace(profile, speeds=speeds, plain=self.plain, distrusted=distrusted)
 
@@ -105,7 +105,7 @@ def _with_real_dispatch(profile: Profile, trial: Trial, given: Tensor) -> Profil
     seconds = min(trial.timed(lambda: trial.ours(given, tiling))[1] for _ in range(3))
     if seconds < 2 * profile.seconds(replace(cost, dispatches=0)):
         return profile
-    return replace(profile, speeds=replace(profile.speeds, dispatch_seconds=seconds / cost.dispatches))
+    return replace(profile, speeds=profile.speeds._replace(dispatch_seconds=seconds / cost.dispatches))
 
 
 def _is_right(trial: Trial, given: Tensor, wanted: Tensor, tiling: Tiling) -> bool:

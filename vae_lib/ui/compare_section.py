@@ -15,6 +15,7 @@ from vae_lib.checkpoints import FAMILIES, load_latents
 from vae_lib.decode.wording import time_text
 from vae_lib.errors import InputError, VAEGuardError
 from vae_lib.planning import Route
+from vae_lib.planning.route import EXACT
 from vae_lib.ui import markup
 from vae_lib.ui.backend import Backend
 from vae_lib.ui.compare import (
@@ -45,12 +46,11 @@ class CompareSection:
         self._backend, self._library, self._comparer = backend, library, Comparer(backend)
         kept = [latents.title for latents in backend.last_latents()]
         start = _LAST if kept else _PICTURE
-        routes = [AUTO, Route.FULL.caption, Route.TILED.caption, Route.OFFLOAD.caption]
+        has_spare = backend.spare() != backend.devices()[0]
+        routes = [AUTO, *(route.caption for route in EXACT if has_spare or not route.elsewhere)]
         others = "TAESD: choose its file among the VAEs."
-        if backend.devices()[0].type != "cpu":
-            routes.append(Route.CPU.caption)
-        else:
-            others += " CPU: that is what all of them run on here."
+        if not has_spare:
+            others += f" {Route.CPU.caption}: that is what all of them run on here."
         example = str(_EXAMPLE) if not kept and os.path.isfile(_EXAMPLE) else None
         self.number = gr.State(None)
         self.chosen = gr.State(False)  # whether the user has chosen what to decode

@@ -12,7 +12,7 @@ import gradio as gr
 import torch
 
 from vae_lib.decode import wording
-from vae_lib.device import DTYPES, dtype_name
+from vae_lib.device import DTYPES, dtype_name, kinds
 from vae_lib.engine import Operation
 from vae_lib.errors import InputError, VAEGuardError
 from vae_lib.networks import AutoencoderKLConfig
@@ -30,7 +30,6 @@ _STANDARD = {
         z_channels=16, embed_dim=16, use_quant_conv=False, use_post_quant_conv=False
     ),
 }
-_NAMES = {"cpu": "Main memory", "cuda": "GPU memory", "mps": "GPU memory"}
 
 
 class MemorySection:
@@ -151,7 +150,8 @@ class MemorySection:
         """The bar and the planner's line."""
         work, plan = outlook.work, outlook.chosen
         device = self._backend.memory(work.device)
-        where = _NAMES.get(work.device.type, "Memory") + (f" ({work.device})" if work.device.index else "")
+        where = "Main memory" if kinds.of(work.device).in_main_memory else "GPU memory"
+        where += f" ({work.device})" if work.device.index else ""
         if plan is None:
             least = outlook.prospects[0].least if outlook.prospects else None
             need = least.peak_bytes if least is not None else 0

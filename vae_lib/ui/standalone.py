@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from vae_lib.device import choose_device, free_memory, total_memory
+from vae_lib.device import choose_device, free_memory, kinds, total_memory
 from vae_lib.engine import Operation
 from vae_lib.errors import InputError, printable
 from vae_lib.files import files_in, is_gone, require_folder
@@ -99,7 +99,7 @@ class FolderBackend:
         return (self._device,)
 
     def dtype(self) -> torch.dtype:
-        return torch.float16 if self._device.type == "cuda" else torch.float32
+        return torch.float16 if kinds.of(self._device).tensor_cores else torch.float32
 
     def memory(self, device: torch.device) -> Memory:
         return Memory(total_memory(device), free_memory(device))

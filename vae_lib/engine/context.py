@@ -1,0 +1,35 @@
+"""What the passes over one picture share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+
+from vae_lib.engine.buffers import Memory, Store, rows_of
+from vae_lib.engine.maps import Arrivals, FeatureMap
+from vae_lib.engine.normalization import Normaliser, Statistics
+from vae_lib.engine.padding import Padding
+
+
+@dataclass
+class Context:
+    """What the passes over one picture share. ``after_band`` is called after every band."""
+
+    memory: Memory
+    store: Store
+    padding: Padding
+    after_band: Callable[[], None]
+    maps: dict[str, FeatureMap] = field(default_factory=dict)
+    statistics: dict[str, Statistics] = field(default_factory=dict)
+
+    def normaliser(self, norm: nn.GroupNorm, statistics: str, offset: Tensor | None) -> Normaliser:
+        return self.statistics[statistics].normaliser(norm, self.memory, offset)
+
+
+def add_in_place(target: FeatureMap, stored: Arrivals, first: int, band: Tensor) -> None:
+    """Add the stored rows from ``first`` on to the band, and the sum takes their place."""
+    for row, piece in stored.pieces(first, first + band.shape[2]):
+        rows_of(band, row - first, row - first + piece.shape[2]).add_(piece)
+    target.write(first, band)
