@@ -56,7 +56,7 @@ def decoded(title: str, decode: Callable[[], Tensor]) -> Shown:
 
 @torch.no_grad()
 def all_ways() -> list[Shown]:
-    vae = load_vae(DATA / "vae_guard_tiny.safetensors", dtype=torch.float32, kind="AutoencoderKL").model
+    vae = load_vae(DATA / "vae_guard_tiny.safetensors", dtype=torch.float32, kind="VAE").model
     assert isinstance(vae, AutoencoderKL)
     photograph = Image.open(DATA / "coffee.jpg").convert("RGB").resize(SIZE, Image.Resampling.LANCZOS)
     latents = Ladder(vae).encode(picture_tensor(photograph)[None]).result

@@ -144,7 +144,7 @@ def test_a_full_vae_and_a_taesd_are_not_taken_for_each_other(
 ) -> None:
     save_safetensors(taesd_weights, tmp_path / "tiny.safetensors")
     with pytest.raises(CheckpointError, match=r"tiny\.safetensors is a TAESD.*a full VAE is wanted"):
-        load_vae(tmp_path / "tiny.safetensors", kind="AutoencoderKL")
+        load_vae(tmp_path / "tiny.safetensors", kind="VAE")
     with pytest.raises(CheckpointError, match=r"plain\.safetensors is a full VAE; a TAESD.* is wanted"):
         load_vae(vae_file, kind="TAESD")
 

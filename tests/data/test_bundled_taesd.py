@@ -25,7 +25,7 @@ FULL_FLOOR = 27.3
 
 @pytest.fixture(scope="module")
 def vae() -> LoadedVAE:
-    return load_vae(DATA / "vae_guard_tiny.safetensors", dtype=torch.float32, kind="AutoencoderKL")
+    return load_vae(DATA / "vae_guard_tiny.safetensors", dtype=torch.float32, kind="VAE")
 
 
 @pytest.fixture(scope="module")

@@ -13,9 +13,10 @@ from torch import Tensor
 from tests.engine.gpu import as_on_a_gpu
 from tests.networks.small import BF16, CPU, FP32, SMALL, network
 from vae_lib.decode import check as module
-from vae_lib.decode.check import CPU_SIZES, PROBE, Limits, Report, Trial, check, machine, sample_network
+from vae_lib.decode.check import CPU_SIZES, PROBE, Limits, Report, Trial, check, machine
 from vae_lib.engine import Compute, Operation, Tiling
 from vae_lib.errors import Cancelled, PlanError
+from vae_lib.networks import sample_network
 
 LIMITS = Limits(sizes=(32, 48))
 Ours = Callable[[Trial, Tensor, Tiling], Tensor]
@@ -190,8 +191,8 @@ def test_the_report_is_a_table_without_names_of_the_users(monkeypatch: pytest.Mo
 def test_the_users_random_numbers_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "AutoencoderKLConfig", lambda **halves: SMALL)
     before = torch.get_rng_state()
-    first = sample_network(Operation.DECODE)
-    again = sample_network(Operation.DECODE)
+    first = sample_network("decoder")
+    again = sample_network("decoder")
     run(limits=Limits(sizes=(32,)))
     assert torch.equal(torch.get_rng_state(), before)
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))

@@ -361,7 +361,7 @@ def test_the_device_can_be_checked(page: Page, monkeypatch: pytest.MonkeyPatch) 
 
     small = AutoencoderKLConfig(ch=32, ch_mult=(1, 2), num_res_blocks=1)
     monkeypatch.setattr(
-        check_section, "sample_network", lambda operation: AutoencoderKL(small).requires_grad_(False)
+        check_section, "sample_network", lambda half: AutoencoderKL(small).requires_grad_(False)
     )
     monkeypatch.setattr(check, "CPU_SIZES", (32,))
     open_section(page, "Memory")

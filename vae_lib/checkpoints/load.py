@@ -17,7 +17,7 @@ from vae_lib.checkpoints.numbers import all_finite, read_numbers, read_statistic
 from vae_lib.checkpoints.source import WeightsFile, open_weights
 from vae_lib.errors import CheckpointError
 from vae_lib.files import PathLike
-from vae_lib.networks import assign
+from vae_lib.networks import TAESD, Network, assign
 
 HASH_AT_MOST_BYTES = 1 << 30  # whole checkpoints are larger, and no catalog lists them as VAEs
 
@@ -33,13 +33,23 @@ class LoadedVAE:
     identity: Identity
     space: LatentSpace | None
 
+    @property
+    def exact(self) -> Network | None:
+        """The network, if it is a full VAE."""
+        return None if isinstance(self.model, TAESD) else self.model
+
+    @property
+    def tiny(self) -> TAESD | None:
+        """The network, if it is a TAESD."""
+        return self.model if isinstance(self.model, TAESD) else None
+
 
 def load_vae(
     path: PathLike,
     *,
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
-    kind: Literal["AutoencoderKL", "TAESD"] | None = None,
+    kind: Literal["VAE", "TAESD"] | None = None,
     hash_file: bool | None = None,
     known: Lookup | None = None,
 ) -> LoadedVAE:

@@ -13,10 +13,10 @@ from vae_lib.checkpoints.foreign import describe_foreign, describe_other_vae
 from vae_lib.checkpoints.header import Header, quote, quote_some
 from vae_lib.checkpoints.layouts import KeyMap, ldm_shape, map_keys
 from vae_lib.errors import CheckpointError, UnknownVAE
-from vae_lib.networks import TAESD, AutoencoderKL, AutoencoderKLConfig
+from vae_lib.networks import TAESD, Network, recognise
 from vae_lib.networks.config import MAX_CHANNELS
 
-VAE = AutoencoderKL | TAESD
+VAE = Network | TAESD
 
 _MIDDLE_ATTENTION = ".mid.attn_1."
 _KNOWN = "choose a VAE of Stable Diffusion 1, 2, XL or 3, or of FLUX"
@@ -38,6 +38,11 @@ class Described:
     network: VAE
     dtype: torch.dtype
     packing: Packing | None
+
+    @property
+    def exact(self) -> Network | None:
+        """The network, if it is a full VAE."""
+        return None if isinstance(self.network, TAESD) else self.network
 
 
 def describe(header: Header) -> Described:
@@ -71,16 +76,15 @@ def find_vae(header: Header) -> KeyMap:
 
 
 def _network(name: str, shapes: Mapping[str, tuple[int, ...]], is_taesd: bool) -> VAE:
-    with torch.device("meta"):
-        if is_taesd:
-            halves = {key.partition(".")[0] for key in shapes}
-            channels = _taesd_channels(shapes, name)
+    if is_taesd:
+        halves = {key.partition(".")[0] for key in shapes}
+        channels = _taesd_channels(shapes, name)
+        with torch.device("meta"):
             return TAESD(channels, encoder="encoder" in halves, decoder="decoder" in halves)
-        try:
-            config = AutoencoderKLConfig.from_state_dict(shapes)
-        except CheckpointError as error:
-            raise type(error)(f"{name}: {error}") from error
-        return AutoencoderKL(config)
+    try:
+        return recognise(shapes)
+    except CheckpointError as error:
+        raise type(error)(f"{name}: {error}") from error
 
 
 def _taesd_channels(shapes: Mapping[str, tuple[int, ...]], name: str) -> int:

@@ -10,11 +10,11 @@ import sys
 import torch
 
 from vae_lib.checkpoints import load_vae
-from vae_lib.decode.check import Limits, check, sample_network
+from vae_lib.decode.check import Limits, check
 from vae_lib.device import DTYPES, choose_device, free_bytes, usual_dtype
 from vae_lib.engine import Compute, Operation
 from vae_lib.errors import CheckpointError
-from vae_lib.networks import AutoencoderKL
+from vae_lib.networks import Network, sample_network
 
 
 def run_check(options: argparse.Namespace) -> int:
@@ -43,11 +43,11 @@ def run_check(options: argparse.Namespace) -> int:
     return int(report.is_wrong or not report.findings)
 
 
-def _vae(options: argparse.Namespace, operation: Operation) -> AutoencoderKL:
+def _vae(options: argparse.Namespace, operation: Operation) -> Network:
     if options.vae is None:
-        return sample_network(operation)
-    model = load_vae(options.vae, dtype=torch.float32).model
-    if not isinstance(model, AutoencoderKL):
+        return sample_network(operation.half)
+    model = load_vae(options.vae, dtype=torch.float32).exact
+    if model is None:
         raise CheckpointError(
             f"{options.vae.name} is a TAESD, the tiny autoencoder, which has no routes to compare; choose a full VAE."
         )

@@ -15,7 +15,6 @@ from vae_lib.decode import wording
 from vae_lib.device import DTYPES, choose_device, dtype_name, free_memory, usual_dtype
 from vae_lib.engine import Operation
 from vae_lib.errors import CheckpointError, InputError, printable
-from vae_lib.networks import AutoencoderKL
 from vae_lib.planning import DEFAULT_ORDER, PROFILES, Outlook, Plan, Planner, Preference, Prospect, Work
 from vae_lib.units import size_text
 
@@ -48,8 +47,8 @@ def run_inspect(options: argparse.Namespace) -> None:
 
 
 def run_plan(options: argparse.Namespace) -> None:
-    network = describe(read_header(options.vae)).network
-    if not isinstance(network, AutoencoderKL):
+    network = describe(read_header(options.vae)).exact
+    if network is None:
         raise CheckpointError(
             f"{options.vae.name} is a TAESD, the tiny autoencoder; a full VAE is wanted here."
         )

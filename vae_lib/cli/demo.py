@@ -15,7 +15,7 @@ from vae_lib.decode import Ladder
 from vae_lib.device import PeakMemory
 from vae_lib.errors import InputError, PlanError
 from vae_lib.files import is_gone, write_atomically
-from vae_lib.networks import TAESD, AutoencoderKL
+from vae_lib.networks import TAESD
 from vae_lib.planning import PROFILES, Planner, Route
 from vae_lib.units import size_text
 
@@ -25,9 +25,9 @@ LABEL_HEIGHT = 20
 
 
 def run_demo(options: argparse.Namespace) -> None:
-    loaded = load_vae(DATA / "vae_guard_tiny.safetensors", dtype=torch.float32, kind="AutoencoderKL")
-    vae = loaded.model
-    assert isinstance(vae, AutoencoderKL)
+    loaded = load_vae(DATA / "vae_guard_tiny.safetensors", dtype=torch.float32, kind="VAE")
+    vae = loaded.exact
+    assert vae is not None
     tiny = _bundled_taesd()
     picture = read_picture(options.image or DATA / "coffee.jpg", vae.downscale)
     try:
@@ -88,9 +88,7 @@ def _bundled_taesd() -> TAESD | None:
     path = DATA / "vae_guard_taesd.safetensors"
     if is_gone(path):
         return None
-    model = load_vae(path, dtype=torch.float32, kind="TAESD").model
-    assert isinstance(model, TAESD)
-    return model
+    return load_vae(path, dtype=torch.float32, kind="TAESD").tiny
 
 
 def _write_sheet(shown: list[tuple[str, Tensor, Tensor | None]], path: Path) -> None:

@@ -30,7 +30,7 @@ from vae_lib.device import DTYPES, PeakMemory, choose_device, dtype_name, free_m
 from vae_lib.engine import Compute, Operation
 from vae_lib.errors import InputError
 from vae_lib.files import check_outputs
-from vae_lib.networks import TAESD, AutoencoderKL
+from vae_lib.networks import TAESD, Network
 from vae_lib.planning import DEFAULT_ORDER, PROFILES, Planner, Route
 from vae_lib.units import size_text
 
@@ -115,25 +115,25 @@ class Job:
         self.dtype = DTYPES[options.dtype] if options.dtype else usual_dtype(self.device)
         self.loaded: LoadedVAE | None = None
         self.tiny: LoadedVAE | None = None
-        self.vae: AutoencoderKL | None = None
+        self.vae: Network | None = None
         self.taesd: TAESD | None = None
         if options.route == "taesd" and options.taesd is None:
             raise InputError("The route taesd needs the tiny autoencoder's file: give it with --taesd FILE.")
         if options.route != "taesd":
             if options.vae is None:
                 raise InputError("A VAE is needed: give its file with --vae FILE.")
-            self.loaded = load_vae(options.vae, dtype=self.dtype, device=self.device, kind="AutoencoderKL")
-            assert isinstance(self.loaded.model, AutoencoderKL)
-            self.vae = self.loaded.model
+            self.loaded = load_vae(options.vae, dtype=self.dtype, device=self.device, kind="VAE")
+            self.vae = self.loaded.exact
+            assert self.vae is not None
             self._check_half(self.vae, options.vae)
         if options.taesd is not None and options.route in ("auto", "taesd"):
             self.tiny = load_vae(options.taesd, dtype=self.dtype, device=self.device, kind="TAESD")
-            assert isinstance(self.tiny.model, TAESD)
-            self.taesd = self.tiny.model
+            self.taesd = self.tiny.tiny
+            assert self.taesd is not None
             self._check_half(self.taesd, options.taesd)
             self._check_taesd(self.taesd)
 
-    def _check_half(self, network: AutoencoderKL | TAESD, path: Path) -> None:
+    def _check_half(self, network: Network | TAESD, path: Path) -> None:
         if getattr(network, self.operation.half) is None:
             raise InputError(
                 f"{path.name} holds only {self.operation.other_half}, so it cannot {self.operation.value}; give a file "

@@ -22,7 +22,7 @@ from vae_lib.device.measure import PeakMemory
 from vae_lib.device.memory import free_bytes, release_cached
 from vae_lib.engine.compute import Compute, Operation
 from vae_lib.errors import Cancelled, PlanError
-from vae_lib.networks import AutoencoderKL, AutoencoderKLConfig
+from vae_lib.networks import Network
 from vae_lib.planning import PROFILES, Plan, Planner, Profile, Route, Work
 from vae_lib.planning.plan import cost_of, plain_cost_of
 from vae_lib.planning.route import ON_DEVICE
@@ -32,15 +32,6 @@ from vae_lib.units import size_text
 SIZES, CPU_SIZES = (256, 512, 1024), (128, 256, 512)  # pixels along a side
 PROBE = 32  # pixels of the picture that says how fast the device is
 RUNS, CPU_RUNS = 40, 11  # decodes of the plain network that the check of one size takes as long as
-
-
-def sample_network(operation: Operation) -> AutoencoderKL:
-    """Stable Diffusion's shape with random weights: time and memory are any such VAE's. On the CPU, in float32."""
-    decodes = operation is Operation.DECODE
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        config = AutoencoderKLConfig(has_encoder=not decodes, has_decoder=decodes)
-        return AutoencoderKL(config).eval().requires_grad_(False)
 
 
 @dataclass(frozen=True)
@@ -163,7 +154,7 @@ class Report:
 
 
 def check(
-    vae: AutoencoderKL,
+    vae: Network,
     operation: Operation,
     compute: Compute,
     limits: Limits,
@@ -187,7 +178,7 @@ class _Check:
 
     def __init__(
         self,
-        vae: AutoencoderKL,
+        vae: Network,
         operation: Operation,
         compute: Compute,
         limits: Limits,

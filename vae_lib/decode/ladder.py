@@ -21,7 +21,7 @@ from vae_lib.engine.compute import Compute, Operation, Progress
 from vae_lib.engine.padding import Padding
 from vae_lib.engine.programs import taesd as tiny
 from vae_lib.errors import DeviceLost, InputError, NumericError, PlanError, printable
-from vae_lib.networks import TAESD, AutoencoderKL
+from vae_lib.networks import TAESD, Network
 from vae_lib.planning import DEFAULT_ORDER, Outlook, Plan, Planner, Preference, Route, Work
 from vae_lib.planning.events import Attempt, MaybeOutOfMemory, NoScratch, OutOfMemory, Overflow
 from vae_lib.planning.search import Exhausted, Search
@@ -45,7 +45,7 @@ class Ladder:
         check_finite: look for NaN and infinity in the result.
     """
 
-    vae: AutoencoderKL | None
+    vae: Network | None
     taesd: TAESD | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     dtype: torch.dtype = torch.float32

@@ -5,22 +5,22 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from vae_lib.engine import programs
 from vae_lib.engine.buffers import DeviceStore, Memory
 from vae_lib.engine.compute import Compute
 from vae_lib.engine.context import Context
 from vae_lib.engine.convolution import Linear, tokens
 from vae_lib.engine.maps import FeatureMap
 from vae_lib.engine.padding import Padding
-from vae_lib.engine.passes import INPUT, OUTPUT, MapSize, Pass, count_bands
-from vae_lib.engine.programs.autoencoder_kl import Tiling, decoder_passes, encoder_passes
+from vae_lib.engine.passes import INPUT, OUTPUT, MapSize, Pass, Tiling, count_bands
 from vae_lib.engine.run import run
 from vae_lib.errors import Cancelled, CheckpointError
-from vae_lib.networks import AutoencoderKL
+from vae_lib.networks import Network
 
 
 @torch.no_grad()
 def decode(
-    vae: AutoencoderKL, latents: Tensor, tiling: Tiling, compute: Compute, memory: Memory | None = None
+    vae: Network, latents: Tensor, tiling: Tiling, compute: Compute, memory: Memory | None = None
 ) -> Tensor:
     """Decode unscaled latents (B, C, h, w) into pictures (B, 3, 8 h, 8 w), in [-1, 1] but not clamped.
 
@@ -38,7 +38,7 @@ def decode(
     memory = memory or Memory(compute.device, compute.dtype)
     batch, _, h, w = latents.shape
     size, scale = MapSize(h, w, vae.config.z_channels), vae.downscale
-    passes = decoder_passes(vae.decoder, size, tiling, compute)
+    passes = programs.of(vae).decoder_passes(vae, size, tiling, compute)
     out = memory.pictures(batch, vae.config.out_channels, h * scale, w * scale, compute.destination)
     ticker = _Ticker(passes, size, batch, compute)
     for index in memory.each(range(batch), lambda index: None, {}):
@@ -51,7 +51,7 @@ def decode(
 
 @torch.no_grad()
 def encode_moments(
-    vae: AutoencoderKL, images: Tensor, tiling: Tiling, compute: Compute, memory: Memory | None = None
+    vae: Network, images: Tensor, tiling: Tiling, compute: Compute, memory: Memory | None = None
 ) -> tuple[Tensor, Tensor]:
     """Mean and log-variance, each (B, C, H / 8, W / 8), of pictures (B, 3, H, W) in [-1, 1]; not scaled.
 
@@ -62,8 +62,8 @@ def encode_moments(
     memory = memory or Memory(compute.device, compute.dtype)
     batch, channels, height, width = images.shape
     size, scale = MapSize(height, width, channels), vae.downscale
-    passes = encoder_passes(vae.encoder, size, tiling, compute)
-    z2, (h, w) = vae.encoder.conv_out.out_channels, (height // scale, width // scale)
+    passes = programs.of(vae).encoder_passes(vae, size, tiling, compute)
+    z2, (h, w) = 2 * vae.config.z_channels, (height // scale, width // scale)
     quant = None if vae.quant_conv is None else Linear(vae.quant_conv, memory)
     out = memory.pictures(batch, z2 if quant is None else quant.out_channels, h, w, compute.device)
     ticker = _Ticker(passes, size, batch, compute)

@@ -31,6 +31,32 @@ class MapSize:
 
 
 @dataclass(frozen=True)
+class Tiling:
+    """How a picture is cut into bands. The choice changes memory and time, never the picture.
+
+    Attributes:
+        band_bytes: size to aim at for one band of a layer's activation; a band has at least 2 rows.
+        recompute: resolutions, counted from the picture's own downwards, whose inner activations are computed again
+            when they are needed instead of kept.
+        offload: whether activations rest in host memory between passes.
+        attention_bytes: size to aim at for one block of attention scores.
+    """
+
+    band_bytes: int
+    recompute: int = 0
+    offload: bool = False
+    attention_bytes: int = 32 << 20
+
+    def rows(self, size: MapSize, dtype: torch.dtype) -> int:
+        """Rows per band: an even number (so that bands fall on whole pixels of the smaller resolution), and about the
+        same in every band, the last one too.
+        """
+        row = size.width * size.channels * dtype.itemsize
+        count = -(-size.height // max(2, self.band_bytes // row // 2 * 2))
+        return -(-size.height // count // 2) * 2
+
+
+@dataclass(frozen=True)
 class Stage:
     """Normalise with the statistics named ``statistics`` and apply SiLU (if there is a norm), then convolve."""
 

@@ -7,13 +7,11 @@ from torch import Tensor
 
 from vae_lib.engine.compute import Compute, Operation
 from vae_lib.errors import Cancelled
-from vae_lib.networks import AutoencoderKL
+from vae_lib.networks import Network
 
 
 @torch.no_grad()
-def run(
-    vae: AutoencoderKL, operation: Operation, batch: Tensor, compute: Compute
-) -> tuple[Tensor, Tensor | None]:
+def run(vae: Network, operation: Operation, batch: Tensor, compute: Compute) -> tuple[Tensor, Tensor | None]:
     """Pictures and None, or mean and log-variance; the network's weights must lie where and as ``compute`` says.
 
     Raises:

@@ -13,7 +13,7 @@ from torch import nn
 from vae_lib.checkpoints import FAMILIES, load_vae
 from vae_lib.engine import Operation
 from vae_lib.errors import CheckpointError
-from vae_lib.networks import TAESD, AutoencoderKL, AutoencoderKLConfig, assign
+from vae_lib.networks import TAESD, Network, assign, recognise
 
 
 def is_supported(module: Any) -> bool:
@@ -23,7 +23,7 @@ def is_supported(module: Any) -> bool:
     )
 
 
-def borrow(first_stage: nn.Module, operation: Operation) -> AutoencoderKL:
+def borrow(first_stage: nn.Module, operation: Operation) -> Network:
     """The half of the host's VAE that ``operation`` needs, made of its own Parameters.
 
     Built anew for each picture (milliseconds): nothing of ours holds on to the weights afterwards, and a VAE that was
@@ -31,27 +31,22 @@ def borrow(first_stage: nn.Module, operation: Operation) -> AutoencoderKL:
     ``post_quant_conv``; the encoder ends with ``quant_conv``, the moments.
 
     Raises:
-        CheckpointError: when the host's VAE is not an AutoencoderKL.
+        CheckpointError: when it is none that we have a network for.
     """
     half = operation.half
     prefixes = (f"{half}.",) if operation is Operation.DECODE else (f"{half}.", "quant_conv.")
     parameters = {
         name: parameter for name, parameter in first_stage.named_parameters() if name.startswith(prefixes)
     }
-    config = AutoencoderKLConfig.from_state_dict({name: tuple(p.shape) for name, p in parameters.items()})
+    shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
     # Weights that were loaded in inference mode can only be assigned in it.
     with torch.inference_mode(any(parameter.is_inference() for parameter in parameters.values())):
-        with torch.device("meta"):
-            network = AutoencoderKL(config)
-        return _with(network, parameters)
-
-
-def _with(network: AutoencoderKL, parameters: dict[str, nn.Parameter]) -> AutoencoderKL:
-    try:
-        assign(network, parameters)
-    except RuntimeError as error:
-        raise CheckpointError(f"The loaded VAE is of an unknown kind: {error}") from error
-    return network
+        network = recognise(shapes)
+        try:
+            assign(network, parameters)
+        except RuntimeError as error:
+            raise CheckpointError(f"The loaded VAE is of an unknown kind: {error}") from error
+        return network
 
 
 def compute_dtype(half: nn.Module) -> torch.dtype:
@@ -82,11 +77,11 @@ class TAESDFolder:
                 continue
             if key not in self._loaded:
                 try:
-                    network = load_vae(path, kind="TAESD", hash_file=False).model
+                    network = load_vae(path, kind="TAESD", hash_file=False).tiny
                 except CheckpointError as error:  # the exact ways do not need it
                     self._tell_once(f"taesd {path}", f"decoding by TAESD is not possible: {error}")
                     continue
-                assert isinstance(network, TAESD)
+                assert network is not None
                 self._loaded[key] = network
             return self._loaded[key]
         return None

@@ -126,7 +126,7 @@ def _read(
     and without it, it checks an archive with another reader than it loads it with.
     """
     try:
-        return dict(load_vae(filename, kind="AutoencoderKL", hash_file=False).model.state_dict())
+        return dict(load_vae(filename, kind="VAE", hash_file=False).model.state_dict())
     except UnknownVAE:
         # safetensors files cannot act: where the loaded checkpoint has such a VAE, it is the host's own affair
         if filename.lower().endswith(".safetensors") and wanted:

@@ -1,4 +1,4 @@
-"""The networks as plain, readable modules; ``vae_lib.decode`` runs the same weights in less memory."""
+"""The networks as plain, readable modules; ``vae_lib.engine`` runs the same weights in less memory."""
 
 from vae_lib.networks.assign import assign
 from vae_lib.networks.autoencoder_kl import (
@@ -14,10 +14,14 @@ from vae_lib.networks.autoencoder_kl import (
     Upsample,
 )
 from vae_lib.networks.config import AutoencoderKLConfig
+from vae_lib.networks.known import STANDARD, build, recognise, sample_network
+from vae_lib.networks.network import Architecture, Network
 from vae_lib.networks.taesd import TAESD
 
 __all__ = [
+    "STANDARD",
     "TAESD",
+    "Architecture",
     "AttnBlock",
     "AutoencoderKL",
     "AutoencoderKLConfig",
@@ -26,8 +30,12 @@ __all__ = [
     "Downsample",
     "Encoder",
     "MidBlock",
+    "Network",
     "ResnetBlock",
     "UpLevel",
     "Upsample",
     "assign",
+    "build",
+    "recognise",
+    "sample_network",
 ]

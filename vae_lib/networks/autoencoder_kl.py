@@ -1,20 +1,19 @@
 """The KL autoencoder of latent diffusion (Rombach et al., 2022), as Stable Diffusion checkpoints carry it.
 
 Parameter names are those of the original checkpoints ("ldm layout"): a state dict loads without renaming.
-The forward pass is the plain one, the reference: ``vae_lib.decode`` runs the same modules in bands.
+The forward pass is the plain one, the reference: ``vae_lib.engine`` runs the same modules in bands.
 """
 
 from __future__ import annotations
 
 from typing import cast
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vae_lib.device import kinds
 from vae_lib.errors import CheckpointError
 from vae_lib.networks.config import NORM_GROUPS, AutoencoderKLConfig
+from vae_lib.networks.network import Network
 
 
 def _norm(channels: int) -> nn.GroupNorm:
@@ -186,13 +185,17 @@ class Decoder(nn.Module):
         return cast(Tensor, self.conv_out(F.silu(self.norm_out(x))))
 
 
-class AutoencoderKL(nn.Module):
+class AutoencoderKL(Network):
     """The VAE of Stable Diffusion 1, 2, XL, 3 and FLUX.1. No scaling and no shift factor is applied here.
 
     Built under ``torch.device("meta")`` it costs nothing, and ``assign`` then makes
     it use the given tensors or Parameters themselves. ``encoder`` or ``decoder`` is None when the
     weights have none; ``quant_conv`` and ``post_quant_conv`` are None in VAEs without them (SD3, FLUX.1).
     """
+
+    config: AutoencoderKLConfig
+    encoder: Encoder | None
+    decoder: Decoder | None
 
     def __init__(self, config: AutoencoderKLConfig) -> None:
         super().__init__()
@@ -202,20 +205,6 @@ class AutoencoderKL(nn.Module):
         self.decoder = Decoder(config) if config.has_decoder else None
         self.quant_conv = nn.Conv2d(2 * z, 2 * embed, kernel_size=1) if config.use_quant_conv else None
         self.post_quant_conv = nn.Conv2d(embed, z, kernel_size=1) if config.use_post_quant_conv else None
-
-    @property
-    def latent_channels(self) -> int:
-        return self.config.latent_channels
-
-    @property
-    def downscale(self) -> int:
-        """Pixels per latent along each side."""
-        return self.config.downscale
-
-    def lies_on(self, device: torch.device, dtype: torch.dtype) -> bool:
-        """Whether all weights are on such a device in that dtype; a host may keep some of them in main memory."""
-        kind = kinds.of(device)
-        return all(kinds.of(weight.device) is kind and weight.dtype == dtype for weight in self.parameters())
 
     def encode_moments(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of the latents, not scaled, of an image (B, 3, H, W) in [-1, 1].

@@ -46,6 +46,10 @@ class AutoencoderKLConfig:
         return tuple(round(self.ch * multiple) for multiple in self.ch_mult)
 
     @property
+    def outer_channels(self) -> int:
+        return self.widths[0]
+
+    @property
     def downscale(self) -> int:
         """Pixels per latent along each side: 8 for every Stable Diffusion VAE."""
         return int(2 ** (len(self.ch_mult) - 1))

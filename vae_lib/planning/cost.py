@@ -15,8 +15,8 @@ from vae_lib.device import transfers
 from vae_lib.engine import batch as engine
 from vae_lib.engine.buffers import Band, HostStore, Item, Memory
 from vae_lib.engine.compute import Compute
-from vae_lib.engine.programs.autoencoder_kl import Tiling
-from vae_lib.networks import AutoencoderKL
+from vae_lib.engine.passes import Tiling
+from vae_lib.networks import Network
 from vae_lib.planning import counted_functions as counted_functions  # fills the rules
 from vae_lib.planning.counted import DEVICE, HOST, OUTSIDE, Counted, Meter, Shape4, Storage
 from vae_lib.planning.work import Cost
@@ -197,7 +197,7 @@ def _without_collections() -> Iterator[None]:
 
 
 def estimate(
-    vae: AutoencoderKL, shape: Shape4, tiling: Tiling, compute: Compute, *, resident: bool, decodes: bool
+    vae: Network, shape: Shape4, tiling: Tiling, compute: Compute, *, resident: bool, decodes: bool
 ) -> Cost:
     """Cost of decoding latents, or encoding pictures, of ``shape`` (batch, channels, height, width).
 
@@ -217,7 +217,7 @@ def estimate(
     return memory.cost(bands)
 
 
-def estimate_plain(vae: AutoencoderKL, shape: Shape4, compute: Compute, *, decodes: bool) -> Cost:
+def estimate_plain(vae: Network, shape: Shape4, compute: Compute, *, decodes: bool) -> Cost:
     """The same of the plain network, its weights on the device, one picture after the other."""
     memory = CountedMemory(compute.device, compute.dtype, True)
     memory.meter.channels_last = False

@@ -11,11 +11,10 @@ import torch
 from vae_lib.device import kinds, transfers
 from vae_lib.device.memory import largest_block
 from vae_lib.engine.compute import Compute, Operation
-from vae_lib.engine.passes import MapSize
+from vae_lib.engine.passes import MapSize, Tiling
 from vae_lib.engine.programs import taesd as tiny
-from vae_lib.engine.programs.autoencoder_kl import Tiling
 from vae_lib.errors import PlanError
-from vae_lib.networks import TAESD, AutoencoderKL, AutoencoderKLConfig
+from vae_lib.networks import TAESD, Architecture, Network, build
 from vae_lib.planning.cost import estimate, estimate_plain
 from vae_lib.planning.profile import Profile, Profiles
 from vae_lib.planning.route import Objection, Route
@@ -100,10 +99,10 @@ class Plan:
 
 
 @functools.lru_cache(maxsize=16)
-def _skeleton(config: AutoencoderKLConfig) -> AutoencoderKL:
+def _skeleton(config: Architecture) -> Network:
     """The network without weights; predictions need only its shape."""
     with torch.device("meta"):
-        return AutoencoderKL(config)
+        return build(config)
 
 
 @functools.lru_cache(maxsize=4)
@@ -177,7 +176,7 @@ def _band_sizes(work: Work, route: Route) -> Sequence[int]:
 def _halved(largest: int, work: Work, count: int | None = None) -> list[int]:
     assert work.config is not None
     height, width = work.pixels
-    row = width * work.config.widths[0] * 2 * work.dtype.itemsize
+    row = width * work.config.outer_channels * 2 * work.dtype.itemsize
     smallest = max(32 << 10, min(MIB, 4 * row))
     sizes = [largest >> i for i in range(14) if largest >> i >= smallest][:count]
     return [size for size in sizes if size < 2 * height * row] or sizes[-1:]  # larger ones would be no others
@@ -262,7 +261,7 @@ def _costed_plain(work: Work, profile: Profile) -> Plan:
 def _costed(work: Work, route: Route, tiling: Tiling, profile: Profile) -> Plan:
     assert work.config is not None
     cost = cost_of(work, tiling)
-    level = MapSize(*work.pixels, work.config.widths[0])
+    level = MapSize(*work.pixels, work.config.outer_channels)
     rows = min(tiling.rows(level, work.dtype), level.height)
     kind = transfers.kind_for(work.device)
     host = 0 if kind is None else cost.host_bytes

@@ -22,7 +22,7 @@ from vae_lib.device.memory import free_bytes
 from vae_lib.engine.compute import Compute, Operation
 from vae_lib.errors import InputError
 from vae_lib.files import write_atomically
-from vae_lib.networks import AutoencoderKL
+from vae_lib.networks import Network
 from vae_lib.planning import calibrate, trust
 from vae_lib.planning.profile import Profile
 from vae_lib.planning.trust import Standing
@@ -63,7 +63,7 @@ class KnownProfiles:
         standing = self._standing(key, work.operation)
         return profile if standing is None else standing.applied_to(profile)
 
-    def check(self, vae: AutoencoderKL, compute: Compute, report: Callable[[str], None]) -> None:
+    def check(self, vae: Network, compute: Compute, report: Callable[[str], None]) -> None:
         """Hold every route against the plain network before the first decode on a device, unless that was done.
 
         It runs once for each device, driver, dtype, PyTorch and version of this package; it takes a second or two and

@@ -14,8 +14,8 @@ from vae_lib.device.memory import synchronize
 from vae_lib.engine import batch as engine
 from vae_lib.engine import plain
 from vae_lib.engine.compute import Compute, Operation
-from vae_lib.engine.programs.autoencoder_kl import Tiling
-from vae_lib.networks import AutoencoderKL
+from vae_lib.engine.passes import Tiling
+from vae_lib.networks import Network
 from vae_lib.planning.work import Work
 
 # How far a picture may be from the plain network's in the same dtype, as a share of that one's root mean square. A few
@@ -27,7 +27,7 @@ ALLOWED = {torch.float32: 5e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 class Trial:
     """One piece of work, done by the plain network and by us; pictures (or mean latents) come in float32."""
 
-    vae: AutoencoderKL
+    vae: Network
     operation: Operation
     side: int  # pixels
     compute: Compute

@@ -17,8 +17,8 @@ from vae_lib.device.dtypes import dtype_name
 from vae_lib.device.failures import is_out_of_memory
 from vae_lib.device.memory import free_bytes, release_cached
 from vae_lib.engine.compute import Compute, Operation
-from vae_lib.engine.programs.autoencoder_kl import Tiling
-from vae_lib.networks import AutoencoderKL
+from vae_lib.engine.passes import Tiling
+from vae_lib.networks import Network
 from vae_lib.planning.plan import WHOLE, cost_of, plain_cost_of
 from vae_lib.planning.profile import Profile
 from vae_lib.planning.route import Route
@@ -69,9 +69,7 @@ def warning(wrong: Sequence[str], compute: Compute) -> str:
     )
 
 
-def small_check(
-    vae: AutoencoderKL, operation: Operation, compute: Compute, profile: Profile
-) -> Standing | None:
+def small_check(vae: Network, operation: Operation, compute: Compute, profile: Profile) -> Standing | None:
     """None if it could not be done now, or if the plain network has no finite picture to hold others against."""
     trial = Trial(vae, operation, SIDE, Compute(compute.device, compute.dtype))
     if not vae.lies_on(compute.device, compute.dtype):

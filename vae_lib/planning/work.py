@@ -8,7 +8,7 @@ import torch
 
 from vae_lib.engine.compute import Operation
 from vae_lib.engine.padding import ZEROS, Padding
-from vae_lib.networks import AutoencoderKLConfig
+from vae_lib.networks import Architecture
 
 CPU = torch.device("cpu")
 
@@ -31,7 +31,7 @@ class Work:
         spare: the device of the routes that compute elsewhere.
     """
 
-    config: AutoencoderKLConfig | None
+    config: Architecture | None
     operation: Operation
     height: int
     width: int

@@ -11,11 +11,12 @@ from typing import Any
 import gradio as gr
 import torch
 
-from vae_lib.decode.check import Limits, Report, check, sample_network
+from vae_lib.decode.check import Limits, Report, check
 from vae_lib.device import DTYPES
 from vae_lib.device.memory import FIRST_PROMISE
 from vae_lib.engine import Compute, Operation
 from vae_lib.errors import VAEGuardError
+from vae_lib.networks import sample_network
 from vae_lib.ui import markup
 from vae_lib.ui.backend import Backend
 from vae_lib.ui.events import QUIET
@@ -99,7 +100,7 @@ class CheckSection:
     ) -> None:
         try:
             with self._backend.computing():
-                vae = sample_network(operation).to(compute.device, compute.dtype)
+                vae = sample_network(operation.half).to(compute.device, compute.dtype)
                 limits = Limits(budget=self._budget)
                 found.append(check(vae, operation, compute, limits, said.put))
         except VAEGuardError as error:

@@ -19,7 +19,6 @@ from vae_lib.decode import Ladder, wording
 from vae_lib.device import PeakMemory
 from vae_lib.engine import Operation
 from vae_lib.errors import Cancelled, InputError, VAEGuardError
-from vae_lib.networks import TAESD, AutoencoderKL
 from vae_lib.planning import DEFAULT_ORDER, Route
 from vae_lib.ui.backend import Backend, VAEFile
 
@@ -145,7 +144,7 @@ class Comparer:
         problem, remark = "", ""
         try:
             loaded = load_vae(file.path)
-            if isinstance(loaded.model, TAESD):
+            if loaded.tiny is not None:
                 run.total -= len(routes) - 1
                 routes = [Route.TAESD.caption]
             ladder = self._ladder(run, loaded, limit)
@@ -179,10 +178,9 @@ class Comparer:
         def progress(done: int, total: int) -> None:
             run.fraction = (len(run.cells) + done / max(total, 1)) / run.total
 
-        model = loaded.model
         return Ladder(
-            model if isinstance(model, AutoencoderKL) else None,
-            model if isinstance(model, TAESD) else None,
+            loaded.exact,
+            loaded.tiny,
             device=self._backend.devices()[0],
             dtype=self._backend.dtype(),
             planner=planner if limit is None else planner.within(limit),

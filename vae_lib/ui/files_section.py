@@ -83,7 +83,7 @@ def files_table(backend: Backend, rows: Sequence[Row], chosen: str | None) -> st
             problem = f'<span class="vg-bad-text">{escape(row.problem or "")}</span>'
             body.append([(name, ""), (problem, "vg-wide"), *[("", "")] * 4])
             continue
-        kind = "" if identity.kind == "AutoencoderKL" else f"{markup.chip(identity.kind)} "
+        kind = "" if not identity.is_taesd else f"{markup.chip(identity.kind)} "
         warning = (
             " " + '<span class="vg-bad-text">other family</span>' if mismatch(identity, checkpoint) else ""
         )

@@ -14,7 +14,7 @@ import torch
 from vae_lib.checkpoints import describe, read_header
 from vae_lib.decode.wording import time_text
 from vae_lib.errors import PlanError
-from vae_lib.networks import AutoencoderKL, AutoencoderKLConfig
+from vae_lib.networks import Architecture
 from vae_lib.planning import Outlook, Planner, Prospect, Route, Work
 from vae_lib.planning.route import Distrusted
 from vae_lib.planning.work import CPU
@@ -58,14 +58,14 @@ class Curve:
         return 64 * low
 
 
-def vae_of_file(path: Path) -> tuple[AutoencoderKLConfig | None, int]:
+def vae_of_file(path: Path) -> tuple[Architecture | None, int]:
     """The configuration of a file's VAE, None for a TAESD, and its latent channels; only the header is read.
 
     Raises:
         CheckpointError: when there is no VAE in it.
     """
-    network = describe(read_header(path)).network
-    return network.config if isinstance(network, AutoencoderKL) else None, network.latent_channels
+    found = describe(read_header(path))
+    return None if found.exact is None else found.exact.config, found.network.latent_channels
 
 
 def curve(work: Work, route: Route) -> Curve:

@@ -15,7 +15,7 @@ from vae_lib.decode import wording
 from vae_lib.device import DTYPES, dtype_name, kinds
 from vae_lib.engine import Operation
 from vae_lib.errors import InputError, VAEGuardError
-from vae_lib.networks import AutoencoderKLConfig
+from vae_lib.networks import STANDARD, Architecture
 from vae_lib.planning import Outlook, Work
 from vae_lib.ui import markup, memory
 from vae_lib.ui.backend import Backend
@@ -23,13 +23,6 @@ from vae_lib.ui.check_section import CheckSection
 from vae_lib.ui.events import QUIET
 from vae_lib.ui.hints import hinted
 from vae_lib.ui.library import Library
-
-_STANDARD = {
-    "Any SD1, SD2 or SDXL VAE": AutoencoderKLConfig(),
-    "Any SD3 or FLUX.1 VAE": AutoencoderKLConfig(
-        z_channels=16, embed_dim=16, use_quant_conv=False, use_post_quant_conv=False
-    ),
-}
 
 
 class MemorySection:
@@ -39,7 +32,7 @@ class MemorySection:
         self._latest: dict[str, int] = {}  # page -> the number of what it asked for last
         self._answered: dict[str, tuple[Any, ...]] = {}
         width, height = backend.size()
-        standard = list(_STANDARD)
+        standard = list(STANDARD)
         devices = [str(device) for device in backend.devices()]
         self.reach = gr.HTML(elem_id="vg_reach")
         with gr.Row():
@@ -81,7 +74,7 @@ class MemorySection:
 
     def choices(self) -> Any:
         """The files that can be asked for, after the standard networks."""
-        return gr.update(choices=[*_STANDARD, *self._library.names()])
+        return gr.update(choices=[*STANDARD, *self._library.names()])
 
     def show(
         self,
@@ -167,7 +160,7 @@ class MemorySection:
         for name, value in (("width", width), ("height", height)):
             if value is None or not 64 <= value <= memory.LARGEST:
                 raise InputError(f"The {name} must be a number of pixels from 64 to {memory.LARGEST}.")
-        config: AutoencoderKLConfig | None = _STANDARD.get(vae)
+        config: Architecture | None = STANDARD.get(vae)
         channels = config.latent_channels if config is not None else 4
         if config is None:
             row = self._library.row(vae)

@@ -1,47 +1,30 @@
-"""The networks as a list of passes: what is kept, what is computed again, and how many rows at a time."""
+"""AutoencoderKL as a list of passes: what is kept, what is computed again, and how many rows at a time."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import cast
 
-import torch
 from torch import nn
 
 from vae_lib.device import kernels
 from vae_lib.engine.compute import Compute
 from vae_lib.engine.convolution import best_shape
-from vae_lib.engine.passes import INPUT, OUTPUT, AttentionPass, ConvPass, MapSize, Pass, Shortcut, Stage
-from vae_lib.networks import AttnBlock, Decoder, DownLevel, Encoder, MidBlock, ResnetBlock, UpLevel
+from vae_lib.engine.passes import (
+    INPUT,
+    OUTPUT,
+    AttentionPass,
+    ConvPass,
+    MapSize,
+    Pass,
+    Shortcut,
+    Stage,
+    Tiling,
+)
+from vae_lib.networks import AttnBlock, AutoencoderKL, DownLevel, MidBlock, ResnetBlock, UpLevel
 
+NETWORK = AutoencoderKL
 # Keys in a block of offloaded attention at least, where memory allows: the sums so far are rescaled for every block.
 KEYS = 1024
-
-
-@dataclass(frozen=True)
-class Tiling:
-    """How a picture is cut into bands. The choice changes memory and time, never the picture.
-
-    Attributes:
-        band_bytes: size to aim at for one band of a layer's activation; a band has at least 2 rows.
-        recompute: resolutions, counted from the picture's own downwards, whose inner activations are computed again
-            when they are needed instead of kept.
-        offload: whether activations rest in host memory between passes.
-        attention_bytes: size to aim at for one block of attention scores.
-    """
-
-    band_bytes: int
-    recompute: int = 0
-    offload: bool = False
-    attention_bytes: int = 32 << 20
-
-    def rows(self, size: MapSize, dtype: torch.dtype) -> int:
-        """Rows per band: an even number (so that bands fall on whole pixels of the smaller resolution), and about the
-        same in every band, the last one too.
-        """
-        row = size.width * size.channels * dtype.itemsize
-        count = -(-size.height // max(2, self.band_bytes // row // 2 * 2))
-        return -(-size.height // count // 2) * 2
 
 
 class _Builder:
@@ -168,8 +151,10 @@ class _Builder:
         self.resnet(mid.block_2, False)
 
 
-def decoder_passes(decoder: Decoder, latent: MapSize, tiling: Tiling, compute: Compute) -> list[Pass]:
+def decoder_passes(network: AutoencoderKL, latent: MapSize, tiling: Tiling, compute: Compute) -> list[Pass]:
     """From the map "input" (h, w, z_channels) to the map "output" (8 h, 8 w, 3)."""
+    decoder = network.decoder
+    assert decoder is not None
     build = _Builder(latent, tiling, compute)
     build.conv(decoder.conv_in)
     build.mid(decoder.mid)
@@ -188,8 +173,10 @@ def decoder_passes(decoder: Decoder, latent: MapSize, tiling: Tiling, compute: C
     return build.passes
 
 
-def encoder_passes(encoder: Encoder, image: MapSize, tiling: Tiling, compute: Compute) -> list[Pass]:
+def encoder_passes(network: AutoencoderKL, image: MapSize, tiling: Tiling, compute: Compute) -> list[Pass]:
     """From the map "input" (H, W, 3) to the map "output" (H / 8, W / 8, 2 * z_channels)."""
+    encoder = network.encoder
+    assert encoder is not None
     build = _Builder(image, tiling, compute)
     build.conv(encoder.conv_in)
     for index, level in enumerate(cast(list[DownLevel], list(encoder.down))):

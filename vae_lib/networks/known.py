@@ -1,0 +1,43 @@
+"""The architectures that there are: recognised by their weights, built, and those that stand for many files."""
+
+from __future__ import annotations
+
+import torch
+
+from vae_lib.networks.autoencoder_kl import AutoencoderKL
+from vae_lib.networks.config import AutoencoderKLConfig, Shapes
+from vae_lib.networks.network import Architecture, Network
+
+_NETWORKS: dict[type, type] = {AutoencoderKLConfig: AutoencoderKL}
+
+# What a decode takes is the same for all VAEs of a shape.
+STANDARD: dict[str, Architecture] = {
+    "Any SD1, SD2 or SDXL VAE": AutoencoderKLConfig(),
+    "Any SD3 or FLUX.1 VAE": AutoencoderKLConfig(
+        z_channels=16, embed_dim=16, use_quant_conv=False, use_post_quant_conv=False
+    ),
+}
+
+
+def recognise(shapes: Shapes) -> Network:
+    """The network of ldm-layout ``key -> shape``, on the meta device.
+
+    Raises:
+        CheckpointError: when it is none that we have.
+    """
+    with torch.device("meta"):
+        return build(AutoencoderKLConfig.from_state_dict(shapes))
+
+
+def build(architecture: Architecture) -> Network:
+    """A network on the device that is PyTorch's default now; none of its weights are set."""
+    network: Network = _NETWORKS[type(architecture)](architecture)
+    return network
+
+
+def sample_network(half: str) -> Network:
+    """Only the "encoder" or the "decoder" of Stable Diffusion's shape, with random weights: on the CPU, in float32."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        config = AutoencoderKLConfig(has_encoder=half == "encoder", has_decoder=half == "decoder")
+        return build(config).eval().requires_grad_(False)

@@ -1,0 +1,78 @@
+"""What the engine, the planner and the faces ask of a network: one file here an architecture, and one in
+``engine.programs``."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from vae_lib.device import kinds
+
+
+class Architecture(Protocol):
+    """The shape of a network, as a value that can be hashed: enough to predict what it takes."""
+
+    @property
+    def latent_channels(self) -> int:
+        """Channels of the latents that ``decode`` takes and ``encode_moments`` gives."""
+
+    @property
+    def z_channels(self) -> int:
+        """Channels that the decoder's first layer reads; the encoder's last one writes twice as many."""
+
+    @property
+    def in_channels(self) -> int:
+        """Channels of the picture that is encoded."""
+
+    @property
+    def out_channels(self) -> int:
+        """Channels of the picture that is decoded."""
+
+    @property
+    def outer_channels(self) -> int:
+        """Channels of the layers at the picture's resolution, whose activations are the largest."""
+
+    @property
+    def downscale(self) -> int:
+        """Pixels per latent along each side."""
+
+    def __hash__(self) -> int: ...
+
+
+class Network(nn.Module):
+    """A VAE in evaluation mode. No scaling and no shift is applied in it.
+
+    Attributes:
+        encoder, decoder: None where the weights have none.
+        quant_conv, post_quant_conv: 1x1 convolutions after the encoder and before the decoder; None in VAEs without.
+    """
+
+    config: Architecture
+    encoder: nn.Module | None
+    decoder: nn.Module | None
+    quant_conv: nn.Conv2d | None
+    post_quant_conv: nn.Conv2d | None
+
+    @property
+    def latent_channels(self) -> int:
+        return self.config.latent_channels
+
+    @property
+    def downscale(self) -> int:
+        """Pixels per latent along each side."""
+        return self.config.downscale
+
+    def lies_on(self, device: torch.device, dtype: torch.dtype) -> bool:
+        """Whether all weights are on such a device in that dtype; a host may keep some of them in main memory."""
+        kind = kinds.of(device)
+        return all(kinds.of(weight.device) is kind and weight.dtype == dtype for weight in self.parameters())
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Pictures (B, C, H, W) in [-1, 1], not clamped, of unscaled latents (B, c, h, w), as PyTorch computes them."""
+        raise NotImplementedError
+
+    def encode_moments(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance (B, c, h, w) of pictures (B, C, H, W) in [-1, 1]."""
+        raise NotImplementedError
