@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from vae_lib.checkpoints import check_finite, factors_in, identify, load_latents, save_safetensors
+from vae_lib.checkpoints import check_finite, identify, load_latents, save_safetensors, space_in
 from vae_lib.errors import CheckpointError, InputError
 
 
@@ -161,14 +161,24 @@ def test_latents_in_the_place_of_a_vae(stored: object, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("factor", ["0", "0.0", "nan", "inf", "-inf", "much", ""])
 def test_factors_that_cannot_be(factor: str) -> None:
-    with pytest.raises(InputError, match=rf"scaling factor is '{factor}', which cannot be"):
-        factors_in({"scaling_factor": factor}, "The latents")
+    with pytest.raises(InputError, match=rf"have an invalid scaling factor in their metadata, '{factor}';"):
+        space_in({"scaling_factor": factor}, "The latents")
     if factor not in ("0", "0.0"):
-        with pytest.raises(InputError, match=rf"shift factor is '{factor}', which cannot be"):
-            factors_in({"scaling_factor": "1", "shift_factor": factor}, "The latents")
+        with pytest.raises(InputError, match=rf"have an invalid shift factor in their metadata, '{factor}';"):
+            space_in({"scaling_factor": "1", "shift_factor": factor}, "The latents")
 
 
 def test_factors_of_a_file() -> None:
-    assert factors_in({}) is None
-    assert factors_in({"scaling_factor": "0.5"}) == (0.5, 0.0)
-    assert factors_in({"scaling_factor": "0.5", "shift_factor": "-1"}) == (0.5, -1.0)
+    assert space_in({}) is None
+    for metadata, scale, shift in (
+        ({"scaling_factor": "0.5"}, 0.5, 0.0),
+        ({"scaling_factor": "0.5", "shift_factor": "-1"}, 0.5, -1.0),
+        ({"vae_guard.family": "SDXL"}, 0.13025, 0.0),
+        ({"family": "FLUX.1"}, 0.3611, 0.1159),
+    ):
+        space = space_in(metadata)
+        assert space is not None
+        assert (space.scale, space.shift) == (scale, shift)
+    assert space_in({"family": "FLUX.2"}) is None  # its numbers are in the VAE's file
+    with pytest.raises(InputError, match="an entry 'latent_space' in their metadata that cannot be read"):
+        space_in({"latent_space": "{}"}, "The latents")

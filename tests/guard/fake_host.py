@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from tests.networks.small import SMALL
+from vae_lib.catalog import LatentSpace
 from vae_lib.checkpoints.unfinished import Afterwards, Latents
 from vae_lib.engine import Operation
 from vae_lib.guard import Folders, Points
@@ -30,11 +31,8 @@ class FakeVAE:
     model_name: str = "small"
     family: str | None = "SD1"
     latent_channels: int = 4
-    factors: tuple[float, float] = (SCALE, 0.0)
+    space: LatentSpace = field(default_factory=lambda: LatentSpace(SCALE))
     packages: tuple[str, ...] = ("vae_lib",)
-
-    def unscale(self, latents: Tensor) -> Tensor:
-        return latents / SCALE
 
     def identity(self) -> str:
         return "these weights"

@@ -16,6 +16,7 @@ from tests.guard.fake_host import FakeHost, FakeVAE, decoded
 from tests.networks.small import SMALL, distance, latents_for
 from tests.webui import weights
 from tests.windows import files_in_use_stay
+from vae_lib.catalog import LatentSpace
 from vae_lib.checkpoints import unfinished
 from vae_lib.errors import Cancelled, InputError
 from vae_lib.guard import UNKNOWN, Guard, Request, decode_again, not_repeated
@@ -64,7 +65,7 @@ def test_a_fallback_is_told_and_noted(host: FakeHost, guard: Guard, latents: Ten
     assert host.noted["VAE Guard"].startswith("tiled in ")
     assert host.noted["VAE Guard"].endswith(" was free, less than the threshold of 1000 GB")
     (told,) = host.told  # once for the batch
-    wanted = "VAE Guard: decoded 32x32 in tiles, because only .* was free and the threshold is 1000 GB"
+    wanted = "VAE Guard: decoded 8x8 in tiles, because only .* was free and the threshold is 1000 GB"
     assert re.match(wanted, told)
 
 
@@ -188,7 +189,7 @@ def test_latents_of_a_checkpoint_that_is_gone(host: FakeHost, guard: Guard, late
     assert host.loaded is not None
     own, host.checkpoints = host.loaded, ()
     assert len(decode_again(guard, guard.kept.item(0))) == 1  # another of its family is loaded
-    host.loaded = FakeVAE(own.module, factors=(0.1, 0.0))
+    host.loaded = FakeVAE(own.module, space=LatentSpace(0.1))
     with pytest.raises(InputError, match="another family"):
         decode_again(guard, guard.kept.item(0))
     host.loaded = None

@@ -108,7 +108,7 @@ answer = {
     "records": [record.operation.value for record in current.records],
     "always_tiled": management.VAE_ALWAYS_TILED,
     "family": host.vae().family,
-    "factors": host.vae().factors,
+    "factors": [host.vae().space.scale, host.vae().space.shift],
 }
 
 # Ours has a bug, and the host's own decode runs out of memory: its own tiles come out, under no name of ours.

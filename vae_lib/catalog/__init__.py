@@ -6,6 +6,7 @@ from vae_lib.catalog.families import (
     family_by_factors,
     family_in_text,
     family_of_diffusion_model,
+    family_of_space,
     known_family,
 )
 from vae_lib.catalog.family import Family, Packing
@@ -24,6 +25,7 @@ __all__ = [
     "family_by_factors",
     "family_in_text",
     "family_of_diffusion_model",
+    "family_of_space",
     "known_family",
     "load_catalog",
 ]

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from vae_lib.catalog.family import Family, Packing
+from vae_lib.catalog.space import LatentSpace
 
 FAMILIES: dict[str, Family] = {
     family.name: family
@@ -96,6 +97,17 @@ def known_family(channels: int, scale: float, shift: float, name: str | None = N
         ):
             return family
     return None
+
+
+def family_of_space(channels: int, space: LatentSpace) -> Family | None:
+    """The family whose sampler has latents of so many channels in this space; the first where two have the same.
+
+    Packed ones are told by their packing: their numbers are in each file.
+    """
+    if not isinstance(space.scale, float) or not isinstance(space.shift, float):
+        packed = (f for f in FAMILIES.values() if f.packing is not None and f.packing.patch == space.patch)
+        return next((family for family in packed if family.sampler_channels == channels), None)
+    return known_family(channels, space.scale, space.shift) if space.patch == 1 else None
 
 
 def family_by_factors(channels: int, scale: float, shift: float, name: str | None = None) -> Family:

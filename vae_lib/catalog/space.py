@@ -1,9 +1,12 @@
-"""The way between the latents of a sampler and those of the VAE."""
+"""The step between the latents of a sampler and those of the VAE."""
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -36,8 +39,64 @@ class LatentSpace:
 
     def for_vae(self, latents: Tensor) -> Tensor:
         """The VAE's latents (B, C, p h, p w), float32, of the sampler's (B, p p C, h, w)."""
-        return F.pixel_shuffle(latents.to(torch.float32) / self.scale + self.shift, self.patch)
+        scale, shift = self._on(latents.device)
+        return F.pixel_shuffle(latents.to(torch.float32) / scale + shift, self.patch)
 
     def for_diffusion(self, latents: Tensor) -> Tensor:
         """The sampler's latents (B, p p C, h, w), float32, of the VAE's (B, C, p h, p w)."""
-        return (F.pixel_unshuffle(latents.to(torch.float32), self.patch) - self.shift) * self.scale
+        scale, shift = self._on(latents.device)
+        return (F.pixel_unshuffle(latents.to(torch.float32), self.patch) - shift) * scale
+
+    def _on(self, device: torch.device) -> tuple[float | Tensor, float | Tensor]:
+        scale, shift = (x.to(device) if isinstance(x, Tensor) else x for x in (self.scale, self.shift))
+        return scale, shift
+
+    def same_as(self, other: LatentSpace) -> bool:
+        """Whether latents of the one are latents of the other, up to rounding of the numbers."""
+        return self.patch == other.patch and all(
+            _close(ours, theirs) for ours, theirs in ((self.scale, other.scale), (self.shift, other.shift))
+        )
+
+    def metadata(self) -> dict[str, str]:
+        """For the latents' file; the factors by themselves as well, for programs that know no more than them."""
+        values = {"scale": _plain(self.scale), "shift": _plain(self.shift), "patch": self.patch}
+        factors = {}
+        if isinstance(self.scale, float) and isinstance(self.shift, float) and self.patch == 1:
+            factors = {"scaling_factor": repr(self.scale), "shift_factor": repr(self.shift)}
+        return {"latent_space": json.dumps(values), **factors}
+
+    @classmethod
+    def parse(cls, text: str) -> LatentSpace:
+        """What ``metadata`` wrote as ``latent_space``.
+
+        Raises:
+            ValueError: when it is something else.
+        """
+        try:
+            values = json.loads(text)
+            scale, shift, patch = _parsed(values["scale"]), _parsed(values["shift"]), values["patch"]
+        except (TypeError, KeyError, RecursionError) as error:
+            raise ValueError(f"no latent space: {error}") from error
+        is_zero = bool((scale == 0).any()) if isinstance(scale, Tensor) else scale == 0
+        if is_zero or not isinstance(patch, int) or isinstance(patch, bool) or not 1 <= patch <= 8:
+            raise ValueError("no latent space")
+        return cls(scale, shift, patch)
+
+
+def _close(one: float | Tensor, other: float | Tensor) -> bool:
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return one.shape == other.shape and bool(torch.allclose(one.cpu(), other.cpu(), rtol=1e-4, atol=1e-6))
+    if isinstance(one, Tensor) or isinstance(other, Tensor):
+        return False
+    return math.isclose(one, other, rel_tol=1e-4, abs_tol=1e-6)
+
+
+def _plain(value: float | Tensor) -> float | list[float]:
+    return value.flatten().tolist() if isinstance(value, Tensor) else float(value)
+
+
+def _parsed(value: Any) -> float | Tensor:
+    numbers = [float(number) for number in (value if isinstance(value, list) else [value])]
+    if not numbers or not all(map(math.isfinite, numbers)):
+        raise ValueError("no latent space: numbers are missing, or not finite")
+    return torch.tensor(numbers).view(1, -1, 1, 1) if isinstance(value, list) else numbers[0]

@@ -1,11 +1,11 @@
 """Weights files: read safely, in every layout in which VAEs are published, and told apart."""
 
-from vae_lib.catalog import FAMILIES, Family, LatentSpace
+from vae_lib.catalog import FAMILIES, Family, LatentSpace, family_of_space
 from vae_lib.checkpoints.digest import sha256_of
 from vae_lib.checkpoints.evidence import Certainty, KnownFile
 from vae_lib.checkpoints.header import Header, TensorInfo
 from vae_lib.checkpoints.identify import Identity, Kind, identify
-from vae_lib.checkpoints.latents import check_channels, check_finite, factors_in, load_latents
+from vae_lib.checkpoints.latents import check_channels, check_finite, load_latents, space_in
 from vae_lib.checkpoints.layouts import Layout, convert_to_ldm, layout_of
 from vae_lib.checkpoints.load import LoadedVAE, load_vae
 from vae_lib.checkpoints.network import VAE, describe
@@ -29,7 +29,7 @@ __all__ = [
     "check_finite",
     "convert_to_ldm",
     "describe",
-    "factors_in",
+    "family_of_space",
     "identify",
     "layout_of",
     "load_latents",
@@ -38,4 +38,5 @@ __all__ = [
     "read_header",
     "save_safetensors",
     "sha256_of",
+    "space_in",
 ]

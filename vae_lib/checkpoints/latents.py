@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from vae_lib.catalog import FAMILIES
+from vae_lib.catalog import FAMILIES, LatentSpace
 from vae_lib.checkpoints import latent_files
 from vae_lib.checkpoints.evidence import join
 from vae_lib.checkpoints.header import quote
@@ -79,26 +79,35 @@ def check_finite(latents: torch.Tensor, name: str = "the input") -> None:
         )
 
 
-def factors_in(metadata: Mapping[str, str], what: str = "The file") -> tuple[float, float] | None:
-    """Scaling and shift factor that a file's metadata gives; None when it gives none.
+def space_in(metadata: Mapping[str, str], what: str = "The file") -> LatentSpace | None:
+    """The space that a file's metadata gives: as such, by its factors, or by a family's name; None when it gives none.
 
     Args:
         what: what the sentence calls the file.
 
     Raises:
-        InputError: when they are no numbers that latents can be divided by and added to.
+        InputError: when the numbers are none that latents can be divided by and added to.
     """
+    if "latent_space" in metadata:
+        try:
+            return LatentSpace.parse(metadata["latent_space"])
+        except ValueError as error:
+            raise InputError(
+                f"{what} have an entry 'latent_space' in their metadata that cannot be read; remove it there, or write "
+                "them again with the tool that made them."
+            ) from error
     if "scaling_factor" not in metadata:
-        return None
-    told = (metadata["scaling_factor"], metadata.get("shift_factor", "0"))
-    scale, shift = (_number(text) for text in told)
+        family = FAMILIES.get(metadata.get("vae_guard.family", metadata.get("family", "")))
+        return None if family is None or family.packing is not None else LatentSpace.of(family, {})
+    given = (metadata["scaling_factor"], metadata.get("shift_factor", "0"))
+    scale, shift = (_number(text) for text in given)
     if not scale or shift is None:
-        name, text = ("scaling", told[0]) if not scale else ("shift", told[1])
+        name, text = ("scaling", given[0]) if not scale else ("shift", given[1])
         raise InputError(
-            f"{what} say in their metadata that their {name} factor is {quote(text)}, which cannot be; remove it "
-            "there, or write them again with the tool that made them."
+            f"{what} have an invalid {name} factor in their metadata, {quote(text)}; remove it there, or write them "
+            "again with the tool that made them."
         )
-    return scale, shift
+    return LatentSpace(scale, shift)
 
 
 def _number(text: str) -> float | None:

@@ -1,6 +1,6 @@
 """Latents on disk while there is no exact picture of them, so that a picture outlives the process.
 
-One safetensors file a batch, as the sampler left it, with the factors and the infotexts in its metadata, and with what
+One safetensors file a batch, as the sampler left it, with its space and the infotexts in its metadata, and with what
 the host still does to the pictures after the decode; ``python -m vae_lib decode`` reads it too. It is removed when the
 picture is there.
 """
@@ -25,12 +25,13 @@ from PIL import Image
 from torch import Tensor
 
 from vae_lib.catalog import LatentSpace
-from vae_lib.checkpoints.latents import factors_in, load_latents
+from vae_lib.checkpoints.latents import load_latents, space_in
 from vae_lib.checkpoints.source import open_weights
 from vae_lib.checkpoints.write import save_safetensors
 from vae_lib.errors import InputError
 
 MB = 10**6
+VERSION = "2"  # of the metadata; the first had no version, and the two factors instead of a latent space
 _SUFFIX = ".safetensors"
 _APPROXIMATE = f"-approximate{_SUFFIX}"
 _IMAGE = "image."  # a PNG in a tensor of bytes
@@ -91,8 +92,8 @@ def write(folder: Path, latents: Latents, most_mb: int) -> Path | None:
         "parameters": latents.infotexts[0] if latents.infotexts else "",
         "infotexts": json.dumps(list(latents.infotexts)),
         "model": latents.model_name,
-        "scaling_factor": repr(latents.space.scale),
-        "shift_factor": repr(latents.space.shift),
+        "version": VERSION,
+        **latents.space.metadata(),
         "created": latents.created.isoformat(),
         "afterwards": json.dumps([afterwards.values, where, list(afterwards.not_repeated)]),
     }
@@ -145,9 +146,9 @@ def read(path: Path, images: bool = True) -> Latents:
     """
     tensor, metadata = load_latents(path)
     try:
-        scale, shift = factors_in(metadata) or (1.0, 0.0)
+        space = space_in(metadata) or LatentSpace(1.0)
     except InputError:
-        scale, shift = 1.0, 0.0
+        space = LatentSpace(1.0)
     try:
         infotexts = [str(text) for text in json.loads(metadata["infotexts"])]
     except (KeyError, TypeError, ValueError, RecursionError):
@@ -157,9 +158,7 @@ def read(path: Path, images: bool = True) -> Latents:
     except (KeyError, ValueError):
         created = _changed(path)
     afterwards = _afterwards(path, metadata, images)
-    return Latents(
-        tensor, LatentSpace(scale, shift), metadata.get("model", "?"), infotexts, created, afterwards
-    )
+    return Latents(tensor, space, metadata.get("model", "?"), infotexts, created, afterwards)
 
 
 def _free_name(folder: Path, created: datetime) -> Path:

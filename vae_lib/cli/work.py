@@ -19,10 +19,10 @@ from vae_lib.catalog import LatentSpace
 from vae_lib.checkpoints import (
     LoadedVAE,
     check_channels,
-    factors_in,
     load_latents,
     load_vae,
     save_safetensors,
+    space_in,
 )
 from vae_lib.cli.pictures import check_picture, picture_names, read_picture, write_picture
 from vae_lib.decode import Ladder, Outcome, wording
@@ -89,9 +89,7 @@ def run_encode(options: argparse.Namespace) -> None:
     latents = outcome.result.float().cpu()
     if not outcome.scaled:
         latents = space.for_diffusion(latents)
-    metadata = {}
-    if isinstance(space.scale, float) and isinstance(space.shift, float):
-        metadata = {"scaling_factor": repr(space.scale), "shift_factor": repr(space.shift)}
+    metadata = space.metadata()
     tensors = {"latents": latents.contiguous()}
     try:
         save_safetensors(tensors, options.output, metadata)
@@ -160,7 +158,7 @@ class Job:
 
     @property
     def downscale(self) -> int:
-        return 8 if self.vae is None else self.vae.downscale
+        return TAESD.downscale if self.vae is None else self.vae.downscale
 
     @property
     def picture_channels(self) -> int:
@@ -182,11 +180,11 @@ class Job:
             return LatentSpace(1.0)  # TAESD takes the sampler's latents as they are
         check_channels(self.loaded.identity, channels)
         options, identity = self.options, self.loaded.identity
-        own = factors_in(metadata, "The latents")
+        own = space_in(metadata, "The latents")
         if channels != identity.latent_channels or self.operation is Operation.ENCODE:
             space = self.loaded.space
         elif own is not None:
-            space = LatentSpace(*own)
+            space = own
         elif self.loaded.space is not None and self.loaded.space.patch > 1:
             space = LatentSpace(1.0)  # not packed: they are the VAE's own
         else:

@@ -59,6 +59,11 @@ class Ladder:
     progress: Progress | None = None
     cancelled: Callable[[], bool] | None = None
 
+    @property
+    def downscale(self) -> int:
+        """Pixels per latent along each side."""
+        return TAESD.downscale if self.vae is None else self.vae.downscale
+
     def decode(self, latents: Tensor, scaled: Tensor | None = None) -> Outcome:
         """Pictures of unscaled latents (B, C, h, w); ``scaled`` are the sampler's own, which TAESD takes.
 
@@ -94,7 +99,7 @@ class Ladder:
         self._check_channels(operation, tensor)
         batch, _, height, width = tensor.shape
         if operation is Operation.ENCODE:
-            scale = 8 if self.vae is None else self.vae.downscale
+            scale = self.downscale
             height, width = height // scale, width // scale
         work = self.work(operation, height, width, batch)
         if operation is Operation.ENCODE:
@@ -208,11 +213,7 @@ class Ladder:
             raise InputError(
                 f"A tensor of four dimensions is needed; this one has shape {tuple(tensor.shape)}."
             )
-        least = (
-            (1, 1, 1)
-            if operation is Operation.DECODE
-            else (1, *[8 if self.vae is None else self.vae.downscale] * 2)
-        )
+        least = (1, 1, 1) if operation is Operation.DECODE else (1, *[self.downscale] * 2)
         if any(side < lowest for side, lowest in zip((len(tensor), *tensor.shape[2:]), least, strict=True)):
             raise InputError(
                 f"There is nothing to {operation.value} in a tensor of shape {tuple(tensor.shape)}: it must be at "

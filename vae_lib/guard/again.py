@@ -79,7 +79,7 @@ def _check_loaded(guard: Guard, held: Kept) -> None:
     vae = guard.host.vae()
     if vae is None:
         raise InputError(f"{NOTHING_LOADED} These latents are of {held.model_name}.")
-    if vae.factors != (held.space.scale, held.space.shift) or vae.latent_channels != held.shape[1]:
+    if not vae.space.same_as(held.space) or vae.latent_channels != held.shape[1]:
         raise InputError(
             f"These latents are of {held.model_name}, which is not among the checkpoints any more, and the loaded "
             "checkpoint is of another family; load one of theirs first."

@@ -157,7 +157,7 @@ class Forward:
 
     def _as_moments(self, outcome: Outcome) -> Tensor:
         if outcome.scaled:  # TAESD: a posterior without spread, around its latents
-            mean = self._vae.unscale(outcome.result)
+            mean = self._vae.space.for_vae(outcome.result).to(outcome.result.dtype)
             moments = torch.cat([mean, torch.full_like(mean, -30.0)], dim=1)  # (B, 2C, h, w)
         else:
             assert outcome.log_variance is not None
@@ -167,8 +167,8 @@ class Forward:
         return self._moments
 
     def _tell(self, operation: Operation, outcome: Outcome, x: Tensor) -> None:
-        scale = 8 if operation is Operation.DECODE else 1
-        height, width = scale * x.shape[-2], scale * x.shape[-1]
+        made = outcome.result if operation is Operation.DECODE else x
+        height, width = made.shape[-2:]
         text, exact = wording.notice(outcome, operation, width, height), outcome.plan.route.exact
         current = self._owner.generations.current
         if not exact and operation is Operation.DECODE and current is not None:

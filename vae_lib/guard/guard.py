@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from vae_lib.catalog import LatentSpace, known_family
+from vae_lib.catalog import LatentSpace, family_of_space
 from vae_lib.decode import Ladder, wording
 from vae_lib.device import free_memory
 from vae_lib.engine import Compute, Operation
@@ -147,7 +147,7 @@ class Guard:
 
     def preview(self, latents: Tensor, space: LatentSpace) -> Image.Image | None:
         """A rough picture of scaled latents (1, C, h, w): TAESD's where it is, else as rough as the host's own."""
-        family = known_family(latents.shape[1], float(space.scale), float(space.shift))
+        family = family_of_space(latents.shape[1], space)
         taesd = None if family is None else self.taesd.load(family.name, Operation.DECODE)
         if taesd is None:
             return self.host.preview(latents[0])
@@ -161,7 +161,7 @@ class Guard:
         device, current = self.host.device(), self.generations.current
         preference = policy.of(current, self.settings(), operation)
         ladder = self.ladder(vae, operation, device, preference)
-        scale = 1 if operation is Operation.DECODE or ladder.vae is None else ladder.vae.downscale
+        scale = 1 if operation is Operation.DECODE else ladder.downscale
         work = ladder.work(operation, shape[2] // scale, shape[3] // scale, shape[0])
         work = replace(work, resident=True)  # the host brings the weights, and counts them itself
         plan = ladder.outlook(work).chosen or ladder.planner.smallest(work, preference.routes)
@@ -178,7 +178,7 @@ class Guard:
     def outlook(self, vae: HostVAE, operation: Operation, width: int, height: int, batch: int) -> Outlook:
         """What such a generation would do with pictures of so many pixels."""
         ladder = self.ladder(vae, operation, self.host.device(), self.preference(operation))
-        scale = 8 if ladder.vae is None else ladder.vae.downscale
+        scale = ladder.downscale
         work = ladder.work(operation, height // scale, width // scale, batch)
         return ladder.outlook(
             replace(work, picture=None if operation is Operation.DECODE else (height, width))

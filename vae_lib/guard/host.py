@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from vae_lib.catalog import LatentSpace
 from vae_lib.checkpoints.unfinished import Afterwards, Latents
 from vae_lib.engine import Operation
 from vae_lib.guard.generation import Again
@@ -54,11 +55,8 @@ class HostVAE(Protocol):
     def latent_channels(self) -> int: ...
 
     @property
-    def factors(self) -> tuple[float, float]:
-        """Scaling and shift factor, which tell whether another model's VAE takes the same latents."""
-
-    def unscale(self, latents: Tensor) -> Tensor:
-        """The sampler's latents (B, C, h, w) as the VAE takes them."""
+    def space(self) -> LatentSpace:
+        """Between the sampler's latents and the VAE's."""
 
     def identity(self) -> str:
         """What tells these weights from others: the hash of their file, or its path, size and time."""

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vae_lib.catalog import LatentSpace, known_family
 from vae_lib.checkpoints import unfinished
 from vae_lib.checkpoints.unfinished import Afterwards, Latents
 from vae_lib.engine import Operation
@@ -25,6 +24,7 @@ from vae_lib.guard.generation import Generation, Record
 from vae_lib.guard.host import Host, HostVAE
 from vae_lib.guard.notices import Notices, log
 from vae_lib.guard.settings import Settings
+from vae_lib.networks import TAESD
 from vae_lib.planning import Route
 
 HOSTS_OWN = "the WebUI's own decode"
@@ -65,12 +65,6 @@ class Kept:
     def in_ram(self) -> bool:
         return self._latents is not None
 
-    @property
-    def family(self) -> str | None:
-        """A name in ``FAMILIES``, None where it is not known."""
-        found = known_family(self.shape[1], float(self.space.scale), float(self.space.shift))
-        return None if found is None else found.name
-
     def leave_ram(self) -> None:
         """Its file is enough."""
         self._latents = None
@@ -87,8 +81,9 @@ class Kept:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Width and height of what is decoded."""
-        return 8 * self.shape[-1], 8 * self.shape[-2]
+        """Width and height of what is decoded, in pixels."""
+        side = self.space.patch * TAESD.downscale  # as all known families have it
+        return side * self.shape[-1], side * self.shape[-2]
 
 
 class KeptLatents:
@@ -160,7 +155,7 @@ class KeptLatents:
         settings = self._settings()
         latents = Latents(
             batch.detach().to("cpu", copy=True),
-            LatentSpace(*vae.factors),
+            vae.space,
             vae.model_name,
             self._infotexts(generation.p, len(batch)),
             afterwards=self._afterwards(generation.p),

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from torch import Tensor, nn
+from torch import nn
 
+from vae_lib.catalog import LatentSpace
 from vae_lib.hosts.webui_family import checkpoint_name, weights_identity
 
 _FAMILY_FLAGS = {"is_sdxl": "SDXL", "is_sd3": "SD3", "is_sd2": "SD2", "is_sd1": "SD1"}
@@ -39,18 +40,9 @@ class FirstStage:
         return int(getattr(self.model, "latent_channels", 4))
 
     @property
-    def factors(self) -> tuple[float, float]:
-        form = getattr(self.model, "latent_format", None)  # SD3's
-        if form is None:
-            return float(self.model.scale_factor), 0.0
-        return float(form.scale_factor), float(getattr(form, "shift_factor", 0.0))
-
-    def unscale(self, latents: Tensor) -> Tensor:
-        """What the host's ``decode_first_stage`` does first."""
-        if hasattr(self.model, "latent_format"):
-            unscaled: Tensor = self.model.latent_format.process_out(latents)
-            return unscaled
-        return latents / self.model.scale_factor
+    def space(self) -> LatentSpace:
+        form = getattr(self.model, "latent_format", self.model)  # SD3 has one
+        return LatentSpace(float(form.scale_factor), float(getattr(form, "shift_factor", 0.0)))
 
     def identity(self) -> str:
         return weights_identity(self.model)

@@ -12,9 +12,9 @@ from backend import memory_management
 from backend.patcher.vae import VAE
 from modules import hashes, sd_models, shared
 from modules_forge import main_entry
-from torch import Tensor, nn
+from torch import nn
 
-from vae_lib.catalog import known_family
+from vae_lib.catalog import LatentSpace, family_of_space
 from vae_lib.errors import InputError
 from vae_lib.guard import Notices, precision
 from vae_lib.guard.host import HostVAE
@@ -48,8 +48,8 @@ class ForgeVAE:
 
     @property
     def family(self) -> str | None:
-        """By its factors, which tell all but SD1 and SD2 apart; these have the same VAE."""
-        family = known_family(self.latent_channels, *self.factors)
+        """By its space, which tells all but SD1 and SD2 apart; these have the same VAE."""
+        family = family_of_space(self.latent_channels, self.space)
         return None if family is None else family.name
 
     @property
@@ -57,14 +57,9 @@ class ForgeVAE:
         return int(self.owner.latent_channels)
 
     @property
-    def factors(self) -> tuple[float, float]:
+    def space(self) -> LatentSpace:
         module: Any = self.module
-        return float(module.scaling_factor), float(module.shift_factor)
-
-    def unscale(self, latents: Tensor) -> Tensor:
-        module: Any = self.module
-        unscaled: Tensor = module.process_out(latents)
-        return unscaled
+        return LatentSpace(float(module.scaling_factor), float(module.shift_factor))
 
     def identity(self) -> str:
         path = _chosen() or getattr(self.model, "filename", "")

@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 from ldm_patched.modules import model_management
 from ldm_patched.modules.sd import VAE
 from modules import shared
-from torch import Tensor
 
+from vae_lib.catalog import LatentSpace
 from vae_lib.guard.host import HostVAE
 from vae_lib.hosts import picture_functions
 from vae_lib.hosts.first_stage import FirstStage
@@ -34,12 +34,10 @@ class OwnedFirstStage(FirstStage):
         return self.model.forge_objects.unet.model.model_config.latent_format
 
     @property
-    def factors(self) -> tuple[float, float]:
-        return float(self._format.scale_factor), float(getattr(self._format, "shift_factor", 0.0))
-
-    def unscale(self, latents: Tensor) -> Tensor:
-        unscaled: Tensor = self._format.process_out(latents)
-        return unscaled
+    def space(self) -> LatentSpace:
+        return LatentSpace(
+            float(self._format.scale_factor), float(getattr(self._format, "shift_factor", 0.0))
+        )
 
 
 class Host(ForgeFamily):

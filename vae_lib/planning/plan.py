@@ -66,7 +66,7 @@ class Plan:
     def describe(self) -> str:
         """The route in words, such as "tiled in 48-row bands"."""
         if not self.route.exact:
-            return f"TAESD in {self.tile * 8}-pixel tiles" if self.bands > 1 else "TAESD"
+            return f"TAESD in {self.tile * TAESD.downscale}-pixel tiles" if self.bands > 1 else "TAESD"
         name = self.how if self.route.elsewhere else self.route.label
         if self.is_plain:
             return f"{name} (plain network)"
@@ -109,7 +109,7 @@ def _skeleton(config: Architecture) -> Network:
 def _tiny_reach(latent_channels: int) -> tuple[int, int]:
     with torch.device("meta"):
         network = TAESD(latent_channels)
-    return network.decoder_reach, -(-network.encoder_reach // 8)
+    return network.decoder_reach, -(-network.encoder_reach // TAESD.downscale)
 
 
 def _input_shape(work: Work) -> tuple[int, int, int, int]:
@@ -304,7 +304,7 @@ def _tiny_candidates(work: Work, profile: Profile) -> Iterator[Plan]:
             side,
             peak + out,
             seconds,
-            min(side, height) * 8,
+            min(side, height) * TAESD.downscale,
             work.batch * count,
             largest_bytes=max(out, tiny.map_bytes(grid, work.dtype, margin=1)),
         )

@@ -8,7 +8,7 @@ import torch
 
 from vae_lib.engine.compute import Operation
 from vae_lib.engine.padding import ZEROS, Padding
-from vae_lib.networks import Architecture
+from vae_lib.networks import TAESD, Architecture
 
 CPU = torch.device("cpu")
 
@@ -50,12 +50,16 @@ class Work:
         object.__setattr__(self, "operation", Operation(self.operation))  # its name will do
 
     @property
+    def downscale(self) -> int:
+        """Pixels per latent along each side."""
+        return TAESD.downscale if self.config is None else self.config.downscale
+
+    @property
     def pixels(self) -> tuple[int, int]:
         """Height and width of the picture."""
         if self.picture is not None:
             return self.picture
-        scale = 8 if self.config is None else self.config.downscale
-        return self.height * scale, self.width * scale
+        return self.height * self.downscale, self.width * self.downscale
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from vae_lib.checkpoints import LatentSpace
 from vae_lib.engine import Operation
 from vae_lib.hub import DownloadManager
 from vae_lib.planning import Planner, Preference
@@ -47,12 +48,12 @@ class KeptLatents:
     Attributes:
         title: a few words for a list, such as "12:04:31, 512x512".
         latents: the sampler's own (scaled), (B, C, h, w), on any device and of any float dtype.
-        family: a name in ``FAMILIES``, None where it is not known.
+        space: between the sampler's latents and the VAE's.
     """
 
     title: str
     latents: Tensor
-    family: str | None
+    space: LatentSpace
 
 
 @dataclass(frozen=True)

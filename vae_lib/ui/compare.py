@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vae_lib.checkpoints import FAMILIES, Family, LoadedVAE, check_channels, load_vae
+from vae_lib.checkpoints import LatentSpace, LoadedVAE, check_channels, family_of_space, load_vae
 from vae_lib.decode import Ladder, wording
 from vae_lib.device import PeakMemory
 from vae_lib.engine import Operation
@@ -30,11 +30,11 @@ _numbers = count(1)
 
 @dataclass(frozen=True)
 class Source:
-    """What is decoded: a picture (3, H, W) in [-1, 1], or the sampler's latents (1, C, h, w) and their family."""
+    """What is decoded: a picture (3, H, W) in [-1, 1], or the sampler's latents (1, C, h, w) and their space."""
 
     picture: Tensor | None = None
     latents: Tensor | None = None
-    family: Family | None = None
+    space: LatentSpace | None = None
 
 
 @dataclass(frozen=True)
@@ -230,37 +230,27 @@ def _unscaled(source: Source, loaded: LoadedVAE) -> tuple[Tensor, str]:
     assert source.latents is not None
     latents, identity = source.latents.float(), loaded.identity
     check_channels(identity, latents.shape[1])
-    if identity.is_taesd:
+    if loaded.tiny is not None:
         return latents, ""
-    if loaded.space is not None and loaded.space.patch > 1:
-        return (
-            loaded.space.for_vae(latents) if latents.shape[1] != identity.latent_channels else latents
-        ), ""
-    family = source.family or identity.family or identity.guess
-    remark = ""
-    if source.family is not None and identity.family is not None:
-        if source.family.scaling_factor != identity.family.scaling_factor:
-            remark = f"The latents are of {source.family.name}, the VAE is of {identity.family.name}."
-    elif family is None:
-        family = identity.likely_family()
-        remark = f"Neither file tells the family; the scaling factor of {family.name} was taken."
-    assert family is not None
-    return latents / family.scaling_factor + family.shift_factor, remark
+    channels, space, own, remark = latents.shape[1], source.space, loaded.space, ""
+    if own is not None and own.patch > 1:
+        return (own.for_vae(latents) if channels != identity.latent_channels else latents), ""
+    if space is not None:
+        if own is not None and not own.same_as(space):
+            remark = f"The latents are of {_name(channels, space)}, the VAE is of {_name(channels, own)}."
+    elif own is not None:
+        space = own
+    else:
+        family = identity.guess or identity.likely_family()
+        if identity.guess is None:
+            remark = f"Neither file tells the family; the scaling factor of {family.name} was taken."
+        space = LatentSpace.of(family, {})
+    return space.for_vae(latents), remark
 
 
-def family_of_latents(metadata: dict[str, str], channels: int) -> Family | None:
-    """The family that a latents file's metadata tells."""
-    family = FAMILIES.get(metadata.get("vae_guard.family", metadata.get("family", "")))
-    if family is None:
-        try:
-            scale = float(metadata["scaling_factor"])
-            shift = float(metadata.get("shift_factor", 0))
-        except (KeyError, ValueError):
-            return None
-        if not (math.isfinite(scale) and math.isfinite(shift) and scale > 0):
-            return None
-        family = Family("their own", channels, scale, shift)
-    return family if family.latent_channels == channels else None
+def _name(channels: int, space: LatentSpace) -> str:
+    family = family_of_space(channels, space)
+    return f"a family with the scaling factor {space.scale:g}" if family is None else family.name
 
 
 def picture_tensor(image: Image.Image) -> Tensor:

@@ -11,7 +11,7 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from vae_lib.checkpoints import FAMILIES, load_latents
+from vae_lib.checkpoints import load_latents, space_in
 from vae_lib.decode.wording import time_text
 from vae_lib.errors import InputError, VAEGuardError
 from vae_lib.planning import Route
@@ -26,7 +26,6 @@ from vae_lib.ui.compare import (
     Source,
     caption,
     difference,
-    family_of_latents,
     picture_tensor,
     to_image,
 )
@@ -223,13 +222,13 @@ class CompareSection:
             if file is None:
                 raise InputError("Upload a latents file first.")
             latents, metadata = load_latents(file.name)
-            return Source(latents=latents[:1], family=family_of_latents(metadata, latents.shape[1]))
+            return Source(latents=latents[:1], space=space_in(metadata, "The latents"))
         found = next((latents for latents in self._backend.last_latents() if latents.title == kept), None)
         if found is None:
             raise InputError(
                 "There are no latents of an earlier picture: generate one in the WebUI, or choose a picture here."
             )
-        return Source(latents=found.latents[:1].cpu(), family=FAMILIES.get(found.family or ""))
+        return Source(latents=found.latents[:1].cpu(), space=found.space)
 
     def _stop(self, number: int | None) -> None:
         run = self._comparer.get(number)

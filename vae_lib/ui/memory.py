@@ -75,10 +75,9 @@ def curve(work: Work, route: Route) -> Curve:
 
 @functools.lru_cache(maxsize=64)
 def _curve(work: Work, route: Route) -> Curve:
-    scale = 8 if work.config is None else work.config.downscale
     points = []
     for side in _SAMPLES:
-        square = replace(work, height=side // scale, width=side // scale)
+        square = replace(work, height=side // work.downscale, width=side // work.downscale)
         points.append((side, _least(square, route)))
     return Curve.through(points)
 

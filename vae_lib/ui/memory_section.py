@@ -15,7 +15,7 @@ from vae_lib.decode import wording
 from vae_lib.device import DTYPES, dtype_name, kinds
 from vae_lib.engine import Operation
 from vae_lib.errors import InputError, VAEGuardError
-from vae_lib.networks import STANDARD, Architecture
+from vae_lib.networks import STANDARD, TAESD, Architecture
 from vae_lib.planning import Outlook, Work
 from vae_lib.ui import markup, memory
 from vae_lib.ui.backend import Backend
@@ -167,7 +167,7 @@ class MemorySection:
             if row is None:
                 raise InputError(f"{vae} is not there any more; choose another VAE.")
             config, channels = memory.vae_of_file(row.file.path)
-        scale = config.downscale if config is not None else 8
+        scale = TAESD.downscale if config is None else config.downscale
         assert width is not None
         assert height is not None
         return Work(

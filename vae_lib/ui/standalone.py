@@ -105,7 +105,7 @@ class FolderBackend:
         return Memory(total_memory(device), free_memory(device))
 
     def planner(self) -> Planner:
-        return Planner(profiles=PROFILES)
+        return Planner(lambda device: self.memory(device).usable, PROFILES)
 
     def preference(self, operation: Operation) -> Preference:
         return Preference.of(DEFAULT_ORDER)

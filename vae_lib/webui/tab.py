@@ -80,7 +80,7 @@ class HostBackend:
 
     def last_latents(self) -> Sequence[KeptLatents]:
         return [
-            KeptLatents(_title(item), item.latents().tensor, item.family)
+            KeptLatents(_title(item), item.latents().tensor, item.space)
             for item in self._guard.kept.items()
             if item.in_ram
         ]
