@@ -134,7 +134,7 @@ _FITS = {True: "yes", False: "no", None: "?"}
 def _print_plan(work: Work, rows: list[dict[str, Any]], free: int | None, reason: str) -> None:
     height, width = work.pixels
     there = "free memory not known" if free is None else f"{size_text(free)} free"
-    print(f"{work.operation} {width}x{height}, {dtype_name(work.dtype)}, {work.device.type}, {there}")
+    print(f"{work.operation.value} {width}x{height}, {dtype_name(work.dtype)}, {work.device.type}, {there}")
     print(f"  {'route':8} {'needs':>9} {'at least':>9} {'about':>9} {'rows':>6}  fits  picture")
     for row in rows:
         print(
