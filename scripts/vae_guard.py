@@ -22,4 +22,4 @@ def _load():
 
 
 hosts, webui = _load()
-VAEGuardScript = webui.start(hosts.choose())
+VAEGuardScript = webui.start(hosts.choose(), hosts.instead_of)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from vae_lib.guard import UNKNOWN, Guard, Setting
+from vae_lib.guard import Guard, Setting
 from vae_lib.guard.notices import say
 from vae_lib.webui import lost_pages, options_page, panel, request_api, tab, xyz
 from vae_lib.webui.api import Routes
@@ -71,20 +71,36 @@ class Extension:
 _running: list[Extension] = []  # what the next load of the script has to stop
 
 
-def start(host: Any) -> type | None:
+def start(host: Any, instead: Callable[[Any, Exception], Any]) -> type | None:
     """Start in a host that ``vae_lib.hosts`` chose; called once each time the host loads the extension's script.
+
+    Args:
+        instead: makes the host that is not known, of ``host`` and the error for which we cannot start in it.
 
     Returns:
         The class that the host shows in txt2img and img2img; None in a host that is not known.
     """
-    if not host.is_known:
-        say(f"{UNKNOWN} ({host.problem})" if host.problem else UNKNOWN, sys.stdout)
-        host.show_tab(lambda: tab.build_note(UNKNOWN))
-        return None
+    if host.is_known:
+        try:
+            return _started(host)
+        except Exception as error:  # a version that lacks what only the start asks for
+            host = instead(host, error)
+    say(host.sentence, sys.stdout)
+    host.show_tab(lambda: tab.build_note(host.sentence))
+    return None
+
+
+def _started(host: WebUI) -> type:
+    """All of it or nothing: what is not undone by ``stop``, the callbacks, is the last."""
     extension = Extension(host)
+    try:
+        script = panel.script_class(extension.guard, host)
+        extension.start()
+    except BaseException:
+        extension.stop()
+        raise
     _running.append(extension)
-    extension.start()
-    return panel.script_class(extension.guard, host)
+    return script
 
 
 def stop() -> None:
