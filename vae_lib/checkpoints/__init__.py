@@ -2,7 +2,7 @@
 
 from vae_lib.catalog import FAMILIES, Family, LatentSpace
 from vae_lib.checkpoints.digest import sha256_of
-from vae_lib.checkpoints.evidence import Certainty, KnownFile
+from vae_lib.checkpoints.evidence import Certainty, KnownFile, state_beside
 from vae_lib.checkpoints.header import Header, TensorInfo
 from vae_lib.checkpoints.identify import Identity, Kind, identify
 from vae_lib.checkpoints.latents import check_channels, check_finite, factors_in, load_latents
@@ -38,4 +38,5 @@ __all__ = [
     "read_header",
     "save_safetensors",
     "sha256_of",
+    "state_beside",
 ]
