@@ -26,15 +26,19 @@ class Host:
         told = f" The problem: {printable(problem)}." if problem else ""
         self.sentence = f"{said}{told} An update of VAE Guard may help: Extensions > Check for updates."
 
-    def show_tab(self, build: Callable[[], list[tuple[Any, str, str]]]) -> None:
-        """``build`` makes it: a gr.Blocks, its title and its elem_id."""
+    def show_tab(self, build: Callable[[], list[tuple[Any, str, str]]], unloaded: Callable[[], None]) -> None:
+        """``build`` makes it: a gr.Blocks, its title and its elem_id. ``unloaded`` is called when the script goes."""
         try:
             from modules import script_callbacks
         except ImportError:
             return
-        register: Any = getattr(script_callbacks, "on_ui_tabs", None)
-        if register is not None:
-            register(build)
+        for name, callback in (("on_ui_tabs", build), ("on_script_unloaded", unloaded)):
+            register: Any = getattr(script_callbacks, name, None)
+            if register is not None:
+                register(callback)
+
+    def stop(self) -> None:
+        """There is nothing to undo."""
 
 
 def recognised() -> str:

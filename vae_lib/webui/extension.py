@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
+from vae_lib.errors import printable
 from vae_lib.guard import Guard, Setting
 from vae_lib.guard.notices import say
 from vae_lib.webui import lost_pages, options_page, panel, request_api, tab, xyz
@@ -63,12 +65,14 @@ class Extension:
 
     def stop(self) -> None:
         """Undo every patch."""
+        if self in _running:
+            _running.remove(self)
         self.host.unwrap()
         self.guard.kept.clear()
         self.downloads.close()
 
 
-_running: list[Extension] = []  # what the next load of the script has to stop
+_running: list[Any] = []  # what the next load of the script has to stop
 
 
 def start(host: Any, instead: Callable[[Any, Exception], Any]) -> type | None:
@@ -86,7 +90,8 @@ def start(host: Any, instead: Callable[[Any, Exception], Any]) -> type | None:
         except Exception as error:  # a version that lacks what only the start asks for
             host = instead(host, error)
     say(host.sentence, sys.stdout)
-    host.show_tab(lambda: tab.build_note(host.sentence))
+    _running.append(host)
+    host.show_tab(lambda: tab.build_note(host.sentence), stop)
     return None
 
 
@@ -107,3 +112,15 @@ def stop() -> None:
     """Stop what is running; harmless when nothing is."""
     while _running:
         _running.pop().stop()
+
+
+def running_folder() -> str | None:
+    """The folder of the extension while it runs; None before its start and after its end."""
+    return str(Path(__file__).parents[2]) if _running else None
+
+
+def report_second_copy(second: str) -> None:
+    """Say on the console that the extension lies in two folders, of which this one is in use."""
+    running = running_folder()
+    folders = f"{running} is in use, and {second} does nothing"
+    say(printable(f"VAE Guard is installed twice: {folders}. Remove one of the two folders."), sys.stdout)
