@@ -27,7 +27,7 @@ from vae_lib.decode import (
     usual_dtype,
     wording,
 )
-from vae_lib.errors import CheckpointError, InputError, PlanError, printable
+from vae_lib.errors import CheckpointError, PlanError, printable
 from vae_lib.networks import AutoencoderKL
 from vae_lib.units import size_text
 
@@ -98,12 +98,13 @@ def run_plan(options: argparse.Namespace) -> None:
 
 
 def run_ui(options: argparse.Namespace) -> None:
+    from vae_lib.ui import needs
+
+    needs.check()
     try:
         from vae_lib.ui.app import launch
-    except ImportError as error:
-        raise InputError(
-            f"The tab needs the package {error.name or 'gradio'}, which is not installed: pip install gradio==3.41.2."
-        ) from error
+    except Exception as error:  # versions that do not fit fail in many ways
+        raise needs.import_problem(error) from error
     folder = options.folder or Path(__file__).resolve().parent.parent / "data"
     launch(folder, port=options.port, open_browser=not options.no_browser)
 
