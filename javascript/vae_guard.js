@@ -1,5 +1,7 @@
 // What the page does for VAE Guard beside what its components do.
 (function() {
+    if (window.vaeGuardAgain_txt2img) return; // a second copy of the extension, which does nothing
+
     // "Decode again in full" shows the host's own progress bar. Only the gallery's files are sent, not their pictures.
     for (const tab of ["txt2img", "img2img"]) {
         window[`vaeGuardAgain_${tab}`] = function(...inputs) {

@@ -1,10 +1,10 @@
 """What the WebUI loads: puts this extension's ``vae_lib`` in place, fresh, and exposes its Script."""
 
 import importlib
+import os
 import sys
-from pathlib import Path
 
-ROOT = str(Path(__file__).resolve().parent.parent)
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # links kept: each is a copy to the WebUI
 
 
 def _load():
@@ -21,5 +21,9 @@ def _load():
         sys.path.remove(ROOT)
 
 
-hosts, webui = _load()
-VAEGuardScript = webui.start(hosts.choose())
+running = sys.modules.get("vae_lib.webui")
+if running is not None and getattr(running, "running_folder", lambda: None)() not in (None, ROOT):
+    running.report_second_copy(ROOT)
+else:
+    hosts, webui = _load()
+    VAEGuardScript = webui.start(hosts.choose(), hosts.instead_of)

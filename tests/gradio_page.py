@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import PurePath
 
 from playwright.sync_api import Locator, Page
 
@@ -36,3 +37,13 @@ def html(page: Page, block: str) -> Locator:
 def remove_image(page: Page, image: str) -> Locator:
     """The button that empties an image."""
     return page.locator(f"{image} button:is([aria-label=Clear], [aria-label='Remove Image'])")
+
+
+def uploaded(page: Page, block: str, name: str) -> Locator:
+    """The row of a file that has arrived: on its way its name is shown, too, but it cannot be downloaded yet.
+
+    gradio 4 shows a file's name and its ending apart, with a space between them in the page's text.
+    """
+    path = PurePath(name)
+    shown = re.compile(rf"^\s*{re.escape(path.stem)}\s*{re.escape(path.suffix)}\b")
+    return page.locator(f"{block} .file-preview tr", has_text=shown).filter(has=page.locator(".download a"))

@@ -167,3 +167,29 @@ def test_a_file_that_is_in_use_on_windows(tmp_path: Path) -> None:
         write_atomically(target, lambda path: path.write_bytes(b"new"))
     assert target.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="symbolic links need a privilege on Windows")
+def test_linked_folders_are_looked_into_once(tmp_path: Path) -> None:
+    elsewhere, folder = tmp_path / "elsewhere", tmp_path / "vaes"
+    for path in (elsewhere / "deep" / "far.pt", folder / "own" / "near.pt"):
+        path.parent.mkdir(parents=True)
+        path.touch()
+    for link, target in (
+        (folder / "linked", elsewhere),
+        (folder / "a twin", elsewhere),
+        (folder / "an alias", folder / "own"),  # has a name of its own
+        (folder / "own" / "circle", folder),
+        (elsewhere / "deep" / "circle", elsewhere),
+        (elsewhere / "back", folder / "own"),
+        (folder / "itself", folder / "itself"),
+        (folder / "nowhere", tmp_path / "missing"),
+    ):
+        link.symlink_to(target, target_is_directory=True)
+    files, closed = files_in(folder)
+    assert closed == {}
+    near = folder / "own" / "near.pt"
+    assert near in files
+    (far,) = set(files) - {near}
+    assert far in (folder / "linked" / "deep" / "far.pt", folder / "a twin" / "deep" / "far.pt")
+    assert len(files) == 2

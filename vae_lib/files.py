@@ -12,6 +12,7 @@ import os
 import re
 import secrets
 import stat
+from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -46,14 +47,21 @@ def require_folder(folder: Path, otherwise: str) -> None:
 def files_in(folder: Path) -> tuple[list[Path], dict[Path, str]]:
     """The files in a folder and its subfolders, and the folders that may not be looked into, each with a sentence.
 
-    Hidden ones are left out, and links to folders, which may lead in a circle. A folder that is not there is empty.
+    Hidden ones are left out. Links to folders are followed, as in the WebUI, and each folder is listed once: by its own
+    name where it has one here, else by that of a link to it. A folder that is not there is empty.
     """
     files: list[Path] = []
     closed: dict[Path, str] = {}
-    folders = [folder]
-    while folders:
-        current = folders.pop()
+    folders, links = [folder], deque[Path]()
+    seen: set[object] = set()  # a link may lead in a circle
+    while folders or links:
+        current = folders.pop() if folders else links.popleft()
         try:
+            status = current.stat()
+            identity = (status.st_dev, status.st_ino) if status.st_ino else os.path.realpath(current)
+            if identity in seen:
+                continue
+            seen.add(identity)
             with os.scandir(current) as entries:
                 shown = [entry for entry in entries if not entry.name.startswith(".")]
         except FileNotFoundError:  # gone in the meantime
@@ -67,6 +75,8 @@ def files_in(folder: Path) -> tuple[list[Path], dict[Path, str]]:
             with contextlib.suppress(OSError):
                 if entry.is_dir(follow_symlinks=False):
                     folders.append(Path(entry.path))
+                elif entry.is_dir():
+                    links.append(Path(entry.path))
                 elif entry.is_file():
                     files.append(Path(entry.path))
     return sorted(files), dict(sorted(closed.items()))

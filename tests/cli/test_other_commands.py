@@ -56,6 +56,7 @@ def test_plan_marks_the_chosen_route_and_explains_it(run: Runner) -> None:
     assert chosen[0]["peak_bytes"] <= 200_000_000
     assert not plan["routes"][0]["fits"]
     table = run(*arguments).out
+    assert table.startswith("decode 1024x768, fp32, cpu, 200 MB free\n")
     assert plan["reason"] in table
     assert f"> {plan['chosen']}" in table
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -26,13 +27,24 @@ sys.argv = ["webui.py"]
 {before}
 from vae_lib import hosts, webui
 host = hosts.choose()
-script = webui.start(host)
+script = webui.start(host, hosts.instead_of)
 from modules import script_callbacks, patches
 tabs = [entry[1] for c in script_callbacks.callback_map["callbacks_ui_tabs"] for entry in c.callback()]
 patched = sum(len(found) for key, found in patches.originals.items() if "vae_guard" in str(key))
 webui.stop()
 left = sum(len(found) for key, found in patches.originals.items() if "vae_guard" in str(key))
+if script is None:
+    callbacks = [c for found in script_callbacks.callback_map.values() for c in found]
+    assert all(c.script.endswith("unknown.py") for c in callbacks), callbacks  # the tab that says so
 print("\\n" + json.dumps([type(host).__module__, script is not None, tabs, patched, left]))
+"""
+
+BROKEN = """
+class Broken:
+    def find_spec(name, *_):
+        return 1 / 0 if name == "modules.sd_vae" else None
+
+sys.meta_path.insert(0, Broken)
 """
 
 
@@ -50,6 +62,7 @@ def chosen(tmp_path: Path, before: str = "", *paths: Path) -> tuple[list[object]
         env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=180, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
     *console, answer = done.stdout.splitlines()
     return json.loads(answer), "\n".join(console)
 
@@ -68,10 +81,14 @@ def test_a1111_is_known(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("before", "told"),
     [
-        ("from modules import processing; del processing.decode_latent_batch", ""),
+        (
+            "from modules import processing; del processing.decode_latent_batch",
+            "The problem: decode_latent_batch.",
+        ),
         ("import modules; sys.modules['modules.sd_vae'] = None", "sd_vae"),
+        (BROKEN, "ZeroDivisionError: "),
     ],
-    ids=["a function is gone", "a module is gone"],
+    ids=["a function is gone", "a module is gone", "a module is broken"],
 )
 def test_a_host_that_lacks_something_is_left_alone(tmp_path: Path, before: str, told: str) -> None:
     answer, console = chosen(tmp_path, before)
@@ -88,3 +105,45 @@ def test_a_fork_that_keeps_its_vae_elsewhere_is_left_alone(tmp_path: Path) -> No
     answer, console = chosen(tmp_path, "", tmp_path)
     assert answer == ["vae_lib.hosts.unknown", False, ["VAE"], 0, 0]
     assert "does not know this WebUI" in console
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("before", "problem"),
+    [
+        ("from modules import shared; del shared.cmd_opts.vae_dir", "'vae_dir'"),
+        ("from modules import shared; shared.opts.data_labels = None", "TypeError: "),
+        (
+            "from modules import shared; del shared.opts.data['auto_vae_precision_bfloat16'];"
+            " del shared.opts.data_labels['auto_vae_precision_bfloat16']",
+            "bfloat16",
+        ),
+        ("from modules import scripts; scripts.Script = None", "TypeError: "),
+        (
+            "from modules import script_callbacks; del script_callbacks.on_script_unloaded",
+            "on_script_unloaded",
+        ),
+        ("from modules import sd_vae; del sd_vae.get_loaded_vae_hash", "get_loaded_vae_hash"),
+    ],
+    ids=["folders", "settings", "repairs", "the panel", "a callback", "a patch"],
+)
+def test_a_host_that_fails_later_is_left_alone(tmp_path: Path, before: str, problem: str) -> None:
+    """What differs in a fork is met by the first questions, or by the start itself."""
+    answer, console = chosen(tmp_path, before)
+    _, panel, tabs, patched, left = answer
+    assert (panel, tabs, patched, left) == (False, ["VAE"], 0, 0)
+    (line,) = (line for line in console.splitlines() if line.startswith("VAE Guard"))
+    assert "does not support this version of AUTOMATIC1111's WebUI yet: its own decode is used." in line
+    assert problem in line
+
+
+@pytest.mark.slow
+def test_forge_neo_is_told_from_forge(tmp_path: Path) -> None:
+    """It has all of Forge's modules."""
+    flavours = ROOT / "tests" / "hosts" / "flavours"
+    neo = tmp_path / "modules_forge"
+    shutil.copytree(flavours / "forge" / "modules_forge", neo)
+    (neo / "forge_version.py").write_text('version = "neo"\nrelease = "2.26"\n')
+    answer, console = chosen(tmp_path, "", tmp_path, flavours / "forge", flavours / "shared")
+    assert answer == ["vae_lib.hosts.unknown", False, ["VAE"], 0, 0]
+    assert "VAE Guard does not support Forge Neo yet: its own decode is used. An update" in console

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from tests.gradio_page import html, open_tab, remove_image
+from tests.gradio_page import html, open_tab, remove_image, uploaded
 from tests.hub.conftest import vae_bytes
 from tests.hub.hub_server import HubServer, running_hub
 from vae_lib.networks import TAESD, AutoencoderKL, AutoencoderKLConfig
@@ -258,7 +258,7 @@ def test_compare_latents_and_what_can_go_wrong(page: Page, tmp_path: Path) -> No
     expect(html(page, "#vg_status")).to_contain_text("Upload a latents file first")
     save_file({"latents": torch.randn(1, 4, 8, 8)}, tmp_path / "four.safetensors")
     upload(page, "#vg_latents", tmp_path / "four.safetensors")
-    expect(page.locator("#vg_latents")).to_contain_text("four.safetensors")
+    expect(uploaded(page, "#vg_latents", "four.safetensors")).to_be_visible()
     choose_vaes(page)
     page.locator("#vg_compare").click()
     expect(html(page, "#vg_status")).to_contain_text("Choose at least one VAE")
@@ -372,7 +372,7 @@ def test_the_device_can_be_checked(page: Page, monkeypatch: pytest.MonkeyPatch) 
     expect(said.locator("tbody tr")).to_have_count(3)
     expect(page.locator("#vg_check_stop")).to_be_visible()
     expect(said).to_contain_text("Every route gives the plain network's picture.")
-    assert report.input_value().startswith("VAE Guard ")
+    expect(report).to_have_value(re.compile("^VAE Guard "))
 
 
 @pytest.mark.parametrize(("width", "theme"), [(390, "light"), (390, "dark"), (760, "light"), (1280, "dark")])

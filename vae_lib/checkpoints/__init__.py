@@ -2,7 +2,7 @@
 
 from vae_lib.catalog import FAMILIES, Family, LatentSpace, family_of_space
 from vae_lib.checkpoints.digest import sha256_of
-from vae_lib.checkpoints.evidence import Certainty, KnownFile
+from vae_lib.checkpoints.evidence import Certainty, KnownFile, state_beside
 from vae_lib.checkpoints.header import Header, TensorInfo
 from vae_lib.checkpoints.identify import Identity, Kind, identify
 from vae_lib.checkpoints.latents import check_channels, check_finite, load_latents, space_in
@@ -39,4 +39,5 @@ __all__ = [
     "save_safetensors",
     "sha256_of",
     "space_in",
+    "state_beside",
 ]

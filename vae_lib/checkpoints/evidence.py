@@ -239,6 +239,15 @@ def _sign_in_config(
     return _Sign(family, "metadata", f"The config.json beside the file says {family.name}.")
 
 
+def state_beside(path: Path) -> object:
+    """What lies beside a weights file and has a say in its verdict: another value where that may have changed."""
+    try:
+        config = (path.parent / "config.json").stat()
+    except OSError:
+        return None
+    return config.st_size, config.st_mtime_ns, _is_alone(path)
+
+
 def _read_config(path: Path) -> dict[str, Any]:
     try:
         if not path.is_file() or path.stat().st_size > 1_000_000:  # reading a pipe would block

@@ -14,7 +14,7 @@ from vae_lib.checkpoints import describe, identify, read_header
 from vae_lib.decode import wording
 from vae_lib.device import DTYPES, choose_device, dtype_name, free_memory, usual_dtype
 from vae_lib.engine import Operation
-from vae_lib.errors import CheckpointError, InputError, printable
+from vae_lib.errors import CheckpointError, printable
 from vae_lib.planning import DEFAULT_ORDER, PROFILES, Outlook, Plan, Planner, Preference, Prospect, Work
 from vae_lib.units import size_text
 
@@ -78,12 +78,13 @@ def run_plan(options: argparse.Namespace) -> None:
 
 
 def run_ui(options: argparse.Namespace) -> None:
+    from vae_lib.ui import needs
+
+    needs.check()
     try:
         from vae_lib.ui.app import launch
-    except ImportError as error:
-        raise InputError(
-            f"The tab needs the package {error.name or 'gradio'}, which is not installed: pip install gradio==3.41.2."
-        ) from error
+    except Exception as error:  # versions that do not fit fail in many ways
+        raise needs.import_problem(error) from error
     folder = options.folder or Path(__file__).resolve().parent.parent / "data"
     launch(folder, port=options.port, open_browser=not options.no_browser)
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, PngImagePlugin
 from torch import Tensor
 
 from vae_lib.errors import InputError
@@ -28,7 +29,16 @@ _MOST_PIXELS = {
 }
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
-_EXIF, _USER_COMMENT = 0x8769, 0x9286
+_ORIENTATION, _EXIF, _USER_COMMENT = 0x0112, 0x8769, 0x9286
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # that make a picture of this orientation upright
 _MOST_EXIF = 65000  # bytes; a segment of a JPEG file has 65533 in all
 
 
@@ -43,13 +53,15 @@ def read_picture(path: Path, multiple: int, channels: int = 3) -> Tensor:
         raise InputError(f"This VAE takes pictures of {channels} channels, which no picture file has.")
     try:
         with Image.open(path) as file:
-            upright = ImageOps.exif_transpose(file)
+            upright = _upright(file)
             numbers = _deep_grey(upright, file.format, path.name)
             if numbers is None:
                 numbers = np.array(upright.convert(_MODES[channels]), dtype=np.float32) / 255
     except FileNotFoundError:
         raise InputError(f"There is no file {path}.") from None
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:
+    except InputError:
+        raise
+    except Exception as error:  # each reader has its own
         raise InputError(f"{path} cannot be read as a picture ({error}).") from error
     has_height, has_width = numbers.shape[:2]
     height, width = has_height - has_height % multiple, has_width - has_width % multiple
@@ -68,6 +80,23 @@ def read_picture(path: Path, multiple: int, channels: int = 3) -> Tensor:
             [pixels.expand(min(channels, 3), -1, -1), torch.ones(max(channels - 3, 0), height, width)]
         )
     return pixels.unsqueeze(0).contiguous()
+
+
+def _upright(file: Image.Image) -> Image.Image:
+    """The picture as its EXIF data says that it is to be shown; without a turn where these cannot be read.
+
+    Pillow's ``exif_transpose`` also writes the data again, and fails for entries that it can read and not write. Its
+    reader of TIFF files does so, too, when the pixels are there and ``load_end`` is called.
+    """
+    if file.format == "TIFF":
+        file.load_end = lambda: None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            turn = _TURNS.get(file.getexif().get(_ORIENTATION))
+    except Exception:  # pixels count, and damaged metadata fail in many ways
+        turn = None
+    return file if turn is None else file.transpose(turn)
 
 
 def _deep_grey(picture: Image.Image, form: str | None, name: str) -> NDArray[np.float32] | None:

@@ -18,7 +18,7 @@ from vae_lib.catalog import LatentSpace, family_of_space
 from vae_lib.errors import InputError
 from vae_lib.guard import Notices, precision
 from vae_lib.guard.host import HostVAE
-from vae_lib.hosts import picture_functions, vae_files
+from vae_lib.hosts import picture_functions, unknown, vae_files
 from vae_lib.hosts.forge_family import ForgeFamily
 from vae_lib.hosts.webui_family import checkpoint_name
 
@@ -155,4 +155,5 @@ def _is_in_a_vae_folder(path: str) -> bool:
 
 
 def is_here() -> bool:
-    return not picture_functions.missing()
+    """Forge Neo has all the modules and functions, and other attributes."""
+    return not picture_functions.missing() and not unknown.recognised()

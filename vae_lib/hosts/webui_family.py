@@ -207,15 +207,20 @@ class WebUIFamily(SDVAESetting):
             short_stack.submit(self._register, callbacks).result()
 
     def _register(self, callbacks: Callbacks) -> None:
-        script_callbacks.on_ui_settings(lambda: self._add_settings(callbacks.settings_page()))
-        script_callbacks.on_ui_tabs(callbacks.tabs)
-        script_callbacks.on_model_loaded(lambda model: callbacks.model_loaded())
-        script_callbacks.on_before_ui(callbacks.before_page)
-        script_callbacks.on_after_component(
-            lambda component, **about: callbacks.component_made(component, str(about.get("elem_id") or ""))
+        def component_made(component: Any, **about: Any) -> None:
+            callbacks.component_made(component, str(about.get("elem_id") or ""))
+
+        ours: tuple[tuple[Function, Function], ...] = (  # all looked up before the first is registered
+            (script_callbacks.on_ui_settings, lambda: self._add_settings(callbacks.settings_page())),
+            (script_callbacks.on_ui_tabs, callbacks.tabs),
+            (script_callbacks.on_model_loaded, lambda model: callbacks.model_loaded()),
+            (script_callbacks.on_before_ui, callbacks.before_page),
+            (script_callbacks.on_after_component, component_made),
+            (script_callbacks.on_app_started, callbacks.page_started),
+            (script_callbacks.on_script_unloaded, callbacks.stop),
         )
-        script_callbacks.on_app_started(callbacks.page_started)
-        script_callbacks.on_script_unloaded(callbacks.stop)
+        for register, callback in ours:
+            register(callback)
 
     def _add_settings(self, settings: Sequence[Setting]) -> None:
         for setting in settings:

@@ -6,9 +6,9 @@ import os
 import socket
 from pathlib import Path
 
-os.environ.setdefault(
-    "GRADIO_ANALYTICS_ENABLED", "False"
-)  # nothing leaves the machine; before gradio is imported
+from vae_lib.ui import needs
+
+os.environ.update(needs.environment())  # which gradio reads when it is imported
 
 import gradio as gr
 

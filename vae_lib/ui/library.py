@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vae_lib.checkpoints import Identity, identify
+from vae_lib.checkpoints import Identity, identify, state_beside
 from vae_lib.errors import VAEGuardError
 from vae_lib.ui.backend import Backend, VAEFile
 
 HASH_AT_MOST_BYTES = 1 << 30  # whole checkpoints are larger, and no catalog lists them as VAEs
 
-_State = tuple[str, int, int]  # path, bytes, time of change
+_State = tuple[str, int, int, object]  # path, bytes, time of change, what lies beside the file
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Row:
 
 
 class Library:
-    """Identities of a backend's files, kept until a file changes."""
+    """Identities of a backend's files, kept until a file changes, or what is read beside it."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
@@ -81,7 +81,7 @@ class Library:
             status = file.path.stat()
         except OSError as error:
             return Row(file, None, f"{file.path} cannot be read: {error.strerror or error}.")
-        state = (str(file.path), status.st_size, status.st_mtime_ns)
+        state = (str(file.path), status.st_size, status.st_mtime_ns, state_beside(file.path))
         with self._lock:
             known = self._known.get(state)
         if known is None:

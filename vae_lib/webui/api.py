@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import io
 from secrets import compare_digest
 from typing import Any
@@ -17,7 +18,7 @@ from vae_lib.decode import wording
 from vae_lib.device import free_memory
 from vae_lib.engine import Operation
 from vae_lib.errors import InputError, VAEGuardError
-from vae_lib.guard import NOTHING_LOADED, UNKNOWN, Guard, Pictures, decode_again
+from vae_lib.guard import NOTHING_LOADED, UNKNOWN, Guard, Pictures, Settings, decode_again
 from vae_lib.planning import Prospect
 from vae_lib.webui.downloads import Downloads
 from vae_lib.webui.host import WebUI
@@ -68,21 +69,14 @@ class Routes:
 
     def status(self) -> dict[str, Any]:
         """The device, its memory in bytes (null where nobody knows what is free), the settings, how many are kept."""
-        settings, device = self._guard.settings(), self._host.device()
+        device = self._host.device()
         return {
             "version": vae_lib.__version__,
             "device": str(device),
             "dtype": str(self._host.dtype()).removeprefix("torch."),
             "free_bytes": free_memory(device),
             "usable_bytes": self._guard.available_bytes(device),
-            "settings": {
-                "mode": "fixed" if settings.fixed else "automatic",
-                "threshold": settings.threshold,
-                "fallback": [route.value for route in settings.fallback],
-                "reserve_mb": settings.reserve_mb,
-                "encode": settings.encode,
-                "keep": settings.keep,
-            },
+            "settings": _in_json(self._guard.settings()),
             "kept": len(self._guard.kept.items()),
         }
 
@@ -163,6 +157,13 @@ class Routes:
         except VAEGuardError as error:
             raise unprocessable(error) from error
         return _encoded(pictures) | {"not_repeated": list(held.not_repeated)}
+
+
+def _in_json(settings: Settings) -> dict[str, Any]:
+    """All settings there are; ``fixed`` by the name that the settings page gives it."""
+    values = dataclasses.asdict(settings)
+    mode = "fixed" if values.pop("fixed") else "automatic"
+    return {"mode": mode, **values, "fallback": [route.value for route in settings.fallback]}
 
 
 def _route(prospect: Prospect) -> dict[str, Any]:

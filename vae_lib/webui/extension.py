@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
-from vae_lib.guard import UNKNOWN, Guard, Setting
+from vae_lib.errors import printable
+from vae_lib.guard import Guard, Setting
 from vae_lib.guard.notices import say
 from vae_lib.webui import lost_pages, options_page, panel, request_api, tab, xyz
 from vae_lib.webui.api import Routes
@@ -63,31 +65,62 @@ class Extension:
 
     def stop(self) -> None:
         """Undo every patch."""
+        if self in _running:
+            _running.remove(self)
         self.host.unwrap()
         self.guard.kept.clear()
         self.downloads.close()
 
 
-_running: list[Extension] = []  # what the next load of the script has to stop
+_running: list[Any] = []  # what the next load of the script has to stop
 
 
-def start(host: Any) -> type | None:
+def start(host: Any, instead: Callable[[Any, Exception], Any]) -> type | None:
     """Start in a host that ``vae_lib.hosts`` chose; called once each time the host loads the extension's script.
+
+    Args:
+        instead: makes the host that is not known, of ``host`` and the error for which we cannot start in it.
 
     Returns:
         The class that the host shows in txt2img and img2img; None in a host that is not known.
     """
-    if not host.is_known:
-        say(f"{UNKNOWN} ({host.problem})" if host.problem else UNKNOWN, sys.stdout)
-        host.show_tab(lambda: tab.build_note(UNKNOWN))
-        return None
+    if host.is_known:
+        try:
+            return _started(host)
+        except Exception as error:  # a version that lacks what only the start asks for
+            host = instead(host, error)
+    say(host.sentence, sys.stdout)
+    _running.append(host)
+    host.show_tab(lambda: tab.build_note(host.sentence), stop)
+    return None
+
+
+def _started(host: WebUI) -> type:
+    """All of it or nothing: what is not undone by ``stop``, the callbacks, is the last."""
     extension = Extension(host)
+    try:
+        script = panel.script_class(extension.guard, host)
+        extension.start()
+    except BaseException:
+        extension.stop()
+        raise
     _running.append(extension)
-    extension.start()
-    return panel.script_class(extension.guard, host)
+    return script
 
 
 def stop() -> None:
     """Stop what is running; harmless when nothing is."""
     while _running:
         _running.pop().stop()
+
+
+def running_folder() -> str | None:
+    """The folder of the extension while it runs; None before its start and after its end."""
+    return str(Path(__file__).parents[2]) if _running else None
+
+
+def report_second_copy(second: str) -> None:
+    """Say on the console that the extension lies in two folders, of which this one is in use."""
+    running = running_folder()
+    folders = f"{running} is in use, and {second} does nothing"
+    say(printable(f"VAE Guard is installed twice: {folders}. Remove one of the two folders."), sys.stdout)
