@@ -14,11 +14,12 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
+from tests.engine.two_devices import THERE, TwoDevices
 from tests.networks.small import BF16, CPU, FP32, SMALL, distance, images, latents_for, network, taesd
 from vae_lib.decode import Ladder, Outcome, wording
 from vae_lib.errors import Cancelled, DeviceLost, InputError, NumericError, PlanError
 from vae_lib.networks import AutoencoderKL, AutoencoderKLConfig
-from vae_lib.planning import DEFAULT_ORDER, Planner, Route
+from vae_lib.planning import DEFAULT_ORDER, Planner, Profile, Route, Work
 from vae_lib.planning.events import MaybeOutOfMemory, OutOfMemory, Overflow
 
 PLENTY = 1 << 40
@@ -422,6 +423,35 @@ def test_where_nobody_knows_what_is_free_little_is_taken_first() -> None:
     assert known.plan.route is Route.FULL  # it takes little
     assert known.plan.free_bytes is None
     assert "does not report" in wording.line(known)
+
+
+def test_the_spare_device_is_planned_for_and_decodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second GPU where the first has no room: by its own memory and profile, weights brought layer by layer."""
+    asked: list[torch.device] = []
+    room = {CPU: 1000, THERE: 1 << 40}
+
+    def profiles(work: Work) -> Profile:
+        asked.append(work.device)
+        return Profile.usual(work)
+
+    planner = Planner(lambda device: room[device], profiles)
+    short = ladder(planner=planner, spare=THERE, output_device=CPU)
+    latents = latents_for(SMALL, 6, 5)
+    with TwoDevices():
+        outlook = short.outlook(short.work("decode", 6, 5, 1))
+        outcome = short.decode(latents)
+        encoded = short.encode(images(12, 10))
+    assert outlook.chosen is not None
+    assert (outlook.chosen.route, outlook.chosen.device) == (Route.CPU, THERE)
+    assert outlook.chosen.describe().startswith("on meta")
+    assert THERE in asked
+    assert outcome.plan.device == encoded.plan.device == THERE
+    assert type(outcome.result) is Tensor  # brought back
+    assert distance(outcome.result, network().decode(latents)) < 1e-5
+    assert distance(encoded.result, network().encode(images(12, 10))) < 1e-5
+    room[THERE] = 1000
+    with pytest.raises(PlanError, match=r"1\.0 kB is not enough for decoding"):
+        short.decode(latents)
 
 
 def test_weights_that_lie_in_two_places_or_types() -> None:

@@ -211,6 +211,7 @@ class Guard:
             dtype=dtype,
             order=preference,
             planner=self.planner(),
+            spare=self.settings().spare,
             repair=repair,
             wrap=padding,
             check_finite=checks,

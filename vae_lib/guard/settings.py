@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 from vae_lib import planning
+from vae_lib.device import kinds
 from vae_lib.errors import InputError
 from vae_lib.planning import Route
 
+CPU_NAME = "CPU"
 MODES = ("Automatic (by predicted need)", "Fixed threshold")
 FALLBACKS = {route.caption: route for route in planning.FALLBACKS}
 
@@ -57,11 +61,25 @@ def _flag(value: Any) -> bool:
     return value
 
 
+def _device(value: Any) -> torch.device:
+    names = spare_devices()
+    if value not in names:
+        raise InputError(f"must be one of {', '.join(names)}, which this machine has")
+    return torch.device(str(value).lower())
+
+
+def spare_devices() -> list[str]:
+    """What "another device" may be: the CPU first, which every machine has."""
+    others = (str(device) for device in kinds.devices() if not kinds.of(device).in_main_memory)
+    return [CPU_NAME, *others]
+
+
 OPTIONS = {
     "fixed": Option("vae_guard_mode", MODES[0], _mode),
     "threshold": Option("vae_guard_threshold", 4.0, _number(0.0, 1024.0)),
     "fallback": Option("vae_guard_fallback", list(FALLBACKS), _routes),
     "reserve_mb": Option("vae_guard_reserve", 256, _whole(0, 65536)),
+    "spare": Option("vae_guard_spare", CPU_NAME, _device),
     "encode": Option("vae_guard_encode", True, _flag),
     "keep": Option("vae_guard_keep", 4, _whole(0, 64)),
     "disk_mb": Option("vae_guard_disk", 256, _whole(0, 65536)),
@@ -82,6 +100,7 @@ class Settings:
         threshold: in GB (10^9 bytes).
         fallback: the ways that may be taken instead of the full decode, the preferred first.
         reserve_mb: memory in MB (10^6 bytes) that is left free.
+        spare: the other device, on which the route ``CPU`` computes.
         encode: whether encoding falls back as well.
         keep: of how many generations the latents are kept in RAM.
         disk_mb: the most MB (10^6 bytes) of latents on disk of pictures that are not finished; 0: none are written.
@@ -91,6 +110,7 @@ class Settings:
     threshold: float = _default("threshold")
     fallback: tuple[Route, ...] = _default("fallback")
     reserve_mb: int = _default("reserve_mb")
+    spare: torch.device = field(default_factory=lambda: _default("spare"))
     encode: bool = _default("encode")
     keep: int = _default("keep")
     disk_mb: int = _default("disk_mb")

@@ -222,8 +222,8 @@ def _on_the_spare(work: Work) -> Work:
     """The work on the other device, to which the weights go layer by layer."""
     if work.device == work.spare:
         return work
-    here, there = kinds.of(work.device), kinds.of(work.spare)
-    dtype = work.dtype if here is there else there.usual_dtype
+    there = kinds.of(work.spare)
+    dtype = there.usual_dtype if there.in_main_memory else work.dtype
     return replace(work, device=work.spare, dtype=dtype, resident=False, output_on_device=True)
 
 

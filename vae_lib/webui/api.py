@@ -163,7 +163,8 @@ def _in_json(settings: Settings) -> dict[str, Any]:
     """All settings there are; ``fixed`` by the name that the settings page gives it."""
     values = dataclasses.asdict(settings)
     mode = "fixed" if values.pop("fixed") else "automatic"
-    return {"mode": mode, **values, "fallback": [route.value for route in settings.fallback]}
+    fallback = [route.value for route in settings.fallback]
+    return {"mode": mode, **values, "fallback": fallback, "spare": str(settings.spare)}
 
 
 def _route(prospect: Prospect) -> dict[str, Any]:

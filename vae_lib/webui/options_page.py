@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from vae_lib.guard import Setting
-from vae_lib.guard.settings import FALLBACKS, MODES, OPTIONS
+from vae_lib.guard.settings import FALLBACKS, MODES, OPTIONS, spare_devices
 from vae_lib.ui.events import QUIET
 from vae_lib.webui.host import WebUI
 
@@ -32,6 +32,11 @@ def settings(host: WebUI) -> Sequence[Setting]:
         _shown(
             "reserve_mb", "Memory to keep free for other programs, in MB", gr.Slider,
             {"minimum": 0, "maximum": 8192, "step": 64}, "a picture that would leave less falls back",
+        ),
+        _shown(
+            "spare", "Decode on another device, when this one has too little memory", gr.Dropdown,
+            {"choices": spare_devices()},
+            'where the route "CPU" computes: a second GPU, if there is one, is much faster; its own memory counts',
         ),
         _shown("encode", "Fall back when encoding, too", gr.Checkbox, info="img2img, inpaint, hires fix"),
         _shown(

@@ -120,7 +120,7 @@ class HostBackend:
         return vae is not None and self._guard.taesd.load(vae.family, operation) is not None
 
     def spare(self) -> torch.device:
-        return torch.device("cpu")
+        return self._guard.settings().spare
 
     def size(self) -> tuple[int, int]:
         items = self._guard.kept.items()

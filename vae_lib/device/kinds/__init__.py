@@ -31,6 +31,15 @@ def _unknown(name: str) -> Kind:
     return Kind(name)
 
 
+def devices() -> list[torch.device]:
+    """All devices that this process can use, the best kind first; of the CPU without a number."""
+    return [
+        torch.device(kind.name) if kind.in_main_memory else torch.device(kind.name, index)
+        for kind in there()
+        for index in range(kind.count())
+    ]
+
+
 def there() -> list[Kind]:
     """The kinds that this process has devices of, the best first."""
     usable = [kind for kind in KNOWN.values() if kind.count()]
