@@ -256,9 +256,9 @@ def test_views_and_allocations_are_no_kernels() -> None:
 def test_more_may_be_offloaded_to_main_memory_than_lies_on_the_device(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def ladder(vae: Any, *, budget: Any, **_: Any) -> Any:
+    def ladder(vae: Any, *, planner: Any, **_: Any) -> Any:
         nonlocal free
-        free = budget
+        free = planner.memory
 
     free: Any = None
     monkeypatch.setattr(systems, "Ladder", ladder)
