@@ -36,6 +36,7 @@ def told(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     return capsys.readouterr().err.removeprefix("vae_lib: ").removesuffix("\n")
 
 
+@pytest.mark.slow
 def test_each_is_refused_in_the_same_words_everywhere(
     files: dict[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -26,6 +26,7 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "Limits", lambda seconds, budget: limits(seconds, (32,), budget))
 
 
+@pytest.mark.slow
 def test_a_table_and_a_verdict(run: Runner) -> None:
     done = run("check", "--vae", VAE, "--device", "cpu")
     assert (done.code, done.err) == (0, "")
@@ -37,6 +38,7 @@ def test_a_table_and_a_verdict(run: Runner) -> None:
     assert str(VAE.parent) not in done.out
 
 
+@pytest.mark.slow
 def test_as_json(run: Runner) -> None:
     report = json.loads(run("check", "--vae", VAE, "--device", "cpu", "--encode", "--json").out)
     assert {finding["side"] for finding in report["findings"]} == {32}
@@ -44,6 +46,7 @@ def test_as_json(run: Runner) -> None:
     assert report["left_out"] == []
 
 
+@pytest.mark.slow
 def test_a_wrong_route_is_an_exit_code(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     ours = Trial.ours
     monkeypatch.setattr(Trial, "ours", lambda self, given, tiling: ours(self, given, tiling) + 1)

@@ -47,6 +47,7 @@ def test_file_names_that_are_no_text_can_be_told(run: Runner, tmp_path: Path) ->
     )
 
 
+@pytest.mark.slow
 def test_plan_marks_the_chosen_route_and_explains_it(run: Runner) -> None:
     arguments = ("plan", "--vae", VAE, "--width", 1024, "--height", 768, "--free", "200MB", "--device", "cpu")
     plan = json.loads(run(*arguments, "--json").out)
@@ -61,6 +62,7 @@ def test_plan_marks_the_chosen_route_and_explains_it(run: Runner) -> None:
     assert f"> {plan['chosen']}" in table
 
 
+@pytest.mark.slow
 def test_plan_for_a_gpu_that_is_not_here(run: Runner) -> None:
     plan = json.loads(
         run(
@@ -102,6 +104,7 @@ def test_where_nobody_knows_what_is_free_no_number_is_made_up(
     assert "does not report its free memory" in done.out + done.err
 
 
+@pytest.mark.slow
 def test_plan_that_cannot_be_is_a_failure_with_its_table(run: Runner) -> None:
     done = run("plan", "--vae", VAE, "--width", 512, "--height", 512, "--free", "1KB", "--device", "cpu")
     assert done.code == 1

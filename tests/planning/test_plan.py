@@ -54,7 +54,10 @@ def test_the_fastest_that_fits_on_the_device(share: float) -> None:
     assert plan.seconds <= 1.02 * min(other.seconds for other in fitting)
 
 
-@pytest.mark.parametrize("work", [LITTLE, BIG], ids=["small", "SD 1024x1024"])
+@pytest.mark.parametrize(
+    "work",
+    [pytest.param(LITTLE, id="small"), pytest.param(BIG, id="SD 1024x1024", marks=pytest.mark.slow)],
+)
 def test_more_memory_is_never_slower(work: Work) -> None:
     exact = (Route.FULL, Route.TILED, Route.OFFLOAD)
     least = smallest(work, exact)
@@ -73,6 +76,7 @@ def least_full(work: Work) -> int:
     return min(plan.peak_bytes for plan in candidates(work, Route.FULL))
 
 
+@pytest.mark.slow
 def test_order_is_respected() -> None:
     work = replace(BIG, taesd=True)
     full = choose(work, PLENTY)
@@ -119,7 +123,9 @@ def test_an_exact_way_that_takes_ages_gives_way_to_taesd() -> None:
     assert choose(work, tight, order=order[:2], patience=0.01).route is Route.CPU
 
 
-@pytest.mark.parametrize("work", [LITTLE, BIG, replace(LITTLE, operation="encode")])
+@pytest.mark.parametrize(
+    "work", [LITTLE, pytest.param(BIG, marks=pytest.mark.slow), replace(LITTLE, operation="encode")]
+)
 @pytest.mark.parametrize("order", [(Route.FULL,), (Route.TILED,), (Route.FULL, Route.TILED, Route.OFFLOAD)])
 def test_the_least_that_would_do_does(work: Work, order: tuple[Route, ...]) -> None:
     with pytest.raises(PlanError) as error:
@@ -134,6 +140,7 @@ def test_the_least_that_would_do_does(work: Work, order: tuple[Route, ...]) -> N
         choose(work, least.peak_bytes - 1, order=order)
 
 
+@pytest.mark.slow
 def test_the_cpu_route_has_its_own_budget() -> None:
     order = (Route.CPU,)
     assert choose(BIG, 1000, order=order).device == CPU
@@ -262,6 +269,7 @@ def test_names() -> None:
     assert dtype_name(torch.float64) == "torch.float64"
 
 
+@pytest.mark.slow
 def test_where_free_memory_is_unknown_a_small_promise_is_made_first() -> None:
     plan = choose(BIG, None)
     assert plan.peak_bytes <= FIRST_PROMISE < choose(BIG, PLENTY).peak_bytes
@@ -299,6 +307,7 @@ def test_no_array_is_larger_than_the_device_allocates_at_once(kind: str) -> None
         assert not plan.is_whole
 
 
+@pytest.mark.slow
 def test_a_result_that_is_too_large_at_once_goes_elsewhere() -> None:
     """One array holds the pictures of a batch."""
     work = Work(SD15, "decode", 512, 512, 50, torch.device("xpu"), torch.float16)
