@@ -10,9 +10,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from tests.networks.small import taesd, weights_of
 from vae_lib.cli import check as command
 from vae_lib.decode.check import Trial
-from vae_lib.networks import TAESD
 
 from .conftest import VAE, Run
 
@@ -64,7 +64,7 @@ def test_memory_that_is_not_there(run: Runner) -> None:
 
 def test_files_that_cannot_be_checked(run: Runner, tmp_path: Path) -> None:
     tiny = tmp_path / "taesd.safetensors"
-    save_file({key: tensor.detach() for key, tensor in TAESD(4).state_dict().items()}, tiny)
+    save_file(weights_of(taesd()), tiny)
     done = run("check", "--vae", tiny)
     assert done.code == 1
     assert done.err == (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import tempfile
 from collections.abc import Callable
@@ -284,8 +285,7 @@ def test_half_precision_is_no_worse_than_diffusers(
     for seed in range(1, 9):
         vae = network(config, seed=seed)
         # Weights that the type can hold, so that only the arithmetic differs.
-        rounded = AutoencoderKL(config).requires_grad_(False)
-        rounded.load_state_dict({k: v.to(dtype).float() for k, v in vae.state_dict().items()})
+        rounded = copy.deepcopy(vae).to(dtype).float()
         diffusers, half = _diffusers(rounded, dtype), network(config, dtype, seed)
         latents = latents_for(config, 3, 4, seed=seed).to(dtype)
         pictures = images(5 * config.downscale, 4 * config.downscale, seed=seed).to(dtype)
