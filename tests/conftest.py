@@ -33,8 +33,9 @@ settings.register_profile("explore", deadline=None, max_examples=500, suppress_h
 settings.load_profile("default")
 
 
-def pytest_collection_finish() -> None:
-    """What was imported stays: `gc.collect`, which the code calls, need not look through it every time."""
+@pytest.fixture(autouse=True, scope="module")
+def _quick_collections() -> None:
+    """What was there before stays: `gc.collect`, which the code calls, need not look through it each time."""
     gc.collect()
     gc.freeze()
 
