@@ -1,6 +1,6 @@
 # make demo   encode a photo with the bundled VAE and decode it by every route, under a small memory budget
 # make test   everything that CI checks: ruff, mypy, pytest
-# make quick  ruff, mypy and the tests that need no WebUI and take no long time: one to two minutes
+# make quick  ruff, mypy and the tests that need no WebUI and take no long time: a minute on two cores
 # make fix    format the code, and mend what ruff can mend
 # make test-avx2
 #             the tests of pictures and decodes, computed as on an x86 CPU that has AVX2 and no AVX-512

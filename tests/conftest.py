@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
@@ -21,7 +22,6 @@ os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["VAE_GUARD_CALIBRATE"] = "0"
 
 import pytest
-import torch
 from hypothesis import HealthCheck, settings
 
 # Decoding on a busy CI core takes as long as it takes; a deadline would only make tests flaky. Derandomised,
@@ -33,6 +33,13 @@ settings.register_profile("explore", deadline=None, max_examples=500, suppress_h
 settings.load_profile("default")
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _quick_collections() -> None:
+    """What was there before stays: `gc.collect`, which the code calls, need not look through it each time."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture
 def closed(tmp_path: Path) -> Path:
     """A folder that may not be looked at, by nobody: root may enter any, but for one whose name is too long."""
@@ -42,4 +49,6 @@ def closed(tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     """Random weights and inputs are the same in every run, whatever the order of the tests."""
+    import torch  # here, for the process that only hands out tests to others needs none
+
     torch.manual_seed(0)

@@ -17,7 +17,7 @@ from vae_lib.decode import Ladder
 from vae_lib.device.memory import release_cached
 from vae_lib.engine import Operation, decode, encode_moments
 from vae_lib.engine.compute import Compute
-from vae_lib.networks import TAESD, AutoencoderKL, AutoencoderKLConfig
+from vae_lib.networks import AutoencoderKL, AutoencoderKLConfig
 from vae_lib.planning import Plan, Preference, Route, Work
 
 GPU = torch.device("cuda")
@@ -32,12 +32,6 @@ def vae(dtype: torch.dtype) -> AutoencoderKL:
     """Stable Diffusion's, with random weights that every dtype rounds on its own."""
     torch.manual_seed(1)
     return AutoencoderKL(SD15).to(GPU, dtype).eval().requires_grad_(False)
-
-
-@functools.cache
-def taesd() -> TAESD:
-    torch.manual_seed(2)
-    return TAESD(4).eval().requires_grad_(False)
 
 
 def source(operation: Operation, side: int, dtype: torch.dtype = FP32) -> Tensor:

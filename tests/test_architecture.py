@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -36,9 +37,15 @@ def name_of(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
+@functools.cache
+def nodes(path: Path) -> tuple[ast.AST, ...]:
+    """Of the file's syntax tree."""
+    return tuple(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+
+
 def imports(path: Path) -> Iterator[str]:
     """Full names of what a file imports, late or not."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -85,6 +92,7 @@ def floors(room: str) -> int:
     """Modules of the room on the longest way down through its own imports."""
     known = {name_of(path): path for path in MODULES if path.relative_to(PACKAGE).parts[0] == room}
 
+    @functools.cache
     def depth(name: str) -> int:
         inner = {
             found
@@ -108,7 +116,7 @@ def test_nobody_outside_of_device_asks_what_kind_a_device_is() -> None:
     for path in MODULES:
         if path.relative_to(PACKAGE).parts[0] == "device":
             continue
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in nodes(path):
             if isinstance(node, ast.Compare):
                 asked = ast.unparse(node)
                 assert "device.type" not in asked, f"{path}: {asked}"
@@ -118,7 +126,7 @@ def test_no_if_outside_of_hosts_names_a_host() -> None:
     for path in MODULES:
         if path.parent.name == "hosts":
             continue
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in nodes(path):
             if isinstance(node, (ast.If, ast.IfExp)):
                 asked = ast.unparse(node.test).lower()
                 assert not any(host in asked for host in ("a1111", "forge", "automatic1111")), (

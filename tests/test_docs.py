@@ -35,11 +35,11 @@ def test_every_document_and_picture_is_linked_and_every_picture_made_by_a_script
     for file in (*DOCS.glob("*.md"), *DOCS.glob("*.png")):
         assert file in linked, file.name
     scripts = (
-        DOCS / "screenshots.py",
-        DOCS / "webui_screenshot.py",
+        ROOT / "tools" / "screenshots.py",
+        ROOT / "tools" / "webui_screenshot.py",
+        ROOT / "tools" / "shots.py",
         ROOT / "benchmarks" / "picture.py",
         ROOT / "tests" / "webui" / "test_decode_again.py",
-        ROOT / "tests" / "webui" / "shots.py",
     )
     made = "".join(script.read_text(encoding="utf-8") for script in scripts)
     for picture in DOCS.glob("*.png"):
@@ -48,7 +48,7 @@ def test_every_document_and_picture_is_linked_and_every_picture_made_by_a_script
 
 def test_the_words_in_the_pictures_are_those_of_the_page() -> None:
     sources = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "vae_lib/ui").glob("*.py"))
-    for name, words in runpy.run_path(str(DOCS / "screenshots.py"))["SHOWN"].items():
+    for name, words in runpy.run_path(str(ROOT / "tools" / "screenshots.py"))["SHOWN"].items():
         assert (DOCS / f"{name}.png").exists()
         for word in words:
             assert f'"{word}"' in sources or f"'{word}'" in sources, f"{name}: take it anew, {word!r} is gone"

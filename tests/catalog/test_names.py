@@ -49,6 +49,7 @@ def test_long_names_keep_their_extension_and_whole_letters(letter: str) -> None:
     assert MAX_NAME_BYTES - 4 < len(name.encode()) <= MAX_NAME_BYTES
 
 
+@pytest.mark.slow
 @given(st.text(max_size=400))
 @example("." * 300)
 @example("a." * 150 + "." + "b" * 300)

@@ -7,51 +7,35 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.networks.small import FLUX2, network, sd3_like, taesd, weights_of
 from vae_lib.checkpoints import save_safetensors
-from vae_lib.networks import TAESD, AutoencoderKL, AutoencoderKLConfig
 
 Weights = dict[str, torch.Tensor]
-SMALL = AutoencoderKLConfig(ch=32, ch_mult=(1, 2), num_res_blocks=1)
-SMALL_SD3 = AutoencoderKLConfig(
-    ch=32,
-    ch_mult=(1, 2),
-    num_res_blocks=1,
-    z_channels=16,
-    embed_dim=16,
-    use_quant_conv=False,
-    use_post_quant_conv=False,
-)
-
-SMALL_FLUX2 = AutoencoderKLConfig(ch=32, ch_mult=(1, 2), num_res_blocks=1, z_channels=32, embed_dim=32)
-
-
-def weights_of(model: torch.nn.Module) -> Weights:
-    return {key: value.detach() for key, value in model.state_dict().items()}
 
 
 @pytest.fixture(scope="session")
 def weights() -> Weights:
     """An AutoencoderKL of 4 latent channels, in the ldm layout."""
-    return weights_of(AutoencoderKL(SMALL))
+    return weights_of(network())
 
 
 @pytest.fixture(scope="session")
 def sd3_weights() -> Weights:
     """An AutoencoderKL of 16 latent channels without quant convs, in the ldm layout."""
-    return weights_of(AutoencoderKL(SMALL_SD3))
+    return weights_of(network(sd3_like(ch=32, ch_mult=(1, 2), num_res_blocks=1)))
 
 
 @pytest.fixture(scope="session")
 def flux2_weights() -> Weights:
     """An AutoencoderKL of 32 latent channels with the statistics of its packed latents, in the ldm layout."""
     statistics = {"bn.running_mean": torch.randn(128), "bn.running_var": torch.rand(128) + 0.5}
-    return weights_of(AutoencoderKL(SMALL_FLUX2)) | statistics | {"bn.num_batches_tracked": torch.tensor(9)}
+    return weights_of(network(FLUX2)) | statistics | {"bn.num_batches_tracked": torch.tensor(9)}
 
 
 @pytest.fixture(scope="session")
 def taesd_weights() -> Weights:
     """A TAESD of 4 channels, both halves, as encoder.N and decoder.N."""
-    return weights_of(TAESD(4))
+    return weights_of(taesd())
 
 
 @pytest.fixture(scope="session")

@@ -18,21 +18,15 @@ from diffusers import AutoencoderTiny
 from safetensors.torch import save_file
 
 from tests.checkpoints import corpus, odd
+from tests.networks.small import FLUX2, network, taesd, weights_of
 from vae_lib.checkpoints import load_latents, load_vae
 from vae_lib.errors import VAEGuardError
-from vae_lib.networks import TAESD, AutoencoderKL, AutoencoderKLConfig
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "files.md"
 BEGIN, END = "<!-- made by tests/checkpoints/files_table.py -->", "<!-- end -->"
 
 Weights = dict[str, torch.Tensor]
 Row = tuple[str, str, str]  # what it is, the file's name, what becomes of it
-SMALL = AutoencoderKLConfig(ch=32, ch_mult=(1, 2), num_res_blocks=1)
-FLUX2 = AutoencoderKLConfig(ch=32, ch_mult=(1, 2), num_res_blocks=1, z_channels=32, embed_dim=32)
-
-
-def _weights(network: torch.nn.Module) -> Weights:
-    return {key: value.detach().clone() for key, value in network.state_dict().items()}
 
 
 def _prefixed(prefix: str, weights: Weights) -> Weights:
@@ -45,8 +39,8 @@ def _half(weights: Weights, half: str) -> Weights:
 
 def _vaes(folder: Path) -> Iterator[tuple[str, Path]]:
     """What a file is, and the file."""
-    vae, tiny = _weights(AutoencoderKL(SMALL)), _weights(TAESD(4))
-    flux2 = _weights(AutoencoderKL(FLUX2)) | {
+    vae, tiny = weights_of(network()), weights_of(taesd())
+    flux2 = weights_of(network(FLUX2)) | {
         "bn.running_mean": torch.zeros(128),
         "bn.running_var": torch.ones(128),
     }
@@ -101,14 +95,14 @@ def _vaes(folder: Path) -> Iterator[tuple[str, Path]]:
         )
     theirs.save_pretrained(folder / "diffusers")
     yield "diffusers, with its config.json", folder / "diffusers" / "diffusion_pytorch_model.safetensors"
-    yield "diffusers' file alone", safetensors("moved.safetensors", _weights(theirs))
+    yield "diffusers' file alone", safetensors("moved.safetensors", weights_of(theirs))
     yield "FLUX.2", safetensors("flux2.safetensors", flux2)
     yield (
         "FLUX.2 without its statistics",
-        safetensors("flux2-bare.safetensors", _weights(AutoencoderKL(FLUX2))),
+        safetensors("flux2-bare.safetensors", weights_of(network(FLUX2))),
     )
     yield "half of a TAESD", pickled("taesd_decoder.pth", _half(tiny, "decoder"))
-    yield "TAESD of diffusers", safetensors("taesd.safetensors", _weights(AutoencoderTiny()))
+    yield "TAESD of diffusers", safetensors("taesd.safetensors", weights_of(AutoencoderTiny()))
     (folder / "odd").mkdir()
     for path in odd.write(folder / "odd"):
         yield "something else", path

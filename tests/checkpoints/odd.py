@@ -14,8 +14,7 @@ from diffusers import (
 )
 from safetensors.torch import save_file
 
-from vae_lib.networks import TAESD, AutoencoderKLConfig
-from vae_lib.networks import AutoencoderKL as OurVAE
+from tests.networks.small import network, taesd, weights_of
 
 Weights = dict[str, torch.Tensor]
 
@@ -25,13 +24,8 @@ _BLOCKS = {
 }
 
 
-def _good() -> Weights:
-    config = AutoencoderKLConfig(ch=32, ch_mult=(1, 2), num_res_blocks=1)
-    return {key: value.detach().clone() for key, value in OurVAE(config).state_dict().items()}
-
-
 def _contents() -> dict[str, tuple[Weights, str]]:
-    good, tiny = _good(), dict(TAESD(4).state_dict())
+    good, tiny = weights_of(network()), weights_of(taesd())
     encoder = {key: value for key, value in good.items() if key.startswith(("encoder.", "quant_conv."))}
     no_attention = {key: value for key, value in good.items() if ".attn_1." not in key}
     theirs = AutoencoderKL(**_BLOCKS, block_out_channels=(32, 64), mid_block_add_attention=False)

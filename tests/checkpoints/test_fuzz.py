@@ -1,4 +1,4 @@
-"""A short run of the fuzzer, the same each time; ``python -m tests.fuzz.files`` goes further."""
+"""A short run of the fuzzer, the same each time; ``python -m tools.fuzz`` goes further."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from pathlib import Path
 
 import pytest
 
-from tests.fuzz import files
+from tools import fuzz
 
 
 @pytest.mark.slow
 def test_two_hundred_mutations_of_the_corpus(tmp_path: Path) -> None:
-    fuzzer = files.Fuzzer(tmp_path, tmp_path / "it ran")
+    fuzzer = fuzz.Fuzzer(tmp_path, tmp_path / "it ran")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        files.run(fuzzer, lambda: fuzzer.tried < 200)
+        fuzz.run(fuzzer, lambda: fuzzer.tried < 200)
     assert not fuzzer.crashes, fuzzer.report()
     assert len(fuzzer.outcomes) > 10
 
 
 def test_a_failure_is_kept_with_its_input(tmp_path: Path) -> None:
-    fuzzer = files.Fuzzer(tmp_path, tmp_path / "it ran")
+    fuzzer = fuzz.Fuzzer(tmp_path, tmp_path / "it ran")
     (tmp_path / "it ran").touch()
     fuzzer.try_one(b"harmless")
     ((saved, said),) = fuzzer.crashes.items()

@@ -81,6 +81,7 @@ def test_each_ends_in_a_sentence_that_can_be_shown(run: Run) -> None:
     assert_sentences(by_hand)
 
 
+@pytest.mark.slow
 def test_all_ways_in_say_the_same(run: Run) -> None:
     said: dict[str, set[str]] = {}
     for record in run.records:
@@ -88,6 +89,7 @@ def test_all_ways_in_say_the_same(run: Run) -> None:
     assert not [sentences for sentences in said.values() if len(sentences) > 1]
 
 
+@pytest.mark.slow
 def test_the_table_lists_them_with_what_is_wrong(run: Run) -> None:
     rows = [record for record in run.records if record.how == "table" and "(bundled)" not in record.name]
     assert_sentences(rows)
@@ -100,14 +102,17 @@ def test_the_table_lists_them_with_what_is_wrong(run: Run) -> None:
     assert names >= run.files
 
 
+@pytest.mark.slow
 def test_no_code_ran(run: Run) -> None:
     assert not run.canary.exists()
 
 
+@pytest.mark.slow
 def test_none_takes_long(run: Run) -> None:
     assert not [record for record in run.records if record.seconds > SECONDS]
 
 
+@pytest.mark.slow
 def test_none_takes_much_memory(run: Run) -> None:
     assert not [record for record in run.records if record.megabytes > MEGABYTES]
 

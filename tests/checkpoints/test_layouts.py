@@ -71,6 +71,7 @@ def assert_same(found: Weights, expected: Weights) -> None:
         assert torch.equal(found[key], value), key
 
 
+@pytest.mark.slow
 @given(configs(), st.booleans(), st.booleans(), st.sampled_from(["", "vae.", "first_stage_model."]))
 def test_any_vae_comes_back_from_the_layout_of_diffusers(
     config: AutoencoderKLConfig, old_names: bool, convs: bool, prefix: str
@@ -87,6 +88,7 @@ def test_any_vae_comes_back_from_the_layout_of_diffusers(
     assert_same(convert_to_ldm(diffusers), weights)
 
 
+@pytest.mark.slow
 @given(configs(), st.sampled_from(["", "first_stage_model.", "vae.", "model.first_stage_model.", "module."]))
 def test_any_prefix_is_taken_off_and_the_rest_left_out(config: AutoencoderKLConfig, prefix: str) -> None:
     weights = distinct_weights(config)

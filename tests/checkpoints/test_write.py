@@ -59,6 +59,7 @@ def test_any_names_and_shapes_come_back(
         assert all(torch.equal(file.read(name), tensor) for name, tensor in tensors.items())
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="file size limits are POSIX's")
 def test_safetensors_that_do_not_fit(tmp_path: Path) -> None:
     """A limit on the size of files makes the library's own write fail, in a process of its own."""

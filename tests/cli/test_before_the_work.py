@@ -12,12 +12,14 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from tests.networks import small
+from tests.networks.small import weights_of
 from vae_lib.cli import pictures, work
 from vae_lib.decode import Ladder
 from vae_lib.errors import InputError
-from vae_lib.networks import TAESD, AutoencoderKL, AutoencoderKLConfig
+from vae_lib.networks import AutoencoderKLConfig
 
-from .conftest import DATA, VAE, Run
+from .conftest import VAE, Run
 
 Runner = Callable[..., Run]
 
@@ -112,7 +114,7 @@ def test_a_folder_that_cannot_be_written_to(run: Runner, latents: Path) -> None:
 
 
 def taesd(path: Path, channels: int, **halves: bool) -> Path:
-    save_file(dict(TAESD(channels, **halves).state_dict()), path)
+    save_file(weights_of(small.taesd(channels, **halves)), path)
     return path
 
 
@@ -154,7 +156,7 @@ def test_half_a_vae_cannot_decode(run: Runner, latents: Path, tmp_path: Path) ->
 def vae_of(path: Path, out_channels: int) -> Path:
     config = AutoencoderKLConfig(ch=32, ch_mult=(1, 1, 1, 1), num_res_blocks=1, in_channels=out_channels,
                                  out_channels=out_channels)  # fmt: skip
-    save_file(dict(AutoencoderKL(config).state_dict()), path, {"scaling_factor": "0.18215"})
+    save_file(weights_of(small.network(config)), path, {"scaling_factor": "0.18215"})
     return path
 
 
@@ -219,8 +221,9 @@ def test_latents_that_cannot_be_written_are_kept_elsewhere(
         save(tensors, path, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(work, "save_safetensors", full)
+    Image.new("RGB", (64, 48)).save(tmp_path / "in.png")
     error = refused(
-        run("encode", DATA / "coffee.jpg", "--vae", VAE, "-o", out, "--device", "cpu", "--route", "full")
+        run("encode", tmp_path / "in.png", "--vae", VAE, "-o", out, "--device", "cpu", "--route", "full")
     )
     kept = Path(error.partition("kept in ")[2].removesuffix(" instead.\n"))
     try:

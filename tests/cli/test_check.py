@@ -10,9 +10,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from tests.networks.small import taesd, weights_of
 from vae_lib.cli import check as command
 from vae_lib.decode.check import Trial
-from vae_lib.networks import TAESD
 
 from .conftest import VAE, Run
 
@@ -26,6 +26,7 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "Limits", lambda seconds, budget: limits(seconds, (32,), budget))
 
 
+@pytest.mark.slow
 def test_a_table_and_a_verdict(run: Runner) -> None:
     done = run("check", "--vae", VAE, "--device", "cpu")
     assert (done.code, done.err) == (0, "")
@@ -37,6 +38,7 @@ def test_a_table_and_a_verdict(run: Runner) -> None:
     assert str(VAE.parent) not in done.out
 
 
+@pytest.mark.slow
 def test_as_json(run: Runner) -> None:
     report = json.loads(run("check", "--vae", VAE, "--device", "cpu", "--encode", "--json").out)
     assert {finding["side"] for finding in report["findings"]} == {32}
@@ -44,6 +46,7 @@ def test_as_json(run: Runner) -> None:
     assert report["left_out"] == []
 
 
+@pytest.mark.slow
 def test_a_wrong_route_is_an_exit_code(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     ours = Trial.ours
     monkeypatch.setattr(Trial, "ours", lambda self, given, tiling: ours(self, given, tiling) + 1)
@@ -61,7 +64,7 @@ def test_memory_that_is_not_there(run: Runner) -> None:
 
 def test_files_that_cannot_be_checked(run: Runner, tmp_path: Path) -> None:
     tiny = tmp_path / "taesd.safetensors"
-    save_file({key: tensor.detach() for key, tensor in TAESD(4).state_dict().items()}, tiny)
+    save_file(weights_of(taesd()), tiny)
     done = run("check", "--vae", tiny)
     assert done.code == 1
     assert done.err == (

@@ -90,6 +90,7 @@ def test_a_budget_is_kept(run: Runner, tmp_path: Path) -> None:
     assert "full needs" in report["reason"]
 
 
+@pytest.mark.slow
 def test_a_budget_below_the_least_names_the_least_and_the_least_works(
     run: Runner, latents: Path, tmp_path: Path
 ) -> None:
@@ -124,6 +125,7 @@ def test_factors_are_divided_by_then_added(run: Runner, latents: Path, tmp_path:
     torch.testing.assert_close(load_file(tensor)["image"], plain(z / 2 + 0.25, 1.0), atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 def test_encode_then_decode_gives_the_photograph_back(run: Runner, tmp_path: Path) -> None:
     photo = tmp_path / "photo.png"
     with Image.open(DATA / "coffee.jpg") as picture:

@@ -10,6 +10,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from tests.networks import small
+from tests.networks.small import weights_of
 from vae_lib.networks import AutoencoderKL, AutoencoderKLConfig
 
 from .conftest import Run
@@ -20,7 +22,7 @@ CONFIG = AutoencoderKLConfig(ch=32, ch_mult=(1, 1, 1, 1), num_res_blocks=1, z_ch
 
 @pytest.fixture
 def network() -> AutoencoderKL:
-    return AutoencoderKL(CONFIG).eval().requires_grad_(False)
+    return small.network(CONFIG)
 
 
 @pytest.fixture
@@ -108,7 +110,7 @@ def test_without_statistics_nothing_is_assumed(
 
 def test_unknown_channels_are_refused_unless_factors_are_given(run: Runner, tmp_path: Path) -> None:
     config = AutoencoderKLConfig(ch=32, ch_mult=(1, 1), num_res_blocks=1, z_channels=7, embed_dim=7)
-    save_file(AutoencoderKL(config).state_dict(), tmp_path / "vae.safetensors")
+    save_file(weights_of(small.network(config)), tmp_path / "vae.safetensors")
     save_file({"latents": torch.ones(1, 7, 4, 4)}, tmp_path / "l.safetensors")
     arguments = ("decode", tmp_path / "l.safetensors", "--vae", tmp_path / "vae.safetensors", "-o",
                  tmp_path / "o.png", "--device", "cpu")  # fmt: skip

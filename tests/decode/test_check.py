@@ -97,6 +97,7 @@ def test_a_route_that_fails(error: Exception, said: str, monkeypatch: pytest.Mon
     assert said in report.text()
 
 
+@pytest.mark.slow
 def test_what_there_is_no_memory_or_time_for_is_left_out() -> None:
     none = run(limits=Limits(sizes=(32, 48), budget=lambda device: 1000))
     assert (none.findings, none.left_out) == ((), (32, 48))

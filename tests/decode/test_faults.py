@@ -15,7 +15,6 @@ from torch import Tensor
 from tests.decode.test_ladder import (
     TINY,
     Allocations,
-    _quick_collections,  # noqa: F401
     ladder,
     live_tensors,
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,23 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 from tests.engine.two_devices import THERE, TwoDevices
-from tests.networks.small import BF16, CPU, FP32, SMALL, distance, images, latents_for, network, taesd
-from vae_lib.decode import Ladder, Outcome, wording
+from tests.networks.small import (
+    BF16,
+    CPU,
+    FP32,
+    SMALL,
+    distance,
+    images,
+    latents_for,
+    network,
+    own_network,
+    taesd,
+)
+from vae_lib.decode import Ladder, Outcome
 from vae_lib.errors import Cancelled, DeviceLost, InputError, NumericError, PlanError
 from vae_lib.networks import AutoencoderKL, AutoencoderKLConfig
 from vae_lib.planning import DEFAULT_ORDER, Planner, Profile, Route, Work
-from vae_lib.planning.events import MaybeOutOfMemory, OutOfMemory, Overflow
+from vae_lib.planning.events import MaybeOutOfMemory, NoScratch, OutOfMemory, Overflow
 
 PLENTY = 1 << 40
 
@@ -28,15 +39,6 @@ PLENTY = 1 << 40
 def ladder(**options: Any) -> Ladder:
     defaults: dict[str, Any] = {"vae": network(), "planner": Planner(lambda device: PLENTY)}
     return Ladder(**{**defaults, **options})
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _quick_collections() -> Iterator[None]:
-    """The ladder collects garbage after each failure: what was there before need not be looked at each time."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 class Allocations(TorchDispatchMode):
@@ -101,7 +103,6 @@ def test_memory_runs_out_once_at_any_allocation(route: Route) -> None:
         (attempt,) = outcome.attempts
         assert attempt.plan.route is first
         assert attempt == OutOfMemory(attempt.plan)
-        assert "failed (out of memory" in wording.line(outcome)
         del outcome
     assert live_tensors() == before
 
@@ -162,7 +163,6 @@ def test_every_route_gives_the_picture() -> None:
         assert outcome.attempts == ()
         assert outcome.seconds > 0
         assert outcome.events == ()
-        assert wording.line(outcome) == wording.planned(outcome.plan)
         assert distance(outcome.result, wanted) < 1e-5
     pictures = images(19, 15, 2)
     mean, log_variance = network().encode_moments(pictures)
@@ -176,8 +176,7 @@ def test_every_route_gives_the_picture() -> None:
 
 def _overflowing(config: AutoencoderKLConfig = SMALL) -> AutoencoderKL:
     """Its activations leave float16's range, as those of SDXL's VAE do, but not float32's."""
-    vae = AutoencoderKL(config).requires_grad_(False)
-    vae.load_state_dict(network(config).state_dict())
+    vae = own_network(config)
     for net in (vae.decoder, vae.encoder):
         assert net is not None
         net.mid.block_1.conv2.weight.mul_(1e7)
@@ -197,7 +196,7 @@ def test_overflow_is_repaired_in_fp32() -> None:
     assert attempt == Overflow(attempt.plan)
     assert attempt.plan.dtype == torch.float16
     assert outcome.plan.dtype == outcome.result.dtype == FP32
-    assert "full failed (NaN or infinite numbers in fp16)" in wording.line(outcome)
+    assert attempt.plan.route is Route.FULL
     assert distance(outcome.result, vae.decode(latents)) < 1e-4
 
     pictures = images(8, 6)
@@ -214,7 +213,7 @@ def test_overflow_is_repaired_in_fp32() -> None:
 
 
 def test_a_vae_that_no_dtype_saves() -> None:
-    vae = AutoencoderKL(SMALL).requires_grad_(False)
+    vae = own_network()
     assert vae.decoder is not None
     vae.decoder.conv_in.weight.fill_(float("nan"))
     for dtype in (FP32, BF16):
@@ -224,7 +223,7 @@ def test_a_vae_that_no_dtype_saves() -> None:
 
 def test_repair_predicts_with_the_weights_as_they_are() -> None:
     """float32 weights need no copy when half precision gives way to float32."""
-    vae = AutoencoderKL(SMALL).requires_grad_(False)
+    vae = own_network()
     assert vae.decoder is not None
     vae.decoder.conv_out.bias.fill_(3.4e38)  # more than bfloat16's largest number, 3.39e38
     latents = latents_for(SMALL, 4, 3)
@@ -300,7 +299,9 @@ def test_a_full_disk_makes_way_for_the_next_route(tmp_path: Path, monkeypatch: p
     latents = latents_for(SMALL, 4, 3)
     outcome = ladder(order=(Route.OFFLOAD, Route.CPU)).decode(latents)
     assert outcome.plan.route is Route.CPU
-    assert "No space left on device" in wording.line(outcome)
+    (attempt,) = outcome.attempts
+    assert isinstance(attempt, NoScratch)
+    assert "No space left on device" in attempt.problem
     assert distance(outcome.result, network().decode(latents)) < 1e-5
     with pytest.raises(PlanError, match=r"Every enabled route failed \(tiled \+ RAM.*No space left.*TMPDIR"):
         ladder(order=(Route.OFFLOAD,)).decode(latents)
@@ -316,7 +317,7 @@ def test_no_scratch_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize("route", [Route.FULL, Route.OFFLOAD, Route.TAESD])
 def test_cancelling_leaves_nothing_alive(route: Route) -> None:
     latents, tiny = latents_for(SMALL, 4, 3, 2), taesd()
-    network()
+    ladder(taesd=tiny, order=(route,)).decode(latents)  # what is remembered from now on
     before = live_tensors()
     stopped = False
     try:
@@ -422,7 +423,6 @@ def test_where_nobody_knows_what_is_free_little_is_taken_first() -> None:
     known = ladder(planner=Planner(lambda device: None)).decode(latents_for(SMALL, 4, 4))
     assert known.plan.route is Route.FULL  # it takes little
     assert known.plan.free_bytes is None
-    assert "does not report" in wording.line(known)
 
 
 def test_the_spare_device_is_planned_for_and_decodes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -456,8 +456,7 @@ def test_the_spare_device_is_planned_for_and_decodes(monkeypatch: pytest.MonkeyP
 
 def test_weights_that_lie_in_two_places_or_types() -> None:
     """As a host leaves them that loads a VAE in part."""
-    vae = AutoencoderKL(SMALL).requires_grad_(False)
-    vae.load_state_dict(network().state_dict())
+    vae = own_network()
     assert vae.decoder is not None
     latents = latents_for(SMALL, 4, 4)
     assert ladder(vae=vae).work("decode", 4, 4, 1).resident

@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.networks.small import BF16, FP16, FP32
+from tests.networks.small import BF16, FP16, FP32, taesd
 from tests.real_gpu import (
     GPU,
     MIB,
@@ -27,7 +27,6 @@ from tests.real_gpu import (
     plain,
     plans,
     source,
-    taesd,
     vae,
 )
 from vae_lib.cli import main

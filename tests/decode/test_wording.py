@@ -138,6 +138,9 @@ def test_the_planners_and_the_command_lines_line() -> None:
     )
     assert wording.planned(plan) == planned
     assert wording.planned(ON_CPU) == "on the CPU in 48-row bands: needs 300 MB of main memory"
+    unknown = wording.planned(replace(TILED, free_bytes=None))
+    assert unknown == "tiled in 48-row bands: needs 300 MB (this device does not report its free memory)"
+    assert wording.line(outcome(FULL)) == wording.planned(FULL) == "full: needs 4.3 GB of 2.1 GB free"
     done = outcome(plan, OutOfMemory(FULL))
     assert wording.line(done) == (
         f"full failed (out of memory, although it was predicted to need 4.3 GB); {planned}"

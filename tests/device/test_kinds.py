@@ -144,6 +144,7 @@ def test_its_allocator_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cost_of(WORK, Tiling(WHOLE)).peak_bytes == arrays + 678
 
 
+@pytest.mark.slow
 def test_how_its_rows_are_copied(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(transfers.SWITCH, raising=False)
     for kind, wanted in (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import tempfile
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -104,60 +105,50 @@ def plain_encode(vae: AutoencoderKL, pictures: Tensor) -> Tensor:
 ways = pytest.mark.parametrize("as_gpu", [False, True], ids=["CPU", "as on a GPU"])
 
 
+# A few for `make quick`, beside the many of `make test`.
+few_and_many = pytest.mark.parametrize("count", [3, pytest.param(30, marks=pytest.mark.slow)])
+cases = st.tuples(
+    st.sampled_from(CONFIGS), sides, tilings, st.sampled_from(PADDINGS), st.integers(1, 2)
+).filter(lambda case: has_something_to_reflect(case[3], *case[1]))
+
+
 def way(as_gpu: bool) -> AbstractContextManager[None]:
     return as_on_a_gpu("cpu") if as_gpu else nullcontext()
 
 
 @ways
-@settings(max_examples=30)
-@given(
-    config=st.sampled_from(CONFIGS),
-    size=sides,
-    tiling=tilings,
-    padding=st.sampled_from(PADDINGS),
-    batch=st.integers(1, 2),
-)
-def test_decode_is_the_plain_networks(
-    as_gpu: bool,
-    config: AutoencoderKLConfig,
-    size: tuple[int, int],
-    tiling: Tiling,
-    padding: Padding,
-    batch: int,
-) -> None:
-    assume(has_something_to_reflect(padding, *size))
-    latents = latents_for(config, *size, batch)
-    with way(as_gpu):
-        picture = run_decode(network(config), latents, tiling, padding=padding)
-    assert_exact(picture, plain_decode, networks(config, padding), latents)
+@few_and_many
+def test_decode_is_the_plain_networks(as_gpu: bool, count: int) -> None:
+    @settings(max_examples=count)
+    @given(case=cases)
+    def is_exact(case: tuple[AutoencoderKLConfig, tuple[int, int], Tiling, Padding, int]) -> None:
+        config, size, tiling, padding, batch = case
+        latents = latents_for(config, *size, batch)
+        with way(as_gpu):
+            picture = run_decode(network(config), latents, tiling, padding=padding)
+        assert_exact(picture, plain_decode, networks(config, padding), latents)
+
+    is_exact()
 
 
 @ways
-@settings(max_examples=30)
-@given(
-    config=st.sampled_from(CONFIGS),
-    size=sides,
-    extra=st.tuples(st.integers(0, 7), st.integers(0, 7)),
-    tiling=tilings,
-    padding=st.sampled_from(PADDINGS),
-    batch=st.integers(1, 2),
-)
-def test_encode_is_the_plain_networks(
-    as_gpu: bool,
-    config: AutoencoderKLConfig,
-    size: tuple[int, int],
-    extra: tuple[int, int],
-    tiling: Tiling,
-    padding: Padding,
-    batch: int,
-) -> None:
+@few_and_many
+def test_encode_is_the_plain_networks(as_gpu: bool, count: int) -> None:
     """Mean and log-variance, also of pictures whose sides are no multiples of the downscale."""
-    assume(has_something_to_reflect(padding, *size))
-    scale = config.downscale
-    pictures = images(*(n * scale + more % scale for n, more in zip(size, extra, strict=True)), batch)
-    with way(as_gpu):
-        moments = torch.cat(run_encode(network(config), pictures, tiling, padding=padding), 1)
-    assert_exact(moments, plain_encode, networks(config, padding), pictures)
+
+    @settings(max_examples=count)
+    @given(case=cases, extra=st.tuples(st.integers(0, 7), st.integers(0, 7)))
+    def is_exact(
+        case: tuple[AutoencoderKLConfig, tuple[int, int], Tiling, Padding, int], extra: tuple[int, int]
+    ) -> None:
+        config, size, tiling, padding, batch = case
+        scale = config.downscale
+        pictures = images(*(n * scale + more % scale for n, more in zip(size, extra, strict=True)), batch)
+        with way(as_gpu):
+            moments = torch.cat(run_encode(network(config), pictures, tiling, padding=padding), 1)
+        assert_exact(moments, plain_encode, networks(config, padding), pictures)
+
+    is_exact()
 
 
 def test_what_is_too_narrow_to_be_reflected_is_told() -> None:
@@ -294,8 +285,7 @@ def test_half_precision_is_no_worse_than_diffusers(
     for seed in range(1, 9):
         vae = network(config, seed=seed)
         # Weights that the type can hold, so that only the arithmetic differs.
-        rounded = AutoencoderKL(config).requires_grad_(False)
-        rounded.load_state_dict({k: v.to(dtype).float() for k, v in vae.state_dict().items()})
+        rounded = copy.deepcopy(vae).to(dtype).float()
         diffusers, half = _diffusers(rounded, dtype), network(config, dtype, seed)
         latents = latents_for(config, 3, 4, seed=seed).to(dtype)
         pictures = images(5 * config.downscale, 4 * config.downscale, seed=seed).to(dtype)

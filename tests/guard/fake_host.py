@@ -13,14 +13,13 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
-from tests.networks.small import SMALL
+from tests.networks.small import own_network
 from vae_lib.catalog import LatentSpace
 from vae_lib.checkpoints.unfinished import Afterwards, Latents
 from vae_lib.engine import Operation
 from vae_lib.guard import Folders, Points
-from vae_lib.networks import AutoencoderKL
 
 SCALE = 0.5
 
@@ -154,9 +153,7 @@ class FakeHost:
 
 def network() -> Any:
     """As the host has it: the halves are modules whose ``forward`` can be replaced."""
-    torch.manual_seed(3)
-    module: nn.Module = AutoencoderKL(SMALL).eval().requires_grad_(False)
-    return module
+    return own_network()
 
 
 def decoded(module: Any, latents: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 import threading
 from pathlib import Path
@@ -62,11 +61,9 @@ def test_ours_gives_the_hosts_picture(host: FakeHost, guard: Guard, latents: Ten
 
 def test_a_fallback_is_told_and_noted(host: FakeHost, guard: Guard, latents: Tensor) -> None:
     host.generate(torch.cat([latents] * 2), MISSED)
-    assert host.noted["VAE Guard"].startswith("tiled in ")
-    assert host.noted["VAE Guard"].endswith(" was free, less than the threshold of 1000 GB")
     (told,) = host.told  # once for the batch
-    wanted = "VAE Guard: decoded 8x8 in tiles, because only .* was free and the threshold is 1000 GB"
-    assert re.match(wanted, told)
+    for text, words in ((host.noted["VAE Guard"], ["tiled"]), (told, ["VAE Guard: ", "8x8", "in tiles"])):
+        assert all(word in text for word in [*words, "1000 GB"])
 
 
 def test_another_thread_is_left_alone(host: FakeHost, guard: Guard, latents: Tensor) -> None:

@@ -9,11 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.networks.small import SMALL, latents_for, network
+from tests.networks.small import SMALL, latents_for, network, own_network
 from vae_lib.decode import Ladder, Outcome
 from vae_lib.guard import report
 from vae_lib.guard.precision import Precision, identity
-from vae_lib.networks import AutoencoderKL
 from vae_lib.planning import Planner
 
 
@@ -28,8 +27,7 @@ def precision(tmp_path: Path) -> Precision:
 
 def overflowed() -> Outcome:
     """An outcome that had to be repeated in fp32."""
-    vae = AutoencoderKL(SMALL).requires_grad_(False)
-    vae.load_state_dict(network().state_dict())
+    vae = own_network()
     assert vae.decoder is not None
     vae.decoder.conv_out.bias.fill_(3.4e38)  # more than bfloat16's largest number
     return Ladder(vae, dtype=torch.bfloat16, planner=Planner(lambda device: 1 << 40)).decode(

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.slow  # a process for each of the two
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.slow  # a process that imports gradio
+
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = """
 import inspect, json, runpy, sys

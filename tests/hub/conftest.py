@@ -11,8 +11,9 @@ import torch
 from safetensors.torch import save
 
 from tests.hub.hub_server import HubServer, running_hub
+from tests.networks.small import network, taesd, weights_of
 from vae_lib.hub import client
-from vae_lib.networks import TAESD, AutoencoderKL, AutoencoderKLConfig
+from vae_lib.networks import AutoencoderKLConfig
 
 
 @pytest.fixture
@@ -45,7 +46,6 @@ def models(tmp_path: Path) -> Path:
 
 @functools.cache
 def vae_state(latent_channels: int = 4, seed: int = 0) -> dict[str, torch.Tensor]:
-    torch.manual_seed(seed)
     quant = latent_channels == 4
     config = AutoencoderKLConfig(
         ch=32,
@@ -56,7 +56,7 @@ def vae_state(latent_channels: int = 4, seed: int = 0) -> dict[str, torch.Tensor
         use_quant_conv=quant,
         use_post_quant_conv=quant,
     )
-    return {name: tensor.detach() for name, tensor in AutoencoderKL(config).state_dict().items()}
+    return weights_of(network(config, seed=seed))
 
 
 @functools.cache
@@ -67,8 +67,7 @@ def vae_bytes(latent_channels: int = 4, seed: int = 0) -> bytes:
 
 @functools.cache
 def taesd_state(latent_channels: int = 4) -> dict[str, torch.Tensor]:
-    torch.manual_seed(0)
-    return {name: tensor.detach().half() for name, tensor in TAESD(latent_channels).state_dict().items()}
+    return {name: tensor.half() for name, tensor in weights_of(taesd(latent_channels)).items()}
 
 
 @functools.cache

@@ -119,7 +119,7 @@ class HubServer:
 
 def _serve(hub: HubServer, *, cdn: bool) -> ThreadingHTTPServer:
     server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": hub, "cdn": cdn}))
-    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.005,), daemon=True).start()
     return server
 
 

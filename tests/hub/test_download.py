@@ -311,12 +311,14 @@ class TestInterrupted:
         assert all(start is not None for start in starts[1:])
         assert any(message.startswith("retrying: ") for message in messages)
 
+    @pytest.mark.slow
     def test_many_cuts_with_progress_in_between(self, hub: HubServer, models: Path) -> None:
         """Giving up counts only attempts that brought nothing."""
         hub.fault("CDN GET", cut_after=80_000, times=20)
         assert fetch(hub, models).path.read_bytes() == VAE
         assert len(hub.gets()) > client.STREAM_ATTEMPTS
 
+    @pytest.mark.slow
     def test_gives_up_and_keeps_the_part(self, hub: HubServer, models: Path) -> None:
         hub.fault("CDN GET", cut_after=200_000)
         hub.fault("CDN GET", status=503, times=99)
@@ -337,6 +339,7 @@ class TestInterrupted:
             fetch(hub, models)
         assert len(hub.gets()) == 1
 
+    @pytest.mark.slow
     def test_cancelled_between_attempts(self, hub: HubServer, models: Path) -> None:
         hub.fault("CDN GET", status=503, times=9, headers={"Retry-After": "60"})
         start = time.monotonic()
@@ -674,6 +677,7 @@ class TestDisk:
 
 
 class TestTogether:
+    @pytest.mark.slow
     def test_two_downloads_of_one_file_fetch_it_once(self, hub: HubServer, models: Path) -> None:
         hub.fault("CDN GET", rate=400_000)
         results: list[DownloadedFile] = []

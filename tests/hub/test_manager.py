@@ -88,6 +88,7 @@ def test_start_returns_at_once_and_two_run_at_a_time(hub: HubServer, manager: Do
     assert sum(thread.name == "vae-guard-download" for thread in threading.enumerate()) >= 2
 
 
+@pytest.mark.slow
 def test_progress_can_be_watched(hub: HubServer, manager: DownloadManager) -> None:
     hub.fault("CDN GET", rate=600_000)
     job_id = manager.start("acme/a")
@@ -111,6 +112,7 @@ def test_the_same_reference_twice_is_one_job(hub: HubServer, manager: DownloadMa
     assert len(manager.jobs()) == 1
 
 
+@pytest.mark.slow
 def test_cancel_a_running_download_and_start_it_again(hub: HubServer, manager: DownloadManager) -> None:
     hub.fault("CDN GET", rate=150_000)
     job_id = manager.start("acme/a")
@@ -126,6 +128,7 @@ def test_cancel_a_running_download_and_start_it_again(hub: HubServer, manager: D
     assert again.result.resumed_from > 50_000
 
 
+@pytest.mark.slow
 def test_cancel_a_waiting_download(hub: HubServer, models: Path) -> None:
     over: list[Job] = []
     manager = DownloadManager(models / "VAE", workers=1, endpoint=hub.endpoint, on_finished=over.append)
@@ -206,6 +209,7 @@ def test_clear_finished_keeps_what_runs(hub: HubServer, manager: DownloadManager
     assert not manager.cancel("download-1")
 
 
+@pytest.mark.slow
 def test_close_stops_everything(hub: HubServer, manager: DownloadManager) -> None:
     hub.fault("CDN GET", rate=100_000, times=9)
     before = set(threading.enumerate())
@@ -220,6 +224,7 @@ def test_close_stops_everything(hub: HubServer, manager: DownloadManager) -> Non
     assert finished(manager, manager.start("acme/a")).state == "done"
 
 
+@pytest.mark.slow
 def test_leaving_in_the_middle_does_not_hang(hub: HubServer, manager: DownloadManager, models: Path) -> None:
     hub.fault("CDN GET", rate=100_000)
     code = (

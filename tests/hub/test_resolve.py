@@ -206,6 +206,7 @@ class TestAccess:
         with pytest.raises(DownloadError, match="refused the access token"):
             found(hub, "acme/private", token="hf_wrong")
 
+    @pytest.mark.slow
     def test_hf_token_from_the_environment(self, hub: HubServer) -> None:
         env = os.environ | {"HF_ENDPOINT": hub.endpoint, "HF_TOKEN": "hf_right"}
         env.pop("HF_HUB_DISABLE_IMPLICIT_TOKEN", None)
@@ -213,6 +214,7 @@ class TestAccess:
 
 
 class TestEnvironment:
+    @pytest.mark.slow
     def test_hf_endpoint_and_a_proxy(self, hub: HubServer) -> None:
         """The address of the hub does not exist; the proxy, which is our server, is asked for it."""
         put(hub, "a.safetensors")
@@ -265,6 +267,7 @@ class TestRetries:
         hub.fault(match, status=status, times=2)
         assert found(hub, "acme/x").filename == "a.safetensors"
 
+    @pytest.mark.slow
     def test_the_server_says_how_long_to_wait(self, hub: HubServer) -> None:
         hub.fault("GET /api/", status=429, headers={"Retry-After": "1"})
         start = time.monotonic()

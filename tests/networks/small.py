@@ -1,4 +1,8 @@
-"""Small random networks and their plain results, for the tests of the engine."""
+"""The small random networks of all tests, their weights and their plain results.
+
+Not of those that compare with a host in a process of its own (tests/webui/weights.py, whose weights are tame and the
+same under every PyTorch, and tests/webui/make_checkpoint.py, which runs in the host's Python).
+"""
 
 from __future__ import annotations
 
@@ -31,6 +35,7 @@ PADDINGS = [Padding(*edges) for edges in itertools.product(Edge, Edge)]
 
 SMALL = AutoencoderKLConfig(ch=32, ch_mult=(1, 2), num_res_blocks=1)
 SD = AutoencoderKLConfig(ch=32, ch_mult=(1, 2, 4, 4), num_res_blocks=2)
+FLUX2 = AutoencoderKLConfig(ch=32, ch_mult=(1, 2), num_res_blocks=1, z_channels=32, embed_dim=32)
 
 
 def sd3_like(**fields: object) -> AutoencoderKLConfig:
@@ -40,9 +45,13 @@ def sd3_like(**fields: object) -> AutoencoderKLConfig:
     )  # type: ignore[arg-type]
 
 
-@functools.lru_cache(maxsize=32)
 def network(config: AutoencoderKLConfig = SMALL, dtype: torch.dtype = FP32, seed: int = 1) -> AutoencoderKL:
     """Random weights, always the same ones for a configuration and a seed; norms scale and shift too."""
+    return _network(config, dtype, seed)  # one, however it was asked for
+
+
+@functools.lru_cache(maxsize=32)
+def _network(config: AutoencoderKLConfig, dtype: torch.dtype, seed: int) -> AutoencoderKL:
     torch.manual_seed(seed)
     vae = AutoencoderKL(config)
     for name, parameter in vae.named_parameters():
@@ -51,10 +60,20 @@ def network(config: AutoencoderKLConfig = SMALL, dtype: torch.dtype = FP32, seed
     return vae.to(dtype).eval().requires_grad_(False)
 
 
+def own_network(config: AutoencoderKLConfig = SMALL) -> AutoencoderKL:
+    """The same, for a test that changes it."""
+    return copy.deepcopy(network(config))
+
+
 @functools.lru_cache(maxsize=4)
-def taesd(latent_channels: int = 4) -> TAESD:
+def taesd(latent_channels: int = 4, **halves: bool) -> TAESD:
     torch.manual_seed(2)
-    return TAESD(latent_channels).eval().requires_grad_(False)
+    return TAESD(latent_channels, **halves).eval().requires_grad_(False)
+
+
+def weights_of(net: nn.Module) -> dict[str, Tensor]:
+    """A copy, as a file would hold it."""
+    return {name: tensor.clone() for name, tensor in net.state_dict().items()}
 
 
 def _padded_by_axis(self: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -45,11 +45,13 @@ def configs(draw: st.DrawFn) -> AutoencoderKLConfig:
     )
 
 
+@pytest.mark.slow
 @given(configs())
 def test_any_configuration_is_inferred_from_its_shapes(config: AutoencoderKLConfig) -> None:
     assert AutoencoderKLConfig.from_state_dict(shapes_of(config)) == config
 
 
+@pytest.mark.slow
 @given(configs(), st.data())
 def test_a_missing_key_or_a_changed_shape_never_crashes(
     config: AutoencoderKLConfig, data: st.DataObject

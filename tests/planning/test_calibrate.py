@@ -13,6 +13,7 @@ from vae_lib.device import PeakMemory
 from vae_lib.planning import calibrate
 
 
+@pytest.mark.slow
 def test_measurement_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calibrate, "SECONDS", 0.0)
     random = torch.get_rng_state()
@@ -26,6 +27,7 @@ def test_measurement_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 1e-8 < speeds.dispatch_seconds < 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows counts a thread's time too coarsely")
 def test_time_in_which_others_had_the_cpu_does_not_count() -> None:
     def work() -> None:

@@ -132,6 +132,7 @@ def test_counting_many_bands_by_one_changes_nothing(
     assert cost_of.__wrapped__(work, tiling) == one_by_one
 
 
+@pytest.mark.slow
 def test_four_levels_and_winograd() -> None:
     check(Work(SD, "decode", 9, 11, 1, CPU, FP32), Tiling(1 << 16))
     wide = sd3_like(ch=64, ch_mult=(1, 1), num_res_blocks=1)

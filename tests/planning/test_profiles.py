@@ -194,6 +194,7 @@ def test_half_a_vae_is_checked_with_what_it_has(machine: Machine) -> None:
     assert machine.checked == [Operation.ENCODE]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("why", ["memory", "dtype", "overflow", "failure"])
 def test_where_it_cannot_be_checked_nothing_is_remembered(
     why: str, machine: Machine, monkeypatch: pytest.MonkeyPatch
@@ -224,6 +225,7 @@ def test_a_route_that_fails_is_not_trusted(machine: Machine, monkeypatch: pytest
     assert machine.profile().distrusted == {Route.FULL, Route.TILED, Route.OFFLOAD}
 
 
+@pytest.mark.slow
 def test_a_standing_that_makes_no_sense_is_found_again(machine: Machine) -> None:
     machine.profile()
     for broken in ({"plain": "fast"}, {"wrong": ["sideways"]}, {"plain": 0}, {"dispatch_seconds": None}, 3):

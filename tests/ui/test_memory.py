@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import pytest
 import torch
 
 from tests.planning.plans import planner
@@ -27,6 +28,7 @@ def offload_row(ram: int) -> list[str]:
     return [re.sub("<.*?>", "", cell) for cell in re.findall(r"<td.*?</td>", row)]
 
 
+@pytest.mark.slow
 def test_offloading_is_bounded_by_main_memory_too() -> None:
     _, how, needs, least, _, up_to = offload_row(ram=6 * GB)
     assert how.startswith("tiled + RAM in ")
@@ -37,6 +39,7 @@ def test_offloading_is_bounded_by_main_memory_too() -> None:
     assert "too little RAM" in offload_row(ram=GB // 4)[1]
 
 
+@pytest.mark.slow
 def test_where_nobody_knows_what_is_free() -> None:
     """As DirectML: no size is shown that nobody knows."""
     unknown = outlook(None, 32 * GB)
@@ -52,6 +55,7 @@ def test_where_nobody_knows_what_is_free() -> None:
     assert "usable now: 2.0 GB" in plot(curves, 2 * GB, 1024)
 
 
+@pytest.mark.slow
 def test_how_far_one_gets_in_a_sentence() -> None:
     seen = outlook(2 * GB, 60 * GB)
     curves = {prospect.route: curve(WORK, prospect.route) for prospect in seen.prospects}

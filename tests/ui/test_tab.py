@@ -19,7 +19,8 @@ from safetensors.torch import save_file
 from tests.gradio_page import html, open_tab, remove_image, uploaded
 from tests.hub.conftest import vae_bytes
 from tests.hub.hub_server import HubServer, running_hub
-from vae_lib.networks import TAESD, AutoencoderKL, AutoencoderKLConfig
+from tests.networks.small import network, taesd, weights_of
+from vae_lib.networks import AutoencoderKLConfig
 
 pytestmark = pytest.mark.slow
 
@@ -83,15 +84,11 @@ def diffusers_state(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("vaes")
-    torch.manual_seed(0)
-    state = {
-        key: tensor.detach()
-        for key, tensor in AutoencoderKL(AutoencoderKLConfig(ch=32, num_res_blocks=1)).state_dict().items()
-    }
+    state = weights_of(network(AutoencoderKLConfig(ch=32, num_res_blocks=1)))
     sdxl = {"modelspec.architecture": "stable-diffusion-xl-v1-base"}
     save_file(state, folder / "plain.safetensors", metadata=sdxl)
     save_file(diffusers_state(state), folder / "from_diffusers.safetensors")
-    halves = {key: tensor.detach().half() for key, tensor in TAESD(4).state_dict().items()}
+    halves = {key: tensor.half() for key, tensor in weights_of(taesd()).items()}
     save_file(halves, folder / "taesd.safetensors")
     decoder_only = {key: t for key, t in state.items() if not key.startswith(("encoder.", "quant_conv."))}
     save_file(decoder_only, folder / "decoder_only.safetensors")
@@ -360,9 +357,7 @@ def test_the_device_can_be_checked(page: Page, monkeypatch: pytest.MonkeyPatch) 
     from vae_lib.ui import check_section
 
     small = AutoencoderKLConfig(ch=32, ch_mult=(1, 2), num_res_blocks=1)
-    monkeypatch.setattr(
-        check_section, "sample_network", lambda half: AutoencoderKL(small).requires_grad_(False)
-    )
+    monkeypatch.setattr(check_section, "sample_network", lambda half: network(small))
     monkeypatch.setattr(check, "CPU_SIZES", (32,))
     open_section(page, "Memory")
     said, report = html(page, "#vg_check_said"), page.locator("#vg_check_report textarea")

@@ -43,45 +43,6 @@ def clear(host: hosts.Host) -> None:
         host.delete(f"/vae-guard/latents/{index}")
 
 
-def test_several_unfinished_pictures_outlast_the_kept_ones(host: hosts.Host) -> None:
-    host.generate()  # the model is loaded
-    host.post("/probe/break")
-    try:
-        for seed in range(6):  # more than are kept in RAM
-            with pytest.raises(hosts.ApiError):
-                host.generate(seed=seed)
-        with pytest.raises(hosts.ApiError, match="even in fp32") as raised:
-            host.post("/vae-guard/latents/0/decode")
-        assert raised.value.status == 422
-    finally:
-        host.post("/probe/mend")
-    host.generate()
-    listed = [item for item in host.get("/vae-guard/latents") if item["file"]]
-    assert len(listed) == len(files(host)) == 6
-    for _ in listed:
-        index = next(item["index"] for item in host.get("/vae-guard/latents") if item["file"])
-        host.post(f"/vae-guard/latents/{index}/decode")
-    assert files(host) == []
-    assert not any(item["file"] for item in host.get("/vae-guard/latents"))
-
-
-def test_latents_removed_over_the_api(host: hosts.Host) -> None:
-    host.generate()
-    host.post("/probe/break")
-    try:
-        with pytest.raises(hosts.ApiError):
-            host.generate()
-    finally:
-        host.post("/probe/mend")
-    (path,) = files(host)
-    before = len(host.get("/vae-guard/latents"))
-    assert host.delete("/vae-guard/latents/0") == {"kept": before - 1}
-    assert len(host.get("/vae-guard/latents")) == before - 1
-    assert not path.exists()
-    with pytest.raises(hosts.ApiError, match="no kept latents number 99"):
-        host.delete("/vae-guard/latents/99")
-
-
 @pytest.fixture
 def failed(host: hosts.Host) -> Iterator[hosts.Picture]:
     """A generation that nothing could decode, after which the VAE works again; and the picture it would have been."""

@@ -1,6 +1,6 @@
 """The pictures of the page in docs/: the tab VAE by itself (python -m vae_lib ui), in a real Chromium.
 
-    python docs/screenshots.py          # needs Chromium and the packages of tests/requirements.txt
+    python -m tools.screenshots          # needs Chromium and the packages of tests/requirements.txt
 
 The pictures in them are the bundled photograph, encoded and decoded by the bundled VAE. SHOWN are words that must be on
 the page when a picture is taken; a test holds them against the sources, so that no picture is of an older page.
@@ -9,13 +9,11 @@ the page when a picture is taken; a test holds them against the sources, so that
 from __future__ import annotations
 
 import shutil
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-DOCS = Path(__file__).resolve().parent
-sys.path.insert(0, str(DOCS.parent))
+DOCS = Path(__file__).resolve().parents[1] / "docs"
 
 SHOWN = {
     "page-compare": ["Decode", "VAEs", "Routes", "Against the original", "Difference of", "amplified"],

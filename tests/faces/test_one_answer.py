@@ -87,6 +87,7 @@ def outcomes(monkeypatch: pytest.MonkeyPatch) -> list[Outcome]:
     return done
 
 
+@pytest.mark.slow
 def test_every_face_promises_what_a_generation_does(
     host: Host, outcomes: list[Outcome], capsys: pytest.CaptureFixture[str]
 ) -> None:

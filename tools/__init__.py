@@ -1,0 +1,1 @@
+"""Programs for whoever works on this: the bundled weights, the pictures of docs/, the fuzzer; no part of the wheel."""
