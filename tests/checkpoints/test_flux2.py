@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from diffusers import AutoencoderKL as ReferenceVAE
 
+from tests.networks.small import FLUX2
 from vae_lib.checkpoints import FAMILIES, check_channels, identify, load_vae, save_safetensors
+from vae_lib.decode import Ladder
 from vae_lib.errors import CheckpointError, InputError
+from vae_lib.networks import build
+from vae_lib.planning import Route
 
 Weights = dict[str, torch.Tensor]
 
@@ -29,6 +34,31 @@ def test_it_is_told_by_its_statistics(flux2_weights: Weights, tmp_path: Path) ->
         latents[0, 5, 1, 2] * torch.sqrt(variance[5] + 1e-4) + mean[5]
     )  # channel 1, upper right of its square
     torch.testing.assert_close(unpacked[0, 1, 2, 5], first)
+
+
+def test_the_small_decoder_is_narrower_than_its_encoder(flux2_weights: Weights, tmp_path: Path) -> None:
+    config = replace(FLUX2, ch=128, ch_mult=(1, 2), decoder_ch=96)
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        weights = dict(build(config).state_dict())
+    weights |= {key: value for key, value in flux2_weights.items() if key.startswith("bn.")}
+    save_safetensors(weights, tmp_path / "small.safetensors")
+    loaded = load_vae(tmp_path / "small.safetensors")
+    assert loaded.identity.family is FAMILIES["FLUX.2"]
+    assert loaded.exact is not None
+    assert loaded.exact.config == config
+    latents = torch.randn(1, 32, 4, 3)
+    made = Ladder(loaded.exact, order=(Route.TILED,)).decode(latents)
+    torch.testing.assert_close(made.result, loaded.exact.decode(latents), atol=1e-4, rtol=1e-4)
+
+
+def test_the_halves_of_two_vaes_are_refused(flux2_weights: Weights, tmp_path: Path) -> None:
+    config = replace(FLUX2, has_encoder=False, ch=96, ch_mult=(1, 2, 3))
+    weights = {key: value for key, value in flux2_weights.items() if not key.startswith("decoder.")}
+    weights |= {key: value for key, value in build(config).state_dict().items() if key.startswith("decoder.")}
+    save_safetensors(weights, tmp_path / "mixed.safetensors")
+    with pytest.raises(CheckpointError, match="do not belong together"):
+        load_vae(tmp_path / "mixed.safetensors")
 
 
 @pytest.mark.parametrize("layout", ["as its makers", "diffusers", "in a checkpoint"])

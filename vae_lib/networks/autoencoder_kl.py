@@ -167,7 +167,7 @@ class Decoder(nn.Module):
 
     def __init__(self, config: AutoencoderKLConfig) -> None:
         super().__init__()
-        widths = config.widths
+        widths = config.decoder_widths
         last = len(widths) - 1
         self.conv_in = _conv3x3(config.z_channels, widths[-1])
         self.mid = MidBlock(widths[-1])

@@ -24,7 +24,8 @@ class AutoencoderKLConfig:
 
     Level ``i`` of the encoder and of the decoder is ``ch * ch_mult[i]`` channels wide; level 0 is the one at
     image resolution, and each level after it halves the resolution. The multiples are integers in every known
-    VAE; widths that are no multiple of ``ch`` give floats.
+    VAE; widths that are no multiple of ``ch`` give floats. ``decoder_ch`` stands for the decoder's ``ch`` where that is
+    another one, as in FLUX.2's small decoder.
     """
 
     in_channels: int = 3
@@ -39,15 +40,20 @@ class AutoencoderKLConfig:
     double_z: bool = True
     has_encoder: bool = True
     has_decoder: bool = True
+    decoder_ch: int | None = None
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """Channels of each level, from image resolution downwards."""
+        """Channels of each level of the encoder, from image resolution downwards."""
         return tuple(round(self.ch * multiple) for multiple in self.ch_mult)
 
     @property
+    def decoder_widths(self) -> tuple[int, ...]:
+        return tuple(round((self.decoder_ch or self.ch) * multiple) for multiple in self.ch_mult)
+
+    @property
     def outer_channels(self) -> int:
-        return self.widths[0]
+        return max(self.widths[0], self.decoder_widths[0])
 
     @property
     def downscale(self) -> int:
@@ -94,17 +100,21 @@ class AutoencoderKLConfig:
             if moments % 2:
                 raise CheckpointError("This autoencoder gives no mean and variance per latent: not a KL VAE.")
             z_channels = moments // 2
+        decoder_ch = None
         if has_decoder:
             encoder_found = (widths, num_res_blocks, z_channels) if has_encoder else None
             widths, num_blocks = _levels(shapes, "decoder.up")
             num_res_blocks = num_blocks - 1
             out_channels, _ = _conv(shapes, "decoder.conv_out.weight")
             _, z_channels = _conv(shapes, "decoder.conv_in.weight")
-            if encoder_found is not None and encoder_found != (widths, num_res_blocks, z_channels):
-                raise CheckpointError(
-                    "Encoder and decoder do not belong together: (widths, blocks, latent channels) are "
-                    f"{encoder_found} and {(widths, num_res_blocks, z_channels)}."
-                )
+            found = (widths, num_res_blocks, z_channels)
+            if encoder_found is not None and encoder_found != found:
+                if encoder_found[1:] != found[1:] or _multiples(encoder_found[0]) != _multiples(widths):
+                    raise CheckpointError(
+                        "Encoder and decoder do not belong together: (widths, blocks, latent channels) are "
+                        f"{encoder_found} and {found}."
+                    )
+                (widths, *_), decoder_ch = encoder_found, widths[0]
         ch = ch or widths[0]
         embed_dim = z_channels
         if "quant_conv.weight" in shapes:
@@ -124,17 +134,19 @@ class AutoencoderKLConfig:
             use_post_quant_conv="post_quant_conv.weight" in shapes,
             has_encoder=has_encoder,
             has_decoder=has_decoder,
+            decoder_ch=decoder_ch,
         )
         config._check()
         return config
 
     def _check(self) -> None:
-        largest = max(self.in_channels, self.out_channels, self.z_channels, self.embed_dim, *self.widths)
+        widths = (self.ch, *self.widths, *self.decoder_widths)
+        largest = max(self.in_channels, self.out_channels, self.z_channels, self.embed_dim, *widths)
         if largest > MAX_CHANNELS or len(self.ch_mult) > MAX_LEVELS or self.num_res_blocks > MAX_BLOCKS:
             raise CheckpointError("This is far larger than any VAE: the file is damaged.")
         if min(self.in_channels, self.out_channels, self.z_channels, self.embed_dim) < 1:
             raise CheckpointError("This VAE has a layer without channels: the file is damaged.")
-        odd = [width for width in (self.ch, *self.widths) if width % NORM_GROUPS]
+        odd = [width for width in widths if width % NORM_GROUPS]
         if odd:
             raise CheckpointError(
                 f"This VAE has a layer of {odd[0]} channels, which {NORM_GROUPS} norm groups cannot divide."
@@ -169,6 +181,10 @@ def _levels(shapes: Shapes, prefix: str) -> tuple[tuple[int, ...], int]:
         raise CheckpointError(f"This VAE is incomplete: levels of '{prefix}' have {sorted(counts)} blocks.")
     widths = tuple(_conv(shapes, f"{prefix}.{level}.block.0.conv1.weight")[0] for level in sorted(blocks))
     return widths, counts.pop()
+
+
+def _multiples(widths: Sequence[int]) -> list[float]:
+    return [width / max(widths[0], 1) for width in widths]
 
 
 def _is_range(indices: Iterable[int]) -> bool:
