@@ -85,6 +85,53 @@ def test_a_picture_is_encoded_to_what_the_sampler_takes(
     assert run("decode", latents, "--vae", vae, "-o", tmp_path / "o.png", "--device", "cpu").code == 0
 
 
+def test_its_taesd_takes_them_packed_and_unpacked(
+    run: Runner, network: AutoencoderKL, vae: Path, tmp_path: Path
+) -> None:
+    tiny, tensor, photo = tmp_path / "taef2.safetensors", tmp_path / "i.safetensors", tmp_path / "photo.png"
+    taesd = small.taesd(32)
+    save_file(weights_of(taesd), tiny)
+    latents = torch.randn(1, 128, 2, 3, generator=torch.Generator().manual_seed(4))
+    expected = taesd.decode(torch.nn.functional.pixel_shuffle(latents, 2))
+    for name, given in (("packed", latents), ("unpacked", torch.nn.functional.pixel_shuffle(latents, 2))):
+        save_file({"latents": given.contiguous()}, tmp_path / f"{name}.safetensors")
+        for with_vae in ((), ("--vae", vae)):
+            if name == "unpacked" and with_vae:
+                continue  # these would be the VAE's own
+            arguments = (
+                "decode",
+                tmp_path / f"{name}.safetensors",
+                *with_vae,
+                "--taesd",
+                tiny,
+                "--route",
+                "taesd",
+            )
+            done = run(*arguments, "--tensor", tensor, "--device", "cpu")
+            assert done.code == 0, done.err
+            torch.testing.assert_close(load_file(tensor)["image"], expected, atol=1e-5, rtol=0)
+    Image.effect_noise((48, 32), 60).convert("RGB").save(photo)
+    done = run(
+        "encode",
+        photo,
+        "--taesd",
+        tiny,
+        "--route",
+        "taesd",
+        "-o",
+        tmp_path / "l.safetensors",
+        "--device",
+        "cpu",
+    )
+    assert done.code == 0, done.err
+    assert load_file(tmp_path / "l.safetensors")["latents"].shape == (
+        1,
+        128,
+        2,
+        3,
+    )  # as the sampler takes them
+
+
 def test_without_statistics_nothing_is_assumed(
     run: Runner, network: AutoencoderKL, vae: Path, tmp_path: Path
 ) -> None:

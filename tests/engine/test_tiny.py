@@ -29,7 +29,7 @@ def scaled_latents(channels: int, height: int, width: int, batch: int = 1) -> to
     size=st.tuples(st.integers(1, 10), st.integers(1, 10)) | st.just((1, 60)),
     side=st.integers(4, 16),
     padding=st.sampled_from(PADDINGS),
-    channels=st.sampled_from([4, 16]),
+    channels=st.sampled_from([4, 16, 32]),
 )
 def test_tiles_are_exact(size: tuple[int, int], side: int, padding: Padding, channels: int) -> None:
     if Edge.REFLECT in (padding.height, padding.width):
@@ -44,13 +44,14 @@ def test_tiles_are_exact(size: tuple[int, int], side: int, padding: Padding, cha
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("channels", [4, 32])
 @pytest.mark.parametrize("padding", [ZEROS, SEAMLESS, Padding(Edge.CIRCULAR, Edge.REFLECT)], ids=str)
-def test_tiles_further_from_each_other_than_the_reach(padding: Padding) -> None:
+def test_tiles_further_from_each_other_than_the_reach(padding: Padding, channels: int) -> None:
     """Tiles that do not see the whole picture, so a halo that is too small would show."""
-    latents = scaled_latents(4, 2, 60)
-    assert taesd().decoder_reach < 30
-    plain = padded(taesd(), padding)
-    picture = tiny.decode(taesd(), latents, 20, replace(COMPUTE, padding=padding))
+    latents = scaled_latents(channels, 2, 60)
+    assert taesd(channels).decoder_reach < 30
+    plain = padded(taesd(channels), padding)
+    picture = tiny.decode(taesd(channels), latents, 20, replace(COMPUTE, padding=padding))
     assert distance(picture, plain.decode(latents)) < 1e-5
 
 

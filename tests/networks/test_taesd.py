@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 import torch
@@ -53,6 +54,37 @@ def test_the_layers_are_numbered_as_in_the_published_files() -> None:
     assert {key: shapes.get(key) for key in expected} == expected
     assert "decoder.7.bias" not in shapes
     assert "encoder.2.bias" not in shapes
+
+
+def test_flux2s_has_pools_at_the_latents_resolution() -> None:
+    """Named as in taef2_decoder.pth and taef2_encoder.pth; each adds to its block's input."""
+    torch.manual_seed(0)
+    taesd = TAESD(32).requires_grad_(False)
+    shapes = {key: tuple(value.shape) for key, value in taesd.state_dict().items() if "pool" in key}
+    assert {key.split(".pool")[0] for key in shapes} == {
+        *(f"decoder.{index}" for index in (3, 4, 5)),
+        *(f"encoder.{index}" for index in (11, 12, 13)),
+    }
+    assert shapes["decoder.3.pool.0.weight"] == (256, 64, 1, 1)
+    assert shapes["decoder.3.pool.1.weight"] == shapes["decoder.3.pool.1.bias"] == (256,)
+    assert shapes["decoder.3.pool.3.weight"] == (64, 256, 1, 1)
+    block: Any = taesd.get_submodule("decoder.4")
+    x = torch.randn(1, 64, 6, 5)
+    wide = block.pool[0](x).view(1, 4, 64, 6, 5)  # a group's mean and variance are those of the whole picture
+    mean, variance = wide.mean((2, 3, 4), keepdim=True), wide.var((2, 3, 4), keepdim=True, unbiased=False)
+    normed = ((wide - mean) / torch.sqrt(variance + 1e-5)).view(1, 256, 6, 5)
+    pooled = x + block.pool[3](torch.relu(normed))  # its weight and bias are 1 and 0 here
+    torch.testing.assert_close(block(x), torch.relu(block.conv(pooled) + pooled), atol=1e-5, rtol=1e-5)
+
+
+def test_packed_latents_are_unpacked() -> None:
+    """FLUX.2's sampler has squares of 2 x 2 latents as channels; those that are unpacked stay."""
+    packed = torch.arange(128 * 2 * 3.0).view(1, 128, 2, 3)
+    unpacked = TAESD(32, encoder=False).unpacked(packed)
+    assert unpacked.shape == (1, 32, 4, 6)
+    assert unpacked[0, 1, 2, 5] == packed[0, 5, 1, 2]  # channel 1, upper right of its square
+    assert TAESD(32, encoder=False).unpacked(unpacked) is unpacked
+    assert TAESD(4, encoder=False).unpacked(packed) is packed  # of another family: refused where it is run
 
 
 def transparent(half: nn.Module) -> nn.Module:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from vae_lib.catalog.family import Family, Packing
 from vae_lib.catalog.space import LatentSpace
+
+_FLUX2 = Packing(patch=2, mean="bn.running_mean", variance="bn.running_var", eps=1e-4)
 
 FAMILIES: dict[str, Family] = {
     family.name: family
@@ -59,9 +62,18 @@ FAMILIES: dict[str, Family] = {
         Family(
             "FLUX.2",
             32,
-            words=r"(?<![a-z])flux[-_. ]?2(?![0-9])",
+            taesd_stem="taef2",
+            words=r"(?<![a-z])flux[-_. ]?2(?![0-9])|taef2",
             beside=r"model\.diffusion_model\.double_blocks\.",
-            packing=Packing(patch=2, mean="bn.running_mean", variance="bn.running_var", eps=1e-4),
+            packing=_FLUX2,
+        ),
+        # An SDXL UNet that was taught FLUX.2's latents. Its VAE is FLUX.2's file, so only a host tells it.
+        Family(
+            "Mugen",
+            32,
+            taesd_stem="taef2",
+            words=r"(?<![a-z])mugen(?![a-z])",
+            packing=replace(_FLUX2, packed=False),
         ),
     )
 }
@@ -70,8 +82,12 @@ _CONTEXT = re.compile(r"model\.diffusion_model\..*\.attn2\.to_k\.weight")
 
 
 def families_of(channels: int) -> list[Family]:
-    """Those whose VAEs have so many latent channels."""
-    return [family for family in FAMILIES.values() if family.latent_channels == channels]
+    """Those that a VAE's file with so many latent channels may be of: not Mugen, whose file is FLUX.2's."""
+    return [
+        family
+        for family in FAMILIES.values()
+        if family.latent_channels == channels and (family.packing is None or family.packing.packed)
+    ]
 
 
 def family_in_text(text: str) -> Family | None:
@@ -105,7 +121,8 @@ def family_of_space(channels: int, space: LatentSpace) -> Family | None:
     Packed ones are told by their packing: their numbers are in each file.
     """
     if not isinstance(space.scale, float) or not isinstance(space.shift, float):
-        packed = (f for f in FAMILIES.values() if f.packing is not None and f.packing.patch == space.patch)
+        shape = space.patch, space.packed
+        packed = (f for f in FAMILIES.values() if f.packing and (f.packing.patch, f.packing.packed) == shape)
         return next((family for family in packed if family.sampler_channels == channels), None)
     return known_family(channels, space.scale, space.shift) if space.patch == 1 else None
 

@@ -11,13 +11,14 @@ class Packing:
     """How a family's sampler packs latents: squares of ``patch`` x ``patch`` become channels, each one normalised.
 
     ``mean`` and ``variance`` name the tensors beside the VAE that hold one number for each packed channel; ``eps``
-    is added to the variance.
+    is added to the variance. ``packed`` is False where the sampler's latents are unpacked again after that.
     """
 
     patch: int
     mean: str
     variance: str
     eps: float
+    packed: bool = True
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Family:
     @property
     def sampler_channels(self) -> int:
         """Channels of the latents as the sampler leaves them."""
-        return self.latent_channels * (self.packing.patch**2 if self.packing else 1)
+        return self.latent_channels * (self.packing.patch**2 if self.packing and self.packing.packed else 1)
 
     def taesd_files(self, folder: Path | str, half: str) -> list[Path]:
         """Where a half ("encoder") of its TAESD may lie: the file that the WebUI itself reads, then safetensors."""

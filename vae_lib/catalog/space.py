@@ -19,12 +19,14 @@ from vae_lib.catalog.family import Family
 class LatentSpace:
     """The sampler's latents are ``(z - shift) * scale`` of the VAE's ``z``, packed by ``patch`` before that.
 
-    ``scale`` and ``shift`` are numbers, or tensors (1, channels, 1, 1), one number for each packed channel.
+    ``scale`` and ``shift`` are numbers, or tensors (1, channels, 1, 1), one number for each packed channel. A sampler
+    that works on unpacked latents (``packed`` is False) has them unpacked again after that.
     """
 
     scale: float | Tensor
     shift: float | Tensor = 0.0
     patch: int = 1
+    packed: bool = True
 
     @classmethod
     def of(cls, family: Family, statistics: Mapping[str, Tensor]) -> LatentSpace:
@@ -35,17 +37,34 @@ class LatentSpace:
         mean, variance = (
             statistics[name].float().view(1, -1, 1, 1) for name in (packing.mean, packing.variance)
         )
-        return cls((variance + packing.eps).rsqrt(), mean, packing.patch)
+        return cls((variance + packing.eps).rsqrt(), mean, packing.patch, packing.packed)
+
+    @property
+    def side(self) -> int:
+        """How many of the VAE's latents lie along one of the sampler's, in height and in width."""
+        return self.patch if self.packed else 1
 
     def for_vae(self, latents: Tensor) -> Tensor:
-        """The VAE's latents (B, C, p h, p w), float32, of the sampler's (B, p p C, h, w)."""
+        """The VAE's latents (B, C, p h, p w), float32, of the sampler's (B, p p C, h, w), or (B, C, p h, p w).
+
+        Unpacked ones that are no whole squares are continued with zeros, as Forge Neo does it.
+        """
         scale, shift = self._on(latents.device)
-        return F.pixel_shuffle(latents.to(torch.float32) / scale + shift, self.patch)
+        latents = latents.to(torch.float32)
+        if not self.packed:
+            latents = F.pad(latents, (0, -latents.shape[3] % self.patch, 0, -latents.shape[2] % self.patch))
+            latents = F.pixel_unshuffle(latents, self.patch)
+        return F.pixel_shuffle(latents / scale + shift, self.patch)
 
     def for_diffusion(self, latents: Tensor) -> Tensor:
-        """The sampler's latents (B, p p C, h, w), float32, of the VAE's (B, C, p h, p w)."""
+        """The sampler's latents, float32, of the VAE's (B, C, p h, p w): ``for_vae``, undone."""
         scale, shift = self._on(latents.device)
-        return (F.pixel_unshuffle(latents.to(torch.float32), self.patch) - shift) * scale
+        normalised = (F.pixel_unshuffle(latents.to(torch.float32), self.patch) - shift) * scale
+        return normalised if self.packed else F.pixel_shuffle(normalised, self.patch)
+
+    def of_taesd(self, latents: Tensor) -> Tensor:
+        """The sampler's latents of those that TAESD encoded (B, C, p h, p w): these only have to be packed."""
+        return F.pixel_unshuffle(latents, self.side)
 
     def _on(self, device: torch.device) -> tuple[float | Tensor, float | Tensor]:
         scale, shift = (x.to(device) if isinstance(x, Tensor) else x for x in (self.scale, self.shift))
@@ -53,13 +72,18 @@ class LatentSpace:
 
     def same_as(self, other: LatentSpace) -> bool:
         """Whether latents of the one are latents of the other, up to rounding of the numbers."""
-        return self.patch == other.patch and all(
+        return (self.patch, self.packed) == (other.patch, other.packed) and all(
             _close(ours, theirs) for ours, theirs in ((self.scale, other.scale), (self.shift, other.shift))
         )
 
     def metadata(self) -> dict[str, str]:
         """For the latents' file; the factors by themselves as well, for programs that know no more than them."""
-        values = {"scale": _plain(self.scale), "shift": _plain(self.shift), "patch": self.patch}
+        values = {
+            "scale": _plain(self.scale),
+            "shift": _plain(self.shift),
+            "patch": self.patch,
+            "packed": self.packed,
+        }
         factors = {}
         if isinstance(self.scale, float) and isinstance(self.shift, float) and self.patch == 1:
             factors = {"scaling_factor": repr(self.scale), "shift_factor": repr(self.shift)}
@@ -75,12 +99,13 @@ class LatentSpace:
         try:
             values = json.loads(text)
             scale, shift, patch = _parsed(values["scale"]), _parsed(values["shift"]), values["patch"]
-        except (TypeError, KeyError, RecursionError) as error:
+            packed = bool(values.get("packed", True))  # files of the first days lack it
+        except (TypeError, KeyError, AttributeError, RecursionError) as error:
             raise ValueError(f"no latent space: {error}") from error
         is_zero = bool((scale == 0).any()) if isinstance(scale, Tensor) else scale == 0
         if is_zero or not isinstance(patch, int) or isinstance(patch, bool) or not 1 <= patch <= 8:
             raise ValueError("no latent space")
-        return cls(scale, shift, patch)
+        return cls(scale, shift, patch, packed)
 
 
 def _close(one: float | Tensor, other: float | Tensor) -> bool:

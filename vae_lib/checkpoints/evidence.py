@@ -124,6 +124,9 @@ def _signs(described: Described, channels: int, sha256: str | None, known: Looku
         if family.packing is not None and family.packing == described.packing:
             told = f"It holds the statistics of {family.name}'s latents ({quote(family.packing.mean)})."
             yield _Sign(family, "tensors", told)
+        if family.packing is not None and described.keys.is_taesd:
+            told = f"Only the TAESD of {family.name} has {channels} latent channels."
+            yield _Sign(family, "tensors", told)
     header = described.header
     if (found := _family_in_metadata(header.metadata, channels)) is not None:
         yield _Sign(found[0], "metadata", f"The file's metadata says {found[0].name} ({found[1]}).")
@@ -133,7 +136,7 @@ def _signs(described: Described, channels: int, sha256: str | None, known: Looku
 
 
 def _is_usable(family: Family, described: Described) -> bool:
-    return family.packing is None or family.packing == described.packing
+    return described.keys.is_taesd or family.packing is None or family.packing == described.packing
 
 
 def _open_question(described: Described, channels: int) -> tuple[tuple[Family, ...], str]:

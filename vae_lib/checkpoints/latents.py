@@ -125,7 +125,7 @@ def check_channels(identity: Identity, channels: int) -> None:
         InputError: it names the families that the latents may be of.
     """
     wanted = {identity.latent_channels}
-    if identity.family is not None and not identity.is_taesd:
+    if identity.family is not None:
         wanted.add(identity.family.sampler_channels)
     if channels in wanted:
         return

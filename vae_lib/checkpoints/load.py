@@ -82,9 +82,10 @@ def load_vae(
     identity = identify_described(described, hash_file=hash_file, known=known)
     model = described.network
     assign(model, state_dict)
-    space = None if identity.family is None else LatentSpace.of(identity.family, statistics)
-    if identity.is_taesd:
-        space = LatentSpace(1.0)
+    family = identity.family
+    space = None if family is None or identity.is_taesd else LatentSpace.of(family, statistics)
+    if identity.is_taesd:  # the sampler's, which are only packed
+        space = LatentSpace(1.0, 0.0, family.packing.patch if family and family.packing else 1)
     return LoadedVAE(model.requires_grad_(False).eval(), identity, space)
 
 

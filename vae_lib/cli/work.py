@@ -87,8 +87,7 @@ def run_encode(options: argparse.Namespace) -> None:
     with job.ladder() as ladder, PeakMemory(ladder.device) as peak:
         outcome = ladder.encode(picture)
     latents = outcome.result.float().cpu()
-    if not outcome.scaled:
-        latents = space.for_diffusion(latents)
+    latents = space.of_taesd(latents) if outcome.scaled else space.for_diffusion(latents)
     metadata = space.metadata()
     tensors = {"latents": latents.contiguous()}
     try:
@@ -141,8 +140,7 @@ class Job:
     def _check_taesd(self, tiny: TAESD) -> None:
         if self.loaded is None:
             return
-        family = self.loaded.identity.family
-        wanted = family.sampler_channels if family is not None else self.loaded.identity.latent_channels
+        wanted = self.loaded.identity.latent_channels
         if tiny.latent_channels != wanted:
             raise InputError(
                 f"{self.options.taesd.name} takes latents of {tiny.latent_channels} channels and those of "
@@ -177,7 +175,9 @@ class Job:
         if self.loaded is None:
             assert self.tiny is not None
             check_channels(self.tiny.identity, channels)
-            return LatentSpace(1.0)  # TAESD takes the sampler's latents as they are
+            assert self.tiny.space is not None
+            is_packed = self.operation is Operation.ENCODE or channels != self.tiny.identity.latent_channels
+            return self.tiny.space if is_packed else LatentSpace(1.0)
         check_channels(self.loaded.identity, channels)
         options, identity = self.options, self.loaded.identity
         own = space_in(metadata, "The latents")

@@ -74,7 +74,10 @@ class Ladder:
             InputError: when the latents have the wrong number of channels, or are not finite.
             Cancelled: when the caller's ``cancelled`` says so.
         """
-        return self._run(Operation.DECODE, latents, latents if scaled is None else scaled)
+        scaled = latents if scaled is None else scaled
+        if self.taesd is not None:
+            scaled = self.taesd.unpacked(scaled)
+        return self._run(Operation.DECODE, scaled if self.vae is None else latents, scaled)
 
     def encode(self, images: Tensor) -> Outcome:
         """Latents of pictures (B, 3, H, W) in [-1, 1]; raises as `decode`."""

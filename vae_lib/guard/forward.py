@@ -152,12 +152,14 @@ class Forward:
 
     def _is_of_one_picture(self, x: Tensor) -> bool:
         """Whether the sampler's latents are known of what the decoder is given."""
-        scaled = self._scaled
-        return scaled is not None and scaled.shape[-2:] == x.shape[-2:] and len(scaled) == len(x)
+        if self._scaled is None or len(self._scaled) != len(x):
+            return False
+        return [side * self._vae.space.side for side in self._scaled.shape[-2:]] == list(x.shape[-2:])
 
     def _as_moments(self, outcome: Outcome) -> Tensor:
         if outcome.scaled:  # TAESD: a posterior without spread, around its latents
-            mean = self._vae.space.for_vae(outcome.result).to(outcome.result.dtype)
+            space = self._vae.space
+            mean = space.for_vae(space.of_taesd(outcome.result)).to(outcome.result.dtype)
             moments = torch.cat([mean, torch.full_like(mean, -30.0)], dim=1)  # (B, 2C, h, w)
         else:
             assert outcome.log_variance is not None

@@ -82,7 +82,7 @@ class Kept:
     @property
     def size(self) -> tuple[int, int]:
         """Width and height of what is decoded, in pixels."""
-        side = self.space.patch * TAESD.downscale  # as all known families have it
+        side = self.space.side * TAESD.downscale  # as all known families have it
         return side * self.shape[-1], side * self.shape[-2]
 
 

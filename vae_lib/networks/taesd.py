@@ -1,6 +1,7 @@
 """TAESD, the Tiny AutoEncoder for Stable Diffusion by Ollin Boer Bohan (github.com/madebyollin/taesd).
 
-Parameter names are the indices of the layers in his ``.pth`` files, under ``encoder.`` and ``decoder.``.
+Parameter names are the indices of the layers in his ``.pth`` files, under ``encoder.`` and ``decoder.``. That of FLUX.2
+(taef2, 32 latent channels) has a pool with a GroupNorm in each block at the latents' resolution.
 """
 
 from __future__ import annotations
@@ -8,11 +9,14 @@ from __future__ import annotations
 from typing import cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vae_lib.errors import CheckpointError
 
 WIDTH = 64
+POOLED_CHANNELS = 32  # of the latents whose TAESD has pools
+POOL_WIDTH, POOL_GROUPS = 4 * WIDTH, 4
 
 
 def _conv(in_channels: int, out_channels: int, stride: int = 1, bias: bool = True) -> nn.Conv2d:
@@ -27,9 +31,9 @@ class Clamp(nn.Module):
 
 
 class Block(nn.Module):
-    """Three convs plus the input, then ReLU."""
+    """Three convs plus the input, then ReLU; a ``pool``, if there is one, is added to the input first."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, pooled: bool = False) -> None:
         super().__init__()
         self.conv = nn.Sequential(
             _conv(channels, channels),
@@ -39,22 +43,34 @@ class Block(nn.Module):
             _conv(channels, channels),
         )
         self.fuse = nn.ReLU()
+        self.pool: nn.Sequential | None = None
+        if pooled:
+            self.pool = nn.Sequential(
+                nn.Conv2d(channels, POOL_WIDTH, kernel_size=1, bias=False),
+                nn.GroupNorm(POOL_GROUPS, POOL_WIDTH),
+                nn.ReLU(),
+                nn.Conv2d(POOL_WIDTH, channels, kernel_size=1, bias=False),
+            )
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.pool is not None:
+            x = x + self.pool(x)
         return cast(Tensor, self.fuse(self.conv(x) + x))
 
 
 def _encoder(latent_channels: int) -> nn.Sequential:
     layers: list[nn.Module] = [_conv(3, WIDTH), Block(WIDTH)]
-    for _ in range(3):
-        layers += [_conv(WIDTH, WIDTH, stride=2, bias=False), Block(WIDTH), Block(WIDTH), Block(WIDTH)]
+    for last in (False, False, True):
+        pooled = last and latent_channels == POOLED_CHANNELS
+        layers += [_conv(WIDTH, WIDTH, stride=2, bias=False), *(Block(WIDTH, pooled) for _ in range(3))]
     return nn.Sequential(*layers, _conv(WIDTH, latent_channels))
 
 
 def _decoder(latent_channels: int) -> nn.Sequential:
     layers: list[nn.Module] = [Clamp(), _conv(latent_channels, WIDTH), nn.ReLU()]
-    for _ in range(3):
-        layers += [Block(WIDTH), Block(WIDTH), Block(WIDTH)]
+    for first in (True, False, False):
+        pooled = first and latent_channels == POOLED_CHANNELS
+        layers += [Block(WIDTH, pooled) for _ in range(3)]
         layers += [nn.Upsample(scale_factor=2), _conv(WIDTH, WIDTH, bias=False)]
     return nn.Sequential(*layers, Block(WIDTH), _conv(WIDTH, 3))
 
@@ -79,14 +95,30 @@ class TAESD(nn.Module):
         Raises:
             CheckpointError: when the weights hold no encoder.
         """
-        if self.encoder is None:
-            raise CheckpointError(
-                "This TAESD file holds only a decoder, so it cannot encode; add its encoder."
-            )
-        return cast(Tensor, self.encoder((image + 1) / 2))
+        first, last = self.encoder_parts
+        return cast(Tensor, last(first((image + 1) / 2)))
 
     def decode(self, latents: Tensor) -> Tensor:
         """The image (B, 3, 8 h, 8 w), in [-1, 1] not clamped, of scaled latents (B, latent_channels, h, w).
+
+        Raises:
+            CheckpointError: when the weights hold no decoder.
+        """
+        first, last = self.decoder_parts
+        return cast(Tensor, last(first(latents))) * 2 - 1
+
+    def forward(self, image: Tensor) -> Tensor:
+        """The reconstruction of an image: ``decode(encode(image))``."""
+        return self.decode(self.encode(image))
+
+    def unpacked(self, latents: Tensor) -> Tensor:
+        """Latents (B, 32, 2 h, 2 w) of those that FLUX.2's sampler packs, (B, 128, h, w); any others as they are."""
+        is_packed = latents.ndim == 4 and latents.shape[1] == 4 * self.latent_channels == 4 * POOLED_CHANNELS
+        return F.pixel_shuffle(latents, 2) if is_packed else latents
+
+    @property
+    def decoder_parts(self) -> tuple[nn.Sequential, nn.Sequential]:
+        """The decoder in two: layers up to the last pool, which must see the whole picture, and the others.
 
         Raises:
             CheckpointError: when the weights hold no decoder.
@@ -95,16 +127,27 @@ class TAESD(nn.Module):
             raise CheckpointError(
                 "This TAESD file holds only an encoder, so it cannot decode; add its decoder."
             )
-        return cast(Tensor, self.decoder(latents)) * 2 - 1
+        at = 1 + max(_pools(self.decoder), default=-1)
+        return _divided(self.decoder, at)
 
-    def forward(self, image: Tensor) -> Tensor:
-        """The reconstruction of an image: ``decode(encode(image))``."""
-        return self.decode(self.encode(image))
+    @property
+    def encoder_parts(self) -> tuple[nn.Sequential, nn.Sequential]:
+        """The encoder in two: the layers before the first pool, and those from it on, which must see the whole picture.
+
+        Raises:
+            CheckpointError: when the weights hold no encoder.
+        """
+        if self.encoder is None:
+            raise CheckpointError(
+                "This TAESD file holds only a decoder, so it cannot encode; add its encoder."
+            )
+        at = min(_pools(self.encoder), default=len(self.encoder))
+        return _divided(self.encoder, at)
 
     @property
     def decoder_reach(self) -> int:
         """Latent rows (or columns) beyond a tile, on each side, that can influence its pixels."""
-        return 0 if self.decoder is None else _reach(self.decoder)
+        return 0 if self.decoder is None else _reach(self.decoder_parts[1])
 
     @property
     def encoder_reach(self) -> int:
@@ -112,7 +155,17 @@ class TAESD(nn.Module):
 
         The tile's edges are multiples of 8 pixels.
         """
-        return 0 if self.encoder is None else _reach(self.encoder)
+        return 0 if self.encoder is None else _reach(self.encoder_parts[0])
+
+
+def _pools(network: nn.Sequential) -> list[int]:
+    """The layers that have one."""
+    return [at for at, layer in enumerate(network) if isinstance(layer, Block) and layer.pool is not None]
+
+
+def _divided(network: nn.Sequential, at: int) -> tuple[nn.Sequential, nn.Sequential]:
+    layers = list(network.children())
+    return nn.Sequential(*layers[:at]), nn.Sequential(*layers[at:])
 
 
 def _reach(network: nn.Module) -> int:

@@ -1,10 +1,14 @@
-"""TAESD in tiles that are exact: no norms, so a tile with enough halo gives the whole picture's pixels."""
+"""TAESD in tiles that are exact: no norms, so a tile with enough halo gives the whole picture's pixels.
+
+That of FLUX.2 has norms at the latents' resolution: these layers run on the whole picture, which is small there.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,9 +17,9 @@ from torch import Tensor, nn
 from vae_lib.device import kernels
 from vae_lib.engine.compute import Compute
 from vae_lib.engine.padding import ZEROS, Edge, Padding
-from vae_lib.errors import Cancelled, CheckpointError
+from vae_lib.errors import Cancelled
 from vae_lib.networks import TAESD
-from vae_lib.networks.taesd import WIDTH, Block
+from vae_lib.networks.taesd import POOL_GROUPS, POOL_WIDTH, POOLED_CHANNELS, WIDTH, Block
 
 
 @dataclass(frozen=True)
@@ -84,12 +88,19 @@ def map_bytes(grid: Grid, dtype: torch.dtype, margin: int = 0) -> int:
 
 
 def peak_bytes(grid: Grid, dtype: torch.dtype, latent_channels: int) -> int:
-    """Peak bytes of decoding or encoding one picture: three maps of the largest tile, and one that is padded."""
+    """Peak bytes of decoding or encoding one picture: three maps of the largest tile, and one that is padded.
+
+    Layers with pools have theirs of the whole picture before the first tile, and what they make beside the tiles.
+    """
     inputs = math.prod(grid.largest) * max(latent_channels, 3 * 64) * dtype.itemsize
     maps = 3 * map_bytes(grid, dtype)
     if _reflects(grid.padding):
         maps += map_bytes(grid, dtype, margin=1)
-    return maps + 2 * inputs + WIDTH * WIDTH * 9 * dtype.itemsize
+    tiles = maps + 2 * inputs + WIDTH * WIDTH * 9 * dtype.itemsize
+    if latent_channels != POOLED_CHANNELS:
+        return tiles
+    latents = grid.height * grid.width * dtype.itemsize
+    return max(tiles + WIDTH * latents, (2 * POOL_WIDTH + 3 * WIDTH) * latents)
 
 
 def multiplications(grid: Grid) -> int:
@@ -115,23 +126,16 @@ def decode(
     Raises:
         Cancelled, CheckpointError: as `vae_lib.engine.batch.decode`.
     """
-    if taesd.decoder is None:
-        raise CheckpointError("This TAESD file holds only an encoder, so it cannot decode; add its decoder.")
-    scale = taesd.downscale
-    out = torch.empty(
-        len(latents),
-        3,
-        latents.shape[2] * scale,
-        latents.shape[3] * scale,
-        dtype=compute.dtype,
-        device=compute.destination,
-    )
-    for index, tile, part in _tiled(latents, side, taesd.decoder_reach, 1, compute):
-        picture = _run(taesd.decoder, part.to(compute.device, compute.dtype), compute.padding).mul_(2).sub_(1)
-        top, bottom, left, right = (edge * scale for edge in tile.inner)
-        y, x = (tile.inner[0] - tile.outer[0]) * scale, (tile.inner[2] - tile.outer[2]) * scale
-        out[index, :, top:bottom, left:right] = picture[0, :, y : y + bottom - top, x : x + right - left]
-        del picture, part
+    whole, tiled = taesd.decoder_parts
+    batch, _, height, width = latents.shape
+    out = _empty(compute, batch, 3, height * taesd.downscale, width * taesd.downscale)
+    steps = _Steps(compute, batch, Grid(height, width, side, taesd.decoder_reach, compute.padding))
+    for source, picture in zip(latents[:, None], out[:, None], strict=True):
+        if len(whole):
+            source = _run(whole, source.to(compute.device, compute.dtype), compute.padding, whole=True)
+        steps.run(
+            source, 1, picture, taesd.downscale, lambda x: _run(tiled, x, compute.padding).mul_(2).sub_(1)
+        )
     return out
 
 
@@ -143,43 +147,57 @@ def encode(
     compute: Compute,
 ) -> Tensor:
     """Scaled latents (B, C, H / 8, W / 8) of pictures (B, 3, H, W) in [-1, 1], in tiles of ``side`` latents."""
-    if taesd.encoder is None:
-        raise CheckpointError("This TAESD file holds only a decoder, so it cannot encode; add its encoder.")
-    scale = taesd.downscale
-    height, width = images.shape[2] // scale, images.shape[3] // scale
-    out = torch.empty(
-        len(images), taesd.latent_channels, height, width, dtype=compute.dtype, device=compute.destination
-    )
-    images = images[:, :, : height * scale, : width * scale]
-    reach = -(-taesd.encoder_reach // scale)
-    for index, tile, part in _tiled(images, side, reach, scale, compute):
-        latents = _run(taesd.encoder, part.to(compute.device, compute.dtype).add(1).div_(2), compute.padding)
-        top, bottom, left, right = tile.inner
-        y, x = top - tile.outer[0], left - tile.outer[2]
-        out[index, :, top:bottom, left:right] = latents[0, :, y : y + bottom - top, x : x + right - left]
-        del latents, part
+    tiled, whole = taesd.encoder_parts
+    batch, height, width = len(images), *(side // taesd.downscale for side in images.shape[2:])
+    images = images[:, :, : height * taesd.downscale, : width * taesd.downscale]
+    reach = -(-taesd.encoder_reach // taesd.downscale)
+    out = _empty(compute, batch, taesd.latent_channels, height, width)
+    steps = _Steps(compute, batch, Grid(height, width, side, reach, compute.padding))
+    for source, latents in zip(images[:, None], out[:, None], strict=True):
+        target = latents
+        if len(whole):
+            target = torch.empty(1, WIDTH, height, width, dtype=compute.dtype, device=compute.device)
+        steps.run(
+            source, taesd.downscale, target, 1, lambda x: _run(tiled, x.add(1).div_(2), compute.padding)
+        )
+        if len(whole):
+            latents.copy_(_run(whole, target, compute.padding, whole=True))
     return out
 
 
-def _tiled(
-    source: Tensor,
-    side: int,
-    reach: int,
-    scale: int,
-    compute: Compute,
-) -> Iterator[tuple[int, Tile, Tensor]]:
-    """(picture, tile, its part of ``source``); ``scale`` is how many source pixels lie along a latent."""
-    height, width = source.shape[2] // scale, source.shape[3] // scale
-    places = list(Grid(height, width, side, reach, compute.padding))
-    total = len(source) * len(places)
-    for count in range(total):
-        index, tile = count // len(places), places[count % len(places)]
-        top, bottom, left, right = (edge * scale for edge in tile.outer)
-        yield index, tile, _around(_around(source[index : index + 1], 2, top, bottom), 3, left, right)
-        if compute.progress is not None:
-            compute.progress(count + 1, total)
-        if compute.cancelled is not None and count + 1 < total and compute.cancelled():
-            raise Cancelled("Stopped: the picture was not finished.")
+def _empty(compute: Compute, *shape: int) -> Tensor:
+    return torch.empty(shape, dtype=compute.dtype, device=compute.destination)
+
+
+class _Steps:
+    """The tiles of a batch of pictures, one by one."""
+
+    def __init__(self, compute: Compute, batch: int, grid: Grid) -> None:
+        self._compute, self._grid = compute, grid
+        self._done, self._total = 0, batch * sum(1 for _ in grid)
+
+    def run(
+        self, source: Tensor, read: int, target: Tensor, made: int, network: Callable[[Tensor], Tensor]
+    ) -> None:
+        """Fill ``target``, with ``made`` of its pixels along a latent, from ``source``, with ``read`` of them.
+
+        Raises:
+            Cancelled: between two tiles.
+        """
+        compute = self._compute
+        for tile in self._grid:
+            if compute.cancelled is not None and self._done and compute.cancelled():
+                raise Cancelled("Stopped: the picture was not finished.")
+            top, bottom, left, right = (edge * read for edge in tile.outer)
+            part = _around(_around(source, 2, top, bottom), 3, left, right)
+            result = network(part.to(compute.device, compute.dtype))
+            top, bottom, left, right = (edge * made for edge in tile.inner)
+            y, x = (tile.inner[0] - tile.outer[0]) * made, (tile.inner[2] - tile.outer[2]) * made
+            target[:, :, top:bottom, left:right] = result[:, :, y : y + bottom - top, x : x + right - left]
+            del result, part
+            self._done += 1
+            if compute.progress is not None:
+                compute.progress(self._done, self._total)
 
 
 def _around(source: Tensor, axis: int, first: int, last: int) -> Tensor:
@@ -190,19 +208,24 @@ def _around(source: Tensor, axis: int, first: int, last: int) -> Tensor:
     return source.index_select(axis, torch.arange(first, last, device=source.device) % size)
 
 
-def _run(network: nn.Sequential, x: Tensor, padding: Padding) -> Tensor:
-    """The layers one by one, ReLUs in place: at most three activations of a resolution are alive, and a padded one."""
+def _run(network: nn.Sequential, x: Tensor, padding: Padding, whole: bool = False) -> Tensor:
+    """The layers one by one, ReLUs in place: at most three activations of a resolution are alive, and a padded one.
+
+    Args:
+        whole: ``x`` is a whole picture, and no tile of one.
+    """
     if kernels.convolution_copies(x.device, x.dtype, channels_last=False):
         x = x.contiguous(memory_format=torch.channels_last)
     for layer in network:
         if isinstance(layer, nn.Conv2d):
-            x = _conv(layer, x, padding)
+            x = _conv(layer, x, padding, whole)
         elif isinstance(layer, nn.ReLU):
             x = x.relu_()
         elif isinstance(layer, Block):
-            h = _conv(layer.conv[0], x, padding).relu_()
-            h = _conv(layer.conv[2], h, padding).relu_()
-            h = _conv(layer.conv[4], h, padding)
+            x = x if layer.pool is None else _pooled(layer.pool, x)
+            h = _conv(layer.conv[0], x, padding, whole).relu_()
+            h = _conv(layer.conv[2], h, padding, whole).relu_()
+            h = _conv(layer.conv[4], h, padding, whole)
             x = h.add_(x).relu_()
             del h
         elif isinstance(layer, nn.Upsample):
@@ -212,15 +235,28 @@ def _run(network: nn.Sequential, x: Tensor, padding: Padding) -> Tensor:
     return x
 
 
-def _conv(layer: nn.Module, x: Tensor, padding: Padding) -> Tensor:
+def _pooled(pool: nn.Sequential, x: Tensor) -> Tensor:
+    widen, norm, _, narrow = pool
+    h = F.conv2d(x, *_parameters(widen, x))
+    h = F.group_norm(h, POOL_GROUPS, *_parameters(norm, x)).relu_()
+    return F.conv2d(h, *_parameters(narrow, x)).add_(x)
+
+
+def _parameters(layer: Any, x: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Weight and bias where ``x`` is, in its dtype."""
+    weight: Tensor = layer.weight.detach().to(x.device, x.dtype)
+    return weight, None if layer.bias is None else layer.bias.detach().to(x.device, x.dtype)
+
+
+def _conv(layer: nn.Module, x: Tensor, padding: Padding, whole: bool) -> Tensor:
     """Padded with zeros, or reflected where the tile ends with the picture. (Elsewhere its outermost rows are not used,
     and a tile that goes on at the other edge has none of its own.)
     """
     assert isinstance(layer, nn.Conv2d)
-    weight = layer.weight.detach().to(x.device, x.dtype)
-    bias = None if layer.bias is None else layer.bias.detach().to(x.device, x.dtype)
-    pads = (1, 1)
-    if _reflects(padding):
-        rows, columns = (int(edge is Edge.REFLECT) for edge in (padding.height, padding.width))
-        x, pads = F.pad(x, (columns, columns, rows, rows), mode="reflect"), (1 - rows, 1 - columns)
+    pads = [1, 1]
+    for axis, edge in enumerate((padding.height, padding.width)):
+        if edge is Edge.REFLECT or (whole and edge is Edge.CIRCULAR):
+            x = F.pad(x, (0, 0, 1, 1) if axis == 0 else (1, 1, 0, 0), mode=edge.value)
+            pads[axis] = 0
+    weight, bias = _parameters(layer, x)
     return F.conv2d(x, weight, bias, layer.stride, pads)
