@@ -18,7 +18,7 @@ from tests.windows import files_in_use_stay
 from vae_lib.catalog import LatentSpace
 from vae_lib.checkpoints import unfinished
 from vae_lib.errors import Cancelled, InputError
-from vae_lib.guard import UNKNOWN, Guard, Request, decode_again, not_repeated
+from vae_lib.guard import NO_NETWORK, UNKNOWN, Guard, Request, decode_again, not_repeated
 from vae_lib.guard.forward import Forward
 
 
@@ -125,7 +125,16 @@ def test_when_ours_has_a_bug_and_the_host_no_memory_our_smaller_ways_are_left(
     assert host.noted["VAE Guard"].startswith("tiled")
 
 
-@pytest.mark.parametrize("strange", [None, FakeVAE(torch.nn.Identity())], ids=["no VAE", "another kind"])
+STRANGE = {
+    "no VAE": None,
+    "another kind": FakeVAE(torch.nn.Identity()),
+    "a video's": FakeVAE(
+        torch.nn.ModuleDict({half: torch.nn.Conv3d(4, 4, 3) for half in ("encoder", "decoder")})
+    ),
+}
+
+
+@pytest.mark.parametrize("strange", STRANGE.values(), ids=STRANGE)
 def test_a_host_that_has_its_vae_elsewhere(
     host: FakeHost, guard: Guard, latents: Tensor, strange: FakeVAE | None, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -136,11 +145,19 @@ def test_a_host_that_has_its_vae_elsewhere(
             latents, Request(decode_by="Tiled"), lambda _, given: decoded(own.module, given)
         )
     assert torch.equal(picture, decoded(own.module, latents))
-    assert (host.noted, host.told, guard.is_blind) == ({}, [UNKNOWN], True)
-    assert capsys.readouterr().err.splitlines() == [UNKNOWN]
+    sentence = UNKNOWN if strange is None else NO_NETWORK.format(model="small")
+    assert (host.noted, host.told, guard.unserved) == ({}, [sentence], sentence)
+    assert capsys.readouterr().err.splitlines() == [sentence]
     host.loaded = own
     host.generate(latents)
-    assert not guard.is_blind
+    assert not guard.unserved
+
+
+def test_pixels_are_not_kept_as_latents(host: FakeHost, guard: Guard) -> None:
+    """PiD's sampler makes the picture itself, and the host calls it latents all the same."""
+    pixels = torch.rand(1, 3, 32, 32)
+    assert torch.equal(host.generate(pixels, decode=lambda _, given: given), pixels)
+    assert (guard.kept.items(), host.noted) == ([], {})
 
 
 def test_nan_is_told_as_the_host_tells_it(host: FakeHost, guard: Guard, latents: Tensor) -> None:

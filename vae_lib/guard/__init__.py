@@ -1,7 +1,7 @@
 """VAE Guard at work, in whatever WebUI it is given: no host and no gradio are known here."""
 
 from vae_lib.guard.again import Pictures, decode_again, not_repeated
-from vae_lib.guard.guard import MB, NOTHING_LOADED, UNKNOWN, Guard
+from vae_lib.guard.guard import MB, NO_NETWORK, NOTHING_LOADED, UNKNOWN, Guard
 from vae_lib.guard.host import Callbacks, Folders, Host, HostVAE, Need, Points, Setting
 from vae_lib.guard.kept import Kept
 from vae_lib.guard.notices import Notices
@@ -11,6 +11,7 @@ from vae_lib.guard.settings import Settings
 __all__ = [
     "MB",
     "NOTHING_LOADED",
+    "NO_NETWORK",
     "UNKNOWN",
     "Callbacks",
     "Folders",

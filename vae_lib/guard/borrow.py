@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,29 @@ from vae_lib.networks import TAESD, Network, assign, recognise
 
 
 def is_supported(module: Any) -> bool:
-    """Whether it has the two halves that we can stand in for."""
-    return isinstance(module, nn.Module) and all(
-        isinstance(getattr(module, half, None), nn.Module) for half in ("encoder", "decoder")
-    )
+    """Whether it has the two halves that we can stand in for, and whether we have a network for them."""
+    halves = [getattr(module, half, None) for half in ("encoder", "decoder")]
+    if not isinstance(module, nn.Module) or not all(isinstance(half, nn.Module) for half in halves):
+        return False
+    parameters = _parameters(module, Operation.DECODE)
+    if any(".parametrizations." in name for name in parameters):
+        return True  # under names of its own; which layer that is, ``layers`` says
+    try:
+        recognise(_shapes(parameters))
+    except CheckpointError:
+        return False
+    return True
+
+
+def _parameters(first_stage: nn.Module, operation: Operation) -> dict[str, nn.Parameter]:
+    """Those of the half that ``operation`` needs, by name."""
+    half = operation.half
+    prefixes = (f"{half}.",) if operation is Operation.DECODE else (f"{half}.", "quant_conv.")
+    return {name: value for name, value in first_stage.named_parameters() if name.startswith(prefixes)}
+
+
+def _shapes(parameters: Mapping[str, nn.Parameter]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(parameter.shape) for name, parameter in parameters.items()}
 
 
 def borrow(first_stage: nn.Module, operation: Operation) -> Network:
@@ -33,15 +52,10 @@ def borrow(first_stage: nn.Module, operation: Operation) -> Network:
     Raises:
         CheckpointError: when it is none that we have a network for.
     """
-    half = operation.half
-    prefixes = (f"{half}.",) if operation is Operation.DECODE else (f"{half}.", "quant_conv.")
-    parameters = {
-        name: parameter for name, parameter in first_stage.named_parameters() if name.startswith(prefixes)
-    }
-    shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
+    parameters = _parameters(first_stage, operation)
     # Weights that were loaded in inference mode can only be assigned in it.
     with torch.inference_mode(any(parameter.is_inference() for parameter in parameters.values())):
-        network = recognise(shapes)
+        network = recognise(_shapes(parameters))
         try:
             assign(network, parameters)
         except RuntimeError as error:

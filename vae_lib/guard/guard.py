@@ -40,13 +40,16 @@ from vae_lib.planning import PROFILES, Outlook, Planner, Preference, Route
 MB = 10**6
 NOTHING_LOADED = "No checkpoint is loaded yet; generate a picture first."
 UNKNOWN = "VAE Guard does not know this WebUI: its own decode is used."
+NO_NETWORK = (
+    "VAE Guard has no network for the VAE of {model} yet: the WebUI's own decode is used for this model."
+)
 
 
 class Guard:
     """Implements ``Points``: what the host's picture functions are wrapped in.
 
     Attributes:
-        is_blind: whether a loaded model's VAE was not where the host should have it.
+        unserved: why the last model's VAE is left to the host's own decode, as a sentence; empty where it is not.
         last_decode: way, time and memory of the last picture, in a few words; empty where it was not ours.
     """
 
@@ -58,7 +61,7 @@ class Guard:
         folders = host.folders()
         self.precision = Precision(folders.data)
         self.taesd = borrow.TAESDFolder(folders.taesd, self.notices.tell_once)
-        self.is_blind = False
+        self.unserved = ""
         self.last_decode = ""
 
     def settings(self) -> Settings:
@@ -82,7 +85,7 @@ class Guard:
 
     def batch(self, model: Any, latents: Tensor, decode: Callable[[], Result]) -> Result:
         current, vae = self.generations.current, self._vae(model)
-        if current is None or vae is None:
+        if current is None or vae is None or not _are_latents_of(vae, latents):
             return decode()
         start, current.fell_to_host = len(current.records), False
         if (again := current.again) is not None:
@@ -139,11 +142,18 @@ class Guard:
     def _vae(self, model: Any) -> HostVAE | None:
         """The model's VAE; where it is not what we know, that is told once, and the host decodes by itself."""
         vae = self.host.vae(model)
-        self.is_blind = vae is None or not borrow.is_supported(vae.module)
-        if self.is_blind:
-            self.notices.tell_once("unknown VAE", UNKNOWN)
+        self.unserved = self.problem(vae)
+        if self.unserved:
+            self.notices.tell_once(self.unserved, self.unserved)
             return None
         return vae
+
+    @staticmethod
+    def problem(vae: HostVAE | None) -> str:
+        """Why a model's VAE is left to the host's own decode, as a sentence; empty where it is not."""
+        if vae is None:
+            return UNKNOWN
+        return "" if borrow.is_supported(vae.module) else NO_NETWORK.format(model=vae.model_name)
 
     def preview(self, latents: Tensor, space: LatentSpace) -> Image.Image | None:
         """A rough picture of scaled latents (1, C, h, w): TAESD's where it is, else as rough as the host's own."""
@@ -157,12 +167,19 @@ class Guard:
         return Image.fromarray(pixels.numpy().astype(np.uint8))
 
     def need_bytes(self, vae: HostVAE, operation: Operation, shape: tuple[int, ...]) -> int:
-        """What our decode or encode of a tensor (B, C, height, width) takes on the device, planned for what is free."""
+        """What our decode or encode takes on the device, planned for what is free.
+
+        Args:
+            shape: (B, C, height, width) of the sampler's latents, or of the pictures.
+        """
         device, current = self.host.device(), self.generations.current
         preference = policy.of(current, self.settings(), operation)
         ladder = self.ladder(vae, operation, device, preference)
-        scale = 1 if operation is Operation.DECODE else ladder.downscale
-        work = ladder.work(operation, shape[2] // scale, shape[3] // scale, shape[0])
+        if operation is Operation.DECODE:
+            height, width = (vae.space.side * side for side in shape[2:])
+        else:
+            height, width = (side // ladder.downscale for side in shape[2:])
+        work = ladder.work(operation, height, width, shape[0])
         work = replace(work, resident=True)  # the host brings the weights, and counts them itself
         plan = ladder.outlook(work).chosen or ladder.planner.smallest(work, preference.routes)
         return plan.peak_bytes if plan is not None and plan.device == device else 0
@@ -217,6 +234,11 @@ class Guard:
             check_finite=checks,
             cancelled=None if again is None else again.cancelled,
         )
+
+
+def _are_latents_of(vae: HostVAE, finished: Tensor) -> bool:
+    """Not the pixels that a model like PiD samples: nothing is to be decoded in them."""
+    return finished.ndim == 4 and finished.shape[1] == vae.latent_channels
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from vae_lib.guard.generation import Again
 
 Result = TypeVar("Result")
 Need = Callable[[Operation, tuple[int, ...]], int]
-"""Bytes that our decode or encode of a tensor of that shape takes on the device."""
+"""Bytes that our decode of the sampler's latents, or encode of pictures, of that shape takes on the device."""
 TELLS_MORE = "vae_guard_tells_more"  # on an error of the host's whose message also says where the latents are
 
 
@@ -52,7 +52,8 @@ class HostVAE(Protocol):
         """A name in ``FAMILIES``, None where it is not known."""
 
     @property
-    def latent_channels(self) -> int: ...
+    def latent_channels(self) -> int:
+        """Of the sampler's latents."""
 
     @property
     def space(self) -> LatentSpace:
@@ -103,7 +104,7 @@ class Host(Protocol):
         """
 
     def make_room_for_own(self, vae: Any, operation: Operation, shape: tuple[int, ...]) -> None:
-        """Ask for what the host's own decode or encode of a tensor takes: ours has failed."""
+        """Ask for what the host's own decode or encode takes: ours has failed. ``shape``: what its half was given."""
 
     def settings(self) -> Mapping[str, object]:
         """Values of our settings by key, overrides of the running generation included; those not set are left out."""

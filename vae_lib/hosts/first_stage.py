@@ -37,7 +37,9 @@ class FirstStage:
 
     @property
     def latent_channels(self) -> int:
-        return int(getattr(self.model, "latent_channels", 4))
+        module: Any = self.module
+        into = getattr(module, "post_quant_conv", None) or module.decoder.conv_in
+        return int(into.weight.shape[1])
 
     @property
     def space(self) -> LatentSpace:

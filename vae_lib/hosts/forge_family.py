@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
+import torch
 from modules_forge import main_thread
 
 from vae_lib.engine import Operation
@@ -39,7 +40,13 @@ class ForgeFamily(WebUIFamily):
         return forge_memory.reserving(self.management, vae.owner, need)
 
     def make_room_for_own(self, vae: Any, operation: Operation, shape: tuple[int, ...]) -> None:
+        if operation is Operation.DECODE:  # the VAE object is given the sampler's latents
+            shape = (*shape[:2], *(side // vae.space.side for side in shape[2:]))
         forge_memory.make_room_for_own(self.management, vae.owner, operation, shape)
+
+    def device(self) -> torch.device:
+        """The VAE's, which an argument may have put elsewhere."""
+        return torch.device(self.management.vae_device())
 
     def gpu_call(self, function: Function, extra_outputs: list[Any]) -> Function:
         """In the thread that does all generations of the page."""

@@ -18,7 +18,7 @@ from vae_lib.decode import wording
 from vae_lib.device import free_memory
 from vae_lib.engine import Operation
 from vae_lib.errors import InputError, VAEGuardError
-from vae_lib.guard import NOTHING_LOADED, UNKNOWN, Guard, Pictures, Settings, decode_again
+from vae_lib.guard import NOTHING_LOADED, Guard, Pictures, Settings, decode_again
 from vae_lib.planning import Prospect
 from vae_lib.webui.downloads import Downloads
 from vae_lib.webui.host import WebUI
@@ -100,9 +100,11 @@ class Routes:
         if operation not in [known.value for known in Operation]:
             raise unprocessable(InputError(f"'operation' must be decode or encode, not {operation!r}."))
         vae = self._host.vae()
-        if vae is None:
-            nothing = self._host.checkpoint() is None
-            raise unprocessable(InputError(NOTHING_LOADED if nothing else UNKNOWN))
+        if vae is None and self._host.checkpoint() is None:
+            raise unprocessable(InputError(NOTHING_LOADED))
+        if problem := self._guard.problem(vae):
+            raise unprocessable(InputError(problem))
+        assert vae is not None
         outlook = self._guard.outlook(vae, Operation(operation), width, height, batch)
         chosen = outlook.chosen
         answer = {

@@ -13,7 +13,7 @@ from vae_lib.device import free_memory, total_memory
 from vae_lib.engine import Operation
 from vae_lib.errors import printable
 from vae_lib.files import files_in
-from vae_lib.guard import MB, UNKNOWN, Guard, Kept
+from vae_lib.guard import MB, Guard, Kept
 from vae_lib.hub import DownloadManager
 from vae_lib.planning import Planner, Preference
 from vae_lib.ui.backend import Checkpoint, Finished, KeptLatents, Memory, Unfinished, VAEFile
@@ -136,7 +136,7 @@ class HostBackend:
         return self._downloads.manager()
 
     def warning(self) -> str | None:
-        return UNKNOWN if self._guard.is_blind else None
+        return self._guard.unserved or None
 
 
 def _title(item: Kept) -> str:

@@ -8,5 +8,9 @@ class OutOfMemory(Exception):
     pass
 
 
+def vae_device():
+    return "cpu"
+
+
 def load_models_gpu(models, memory_required=0):
     asked.append(memory_required)
