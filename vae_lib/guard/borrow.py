@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -24,8 +25,13 @@ def is_supported(module: Any) -> bool:
     parameters = _parameters(module, Operation.DECODE)
     if any(".parametrizations." in name for name in parameters):
         return True  # under names of its own; which layer that is, ``layers`` says
+    return _is_known(tuple(_shapes(parameters).items()))
+
+
+@functools.lru_cache(maxsize=8)  # asked before each decode, and 20 ms
+def _is_known(shapes: tuple[tuple[str, tuple[int, ...]], ...]) -> bool:
     try:
-        recognise(_shapes(parameters))
+        recognise(dict(shapes))
     except CheckpointError:
         return False
     return True
