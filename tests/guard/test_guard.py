@@ -145,7 +145,7 @@ def test_a_host_that_has_its_vae_elsewhere(
             latents, Request(decode_by="Tiled"), lambda _, given: decoded(own.module, given)
         )
     assert torch.equal(picture, decoded(own.module, latents))
-    sentence = UNKNOWN if strange is None else NO_NETWORK.format(model="small")
+    sentence = UNKNOWN if strange is None else NO_NETWORK
     assert (host.noted, host.told, guard.unserved) == ({}, [sentence], sentence)
     assert capsys.readouterr().err.splitlines() == [sentence]
     host.loaded = own
@@ -158,6 +158,29 @@ def test_pixels_are_not_kept_as_latents(host: FakeHost, guard: Guard) -> None:
     pixels = torch.rand(1, 3, 32, 32)
     assert torch.equal(host.generate(pixels, decode=lambda _, given: given), pixels)
     assert (guard.kept.items(), host.noted) == ([], {})
+
+
+def test_a_black_picture_of_a_host_that_goes_on(host: FakeHost, guard: Guard, latents: Tensor) -> None:
+    """Forge Neo raises nothing; the latents are kept, for another VAE may decode them."""
+    assert host.loaded is not None
+    host.goes_on_black = True
+    sound = host.loaded.module.decoder.conv_out.weight.clone()
+    host.loaded.module.decoder.conv_out.weight.fill_(float("nan"))
+    picture = host.generate(latents)
+    assert picture.shape == (len(latents), 3, latents.shape[2] * 2, latents.shape[3] * 2)
+    assert torch.isnan(picture).all()
+    assert host.noted == {}
+    first, second = host.told
+    assert "the picture is black. The VAE gave NaN or infinite numbers even in fp32" in first
+    assert "it is not lost" in second
+    (kept,) = guard.kept.items()
+    assert (kept.route, kept.is_unfinished) == (None, True)
+    with pytest.raises(InputError, match="even in fp32"):
+        decode_again(guard, kept)
+    host.loaded.module.decoder.conv_out.weight.copy_(sound)
+    host.generate(torch.full_like(latents, float("nan")))  # the UNet's: nothing to keep
+    assert "the diffusion model (UNet) failed, not the VAE" in host.told[2]
+    assert len(host.told) == 3
 
 
 def test_nan_is_told_as_the_host_tells_it(host: FakeHost, guard: Guard, latents: Tensor) -> None:

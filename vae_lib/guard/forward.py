@@ -70,7 +70,8 @@ class Forward:
                 raise
             except VAEGuardError as error:
                 failure: BaseException = error
-                self._raise_if_the_numbers_are_to_blame(error, operation, x)
+                if operation is Operation.DECODE and _is_of_the_numbers(error, x):
+                    return self._not_a_number(str(error), x)
             except Exception as error:
                 failure = error
             details = report.text(failure, operation.value, tuple(x.shape), self._module)
@@ -177,13 +178,31 @@ class Forward:
             text = f"{text} {current.promise()}".rstrip()
         self._owner.notices.tell(text, warning=not exact)
 
-    def _raise_if_the_numbers_are_to_blame(
-        self, error: VAEGuardError, operation: Operation, x: Tensor
-    ) -> None:
-        """NaN that no allowed dtype cures is told as the host tells it; its own decode would only repeat it."""
-        not_finite = isinstance(error, InputError) and not bool(torch.isfinite(x).all())
-        if operation is Operation.DECODE and (not_finite or isinstance(error, NumericError)):
-            raise self._owner.host.numeric_error(str(error)) from None
+    def _not_a_number(self, problem: str, x: Tensor) -> Tensor:
+        """NaN that no allowed dtype cures is left to the host; its own decode would only repeat it.
+
+        Raises:
+            Exception: the host's, or an InputError where it has none and nobody would look at a black picture.
+        """
+        current = self._owner.generations.current
+        error = self._owner.host.numeric_error(problem)
+        if error is None and current is not None and current.again is not None:
+            error = InputError(problem)
+        if error is not None:
+            raise error from None
+        self._owner.notices.tell(f"the picture is black. {problem}", warning=True)
+        if current is not None:
+            current.is_black = True
+        config = borrow.borrow(self._module, Operation.DECODE).config
+        height, width = (config.downscale * side for side in x.shape[2:])
+        return x.new_full((len(x), config.out_channels, height, width), torch.nan)  # (B, 3, H, W)
+
+
+def _is_of_the_numbers(error: VAEGuardError, x: Tensor) -> bool:
+    """Whether the latents are NaN or infinite, or the VAE made them so."""
+    return isinstance(error, NumericError) or (
+        isinstance(error, InputError) and not bool(torch.isfinite(x).all())
+    )
 
 
 def _without_autocast(device: torch.device) -> Any:

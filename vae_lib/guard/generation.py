@@ -54,6 +54,7 @@ class Generation:
         promise: how long the latents of the batch that is being decoded are kept, as a sentence.
         is_first_pass: whether it is at the small picture that hires fix enlarges.
         fell_to_host: whether ours failed in the decode of the last batch, and the host's own gave the picture.
+        is_black: whether a picture of the last batch came to NaN, in a host that goes on with a black one.
         token: what outlives it of the generation.
     """
 
@@ -63,6 +64,7 @@ class Generation:
     promise: Callable[[], str] = str
     is_first_pass: bool = False
     fell_to_host: bool = False
+    is_black: bool = False
     token: object = field(default_factory=object)
 
     @property

@@ -40,9 +40,7 @@ from vae_lib.planning import PROFILES, Outlook, Planner, Preference, Route
 MB = 10**6
 NOTHING_LOADED = "No checkpoint is loaded yet; generate a picture first."
 UNKNOWN = "VAE Guard does not know this WebUI: its own decode is used."
-NO_NETWORK = (
-    "VAE Guard has no network for the VAE of {model} yet: the WebUI's own decode is used for this model."
-)
+NO_NETWORK = "VAE Guard has no network for this model's VAE yet: the WebUI's own decode is used."
 
 
 class Guard:
@@ -87,7 +85,7 @@ class Guard:
         current, vae = self.generations.current, self._vae(model)
         if current is None or vae is None or not _are_latents_of(vae, latents):
             return decode()
-        start, current.fell_to_host = len(current.records), False
+        start, current.fell_to_host, current.is_black = len(current.records), False, False
         if (again := current.again) is not None:
             result = decode()
             outcome = infotext.worst(current.records[start:])
@@ -106,6 +104,9 @@ class Guard:
                 error.args = (f"{error} VAE Guard: {told}", *error.args[1:])
                 setattr(error, TELLS_MORE, True)
             raise
+        if current.is_black:
+            self.kept.failed(held)
+            return result
         records = current.records[start:]
         worst = infotext.worst(records)
         self.last_decode = "" if worst is None else wording.summary(worst)
@@ -144,7 +145,7 @@ class Guard:
         vae = self.host.vae(model)
         self.unserved = self.problem(vae)
         if self.unserved:
-            self.notices.tell_once(self.unserved, self.unserved)
+            self.notices.tell_once(f"unserved {vae and vae.model_name}", self.unserved)
             return None
         return vae
 
@@ -153,7 +154,7 @@ class Guard:
         """Why a model's VAE is left to the host's own decode, as a sentence; empty where it is not."""
         if vae is None:
             return UNKNOWN
-        return "" if borrow.is_supported(vae.module) else NO_NETWORK.format(model=vae.model_name)
+        return "" if borrow.is_supported(vae.module) else NO_NETWORK
 
     def preview(self, latents: Tensor, space: LatentSpace) -> Image.Image | None:
         """A rough picture of scaled latents (1, C, h, w): TAESD's where it is, else as rough as the host's own."""

@@ -123,8 +123,8 @@ class Host(Protocol):
     def checks_numbers(self) -> bool:
         """Whether the user wants to be told of NaN."""
 
-    def numeric_error(self, message: str) -> Exception:
-        """The host's own error for pictures of NaN."""
+    def numeric_error(self, message: str) -> Exception | None:
+        """The host's own error for pictures of NaN; None where it makes them black and goes on."""
 
     def lock(self) -> AbstractContextManager[object]:
         """The queue lock that keeps generations and other work out of each other's way."""
