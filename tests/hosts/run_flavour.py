@@ -14,10 +14,18 @@ sys.argv = ["webui.py"]
 from modules import first_stage, processing, sd_models, shared
 from modules_forge import main_thread
 
+from tests.networks.small import taesd
 from vae_lib import hosts
 from vae_lib.guard import Guard, Request
 from vae_lib.guard.forward import Forward
 from vae_lib.guard.host import TELLS_MORE
+from vae_lib.hosts.unknown import forge_version
+
+is_neo = forge_version() == "neo"
+if is_neo:
+    import neo_families
+
+    neo_families.without_forges()
 
 SCALE = 0.18215
 
@@ -34,7 +42,10 @@ def network():
     with torch.inference_mode():
         torch.manual_seed(1)
         made = first_stage.AutoencoderKL().eval().requires_grad_(False)
-        made.scaling_factor, made.shift_factor = SCALE, 0.0
+        if is_neo:
+            made.latent_format = SimpleNamespace(scale_factor=SCALE)
+        else:
+            made.scaling_factor, made.shift_factor = SCALE, 0.0
         made.process_in, made.process_out = lambda x: x * SCALE, lambda x: x / SCALE
         return made
 
@@ -64,7 +75,7 @@ class Engine:
 
 
 host = hosts.choose()
-is_forge = type(host).__module__.endswith(".forge")
+is_forge = type(host).__module__.endswith((".forge", ".neo"))
 if is_forge:
     from backend import memory_management as management
     from backend.patcher.vae import VAE
@@ -151,6 +162,49 @@ if is_forge:
     answer["dropdowns"] = [
         label for label in labels if host.is_vae_dropdown(SimpleNamespace(label=label), "")
     ]
+
+
+if is_neo:
+    answer["presets"] = shared.opts.data["forge_additional_modules_klein"]
+    klein = neo_families.engine(Engine)
+    folder = host.folders().taesd
+    folder.mkdir(parents=True)
+    tiny = taesd(32)
+    torch.save({key[8:]: value for key, value in tiny.state_dict().items() if key.startswith("decoder.")},
+               folder / "taef2_decoder.pth")  # fmt: skip
+    packed = torch.randn(2, 128, 3, 4, generator=torch.Generator().manual_seed(6))
+
+    quiet = SimpleNamespace(extra_generation_params={}, comment=lambda text: None)
+
+    def pictures_by(decode_by):
+        management.asked.clear()
+        with guard.generations.running(quiet, Request(False, decode_by)):
+            made = processing.decode_latent_batch(klein, packed, target_device=torch.device("cpu"))
+        return torch.stack(list(made))
+
+    host.unwrap()
+    own_packed = pictures_by("Full")
+    plain_packed = list(management.asked)
+    with torch.inference_mode():
+        torch.manual_seed(4)
+        own_encoded = klein.forge_objects.vae.encode(pixels[:, :, :32])
+    host.wrap(guard)
+    exact = pictures_by("Tiled")
+    asked_packed = list(management.asked)
+    approximate = pictures_by("TAESD")
+    with torch.inference_mode():
+        torch.manual_seed(4)
+        encoded = klein.forge_objects.vae.encode(pixels[:, :, :32])
+    expected = tiny.decode(torch.nn.functional.pixel_shuffle(packed, 2)).clamp(-1, 1)
+    vae = host.vae(klein)
+    answer["packed"] = {
+        "pictures": float((exact - own_packed).abs().max()),
+        "encoded": float((encoded - own_encoded).abs().max()),
+        "taesd": float((approximate - expected).abs().max()),
+        "asked": [asked_packed, plain_packed],
+        "family": vae.family,
+        "kept": [item.size for item in guard.kept.items()][:1],
+    }
 
 
 class Dropped(Exception):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -138,12 +137,18 @@ def test_a_host_that_fails_later_is_left_alone(tmp_path: Path, before: str, prob
 
 
 @pytest.mark.slow
-def test_forge_neo_is_told_from_forge(tmp_path: Path) -> None:
-    """It has all of Forge's modules."""
+@pytest.mark.parametrize("lacks", ["", "modules_forge.main_entry"])
+def test_forge_neo_is_told_from_forge(tmp_path: Path, lacks: str) -> None:
+    """It has all of Forge's modules; a version of it that lacks something is not taken for Forge."""
     flavours = ROOT / "tests" / "hosts" / "flavours"
-    neo = tmp_path / "modules_forge"
-    shutil.copytree(flavours / "forge" / "modules_forge", neo)
-    (neo / "forge_version.py").write_text('version = "neo"\nrelease = "2.26"\n')
-    answer, console = chosen(tmp_path, "", tmp_path, flavours / "forge", flavours / "shared")
-    assert answer == ["vae_lib.hosts.unknown", False, ["VAE"], 0, 0]
-    assert "VAE Guard does not support Forge Neo yet: its own decode is used. An update" in console
+    before = "from modules import shared; shared.cmd_opts.vae_dirs = []"
+    if lacks:
+        before += "\n" + BROKEN.replace("modules.sd_vae", lacks)
+    answer, console = chosen(tmp_path, before, *(flavours / name for name in ("neo", "forge", "shared")))
+    if not lacks:
+        assert answer[0] == "vae_lib.hosts.neo"
+        assert answer[1:3] == [True, ["VAE"]]
+        assert answer[4] == 0
+    else:
+        assert answer == ["vae_lib.hosts.unknown", False, ["VAE"], 0, 0]
+        assert "VAE Guard does not support this version of Forge Neo yet: its own decode is used." in console

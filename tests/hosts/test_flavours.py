@@ -1,4 +1,4 @@
-"""Forge's and reForge's ways to a picture, with stand-ins for their packages on the host double's ``modules``."""
+"""The forks of Forge: their ways to a picture, with stand-ins for their packages on the host double's ``modules``."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.slow  # a process for each of the two
+pytestmark = pytest.mark.slow  # a process for each
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 
 
-@pytest.fixture(scope="module", params=["forge", "reforge"])
+@pytest.fixture(scope="module", params=["forge", "reforge", "neo"])
 def answer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp(request.param)
     flavours = HERE / "flavours"
-    paths = (flavours / request.param, flavours / "shared", ROOT / "tests" / "host_double", ROOT)
+    more = [flavours / "forge"] if request.param == "neo" else []
+    paths = (flavours / request.param, *more, flavours / "shared", ROOT / "tests" / "host_double", ROOT)
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(map(str, paths)),
@@ -66,13 +67,29 @@ def test_when_ours_fails_the_hosts_own_way_is_whole(answer: dict[str, Any]) -> N
 
 
 def test_forges_own_list_shows_what_the_tab_chose(answer: dict[str, Any]) -> None:
-    if answer["host"] != "vae_lib.hosts.forge":
+    if answer["host"] == "vae_lib.hosts.reforge":
         pytest.skip("the setting is A1111's")
     names = ["vae.safetensors", "clip.safetensors"]
     before, after, shown = answer["chosen"]
     assert (before, after) == (None, "vae.safetensors")
     assert shown == {"choices": names, "value": names[::-1]}
     assert answer["dropdowns"] == ["VAE / Text Encoder"]
+    if answer["host"] == "vae_lib.hosts.neo":
+        assert answer["presets"][-1].endswith("vae.safetensors")  # its next change keeps it
+
+
+def test_neos_packed_latents(answer: dict[str, Any]) -> None:
+    """FLUX.2's: unpacked outside of the halves that are ours."""
+    if answer["host"] != "vae_lib.hosts.neo":
+        pytest.skip("only Neo has them")
+    found = answer["packed"]
+    assert 0 < found["pictures"] < 1e-4
+    assert found["encoded"] < 1e-4
+    assert found["taesd"] < 1e-4
+    assert found["family"] == "FLUX.2"
+    assert found["kept"] == [[64, 48]]
+    ours, plain = found["asked"]
+    assert all(1 < asked < own / 4 for asked, own in zip(ours, plain, strict=True))
 
 
 def test_an_error_that_says_where_the_latents_are_is_not_dropped(answer: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from vae_lib.hosts import unknown
 
 KNOWN = (
+    "neo",
     "forge",
     "forge_classic",
     "reforge",

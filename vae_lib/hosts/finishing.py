@@ -76,7 +76,7 @@ def processing_of(latents: Latents, again: Again, saved: bool | None) -> Any:
     }
     p.override_settings_restore_afterwards = p.disable_extra_networks = p.do_not_save_grid = True
     if saved is not None:
-        p.save_samples = lambda: saved
+        p.save_samples = lambda **_: saved  # Neo says whether it is for a video
     p.vae_guard_again, p.vae_guard_latents = again, latents.tensor
     p.scripts = _HostsOwn(kind == "Img2Img", own)
     return p

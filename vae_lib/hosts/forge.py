@@ -72,13 +72,14 @@ class Host(ForgeFamily):
     name = "Forge"
     vae_class = VAE
     management = memory_management
+    host_vae: ClassVar[type[ForgeVAE]] = ForgeVAE
 
     def vae(self, model: Any = None) -> HostVAE | None:
         if isinstance(model, VAE):  # an extension's own call
-            return ForgeVAE(model, self.loaded_model())
+            return self.host_vae(model, self.loaded_model())
         model = self.loaded_model() or _load() if model is None else model
         objects = getattr(model, "forge_objects", None)
-        return None if objects is None else ForgeVAE(objects.vae, model)
+        return None if objects is None else self.host_vae(objects.vae, model)
 
     def loaded_model(self) -> Any:
         """Before the first generation there is only a stand-in."""
@@ -106,7 +107,11 @@ class Host(ForgeFamily):
         if name not in files:
             raise InputError(f"{name} is not among the files of 'VAE / Text Encoder'.")
         others = [path for path in shared.opts.forge_additional_modules if Path(path) not in files.values()]
-        main_entry.modules_change([*others, str(files[name])])  # the next generation loads it
+        self.choose_modules([*others, str(files[name])])
+
+    def choose_modules(self, paths: Sequence[str]) -> None:
+        """The next generation loads them."""
+        main_entry.modules_change(list(paths))
 
     def is_vae_dropdown(self, component: Any, elem_id: str) -> bool:
         """By its label: it has no elem_id."""
@@ -122,7 +127,7 @@ class Host(ForgeFamily):
     assigns_vaes = False
 
     def select_automatically(self) -> None:
-        raise InputError("Forge has no automatic choice of a VAE; empty 'VAE / Text Encoder' instead.")
+        raise InputError(f"{self.name} has no automatic choice of a VAE; empty 'VAE / Text Encoder' instead.")
 
     def assigned_vae(self) -> str | None:
         return None
@@ -132,7 +137,7 @@ class Host(ForgeFamily):
 
     def assign_vae(self, name: str | None) -> None:
         raise InputError(
-            "Forge has no VAE of its own for each checkpoint; choose one in 'VAE / Text Encoder'."
+            f"{self.name} has no VAE of its own for each checkpoint; choose one in 'VAE / Text Encoder'."
         )
 
 

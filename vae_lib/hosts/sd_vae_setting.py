@@ -49,7 +49,7 @@ class SDVAESetting:
         return next((name for name, path in sd_vae.vae_dict.items() if path == sd_vae.loaded_vae_file), None)
 
     def cannot_select(self) -> str | None:
-        if shared.cmd_opts.vae_path is not None:
+        if getattr(shared.cmd_opts, "vae_path", None) is not None:
             return "The VAE was chosen on the command line (--vae-path); start without it to choose one here."
         return None
 

@@ -8,7 +8,7 @@ from typing import Any
 from vae_lib.errors import printable
 from vae_lib.guard import UNKNOWN
 
-NOT_SERVED = {"neo": "Forge Neo"}  # by what a fork of Forge calls its version
+NAMED = {"neo": "this version of Forge Neo"}  # by what a fork of Forge calls its version
 
 
 class Host:
@@ -42,8 +42,8 @@ class Host:
 
 
 def recognised() -> str:
-    """The name of a WebUI that we know of and do not serve; empty for any other."""
-    return NOT_SERVED.get(forge_version(), "")
+    """The name of a WebUI that is told by its version; empty for any other."""
+    return NAMED.get(forge_version(), "")
 
 
 def forge_version() -> str:

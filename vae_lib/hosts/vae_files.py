@@ -179,7 +179,10 @@ def _refresh_vae_list(original: Wrapper) -> Wrapper:
 
 def folders() -> list[Path]:
     """Where the host looks for VAEs, apart from those beside checkpoints."""
-    return [Path(folder) for folder in (sd_vae.vae_path, shared.cmd_opts.vae_dir) if folder is not None]
+    given = getattr(shared.cmd_opts, "vae_dirs", None) or [
+        getattr(shared.cmd_opts, "vae_dir", None)
+    ]  # Neo: several
+    return [Path(folder) for folder in (sd_vae.vae_path, *given) if folder is not None]
 
 
 def _candidates() -> Iterator[str]:

@@ -50,6 +50,7 @@ class WebUIFamily(SDVAESetting):
     is_known = True
     script_class = scripts.Script
     always_visible = scripts.AlwaysVisible
+    roughest = "Approx cheap"  # of the host's approximations of a picture
 
     def __init__(self) -> None:
         self._patches = Patches()
@@ -71,7 +72,7 @@ class WebUIFamily(SDVAESetting):
     def checks_numbers(self) -> bool:
         return not shared.cmd_opts.disable_nan_check
 
-    def numeric_error(self, message: str) -> Exception:
+    def numeric_error(self, message: str) -> Exception | None:
         error: Exception = devices.NansException(message)
         return error
 
@@ -136,7 +137,7 @@ class WebUIFamily(SDVAESetting):
     def preview(self, latents: Tensor) -> Image.Image | None:
         try:
             image: Image.Image = sd_samplers_common.single_sample_to_image(
-                latents, sd_samplers_common.approximation_indexes["Approx cheap"]
+                latents, sd_samplers_common.approximation_indexes[self.roughest]
             )
         except Exception:  # some families have none, and a fork none before its first generation
             return None

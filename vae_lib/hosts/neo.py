@@ -1,0 +1,66 @@
+"""Haoming02's Forge Neo: Forge's VAE object and memory manager, with the latent format beside the network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from modules import paths, paths_internal, sd_vae, shared
+from modules_forge import main_entry
+
+from vae_lib.catalog import FAMILIES, LatentSpace
+from vae_lib.guard.host import Folders
+from vae_lib.hosts import forge, picture_functions, unknown
+
+
+@dataclass(frozen=True)
+class NeoVAE(forge.ForgeVAE):
+    """Implements ``HostVAE``: the network's ``latent_format`` has the factors, and ``bn`` those of packed latents."""
+
+    @property
+    def space(self) -> LatentSpace:
+        module: Any = self.module
+        if isinstance(norm := getattr(module, "bn", None), torch.nn.BatchNorm2d):
+            family = FAMILIES["Mugen" if getattr(module, "mugen", False) else "FLUX.2"]
+            return LatentSpace.of(family, {f"bn.{name}": value.cpu() for name, value in norm.named_buffers()})
+        form = module.latent_format
+        return LatentSpace(float(form.scale_factor), float(getattr(form, "shift_factor", 0.0)))
+
+    def identity(self) -> str:
+        """A VAE that a request over the API overrides is another one, of which Neo keeps no name."""
+        return "overridden" if sd_vae.base_vae is not None else super().identity()
+
+
+class Host(forge.Host):
+    """Implements ``guard.host.Host`` and ``webui.host.WebUI``."""
+
+    name = "Forge Neo"
+    host_vae = NeoVAE
+    roughest = "RGB"
+
+    def folders(self) -> Folders:
+        return Folders(
+            Path(paths.data_path), Path(sd_vae.vae_path), Path(paths_internal.models_path) / "VAE-taesd"
+        )
+
+    def choose_modules(self, paths: Sequence[str]) -> None:
+        """For the preset too: else its next change would bring the other ones back."""
+        main_entry.modules_change(list(paths), shared.opts.forge_preset)
+
+    # settings and arguments that it does not have
+
+    def repair_dtypes(self) -> tuple[torch.dtype, ...]:
+        return (torch.float32,)
+
+    def checks_numbers(self) -> bool:
+        return True
+
+    def numeric_error(self, message: str) -> None:
+        """It makes the picture black, and goes on."""
+
+
+def is_here() -> bool:
+    return unknown.forge_version() == "neo" and not picture_functions.missing()
