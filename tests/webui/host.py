@@ -43,6 +43,7 @@ IS_FORK = bool(WEBUI_DIR) and os.path.isdir(f"{WEBUI_DIR}/modules_forge")  # For
 IS_REFORGE = IS_FORK and os.path.isdir(f"{WEBUI_DIR}/ldm_patched")
 IS_CLASSIC = IS_REFORGE and not os.path.exists(f"{WEBUI_DIR}/modules/lowvram.py")
 IS_FORGE = IS_FORK and not IS_REFORGE
+IS_NEO = IS_FORGE and '"neo"' in Path(f"{WEBUI_DIR}/modules_forge/forge_version.py").read_text()
 
 
 class ApiError(Exception):
@@ -115,6 +116,8 @@ class Host:
         }
         if IS_FORGE and parameters.get("enable_hr"):
             body["hr_additional_modules"] = ["Use same choices"]  # Forge's hires fix fails without it
+        if IS_NEO:
+            body["hr_cfg"] = 7.0  # else 1, and then it asks for no negative prompt
         body |= parameters
         if guard is not None:
             body["alwayson_scripts"] = {**body.get("alwayson_scripts", {}), "VAE Guard": {"args": guard}}
@@ -233,9 +236,12 @@ def as_first_stage(vae: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def make_checkpoint(vae_file: Path, checkpoint: Path) -> None:
-    """A small one with that VAE, by the real host's own libraries."""
+    """A small one with that VAE, by the real host's own libraries, or an A1111's where the host has none."""
     maker = ROOT / "tests/webui/make_checkpoint.py"
-    command = [os.environ["WEBUI_PYTHON"], maker, os.environ["WEBUI_DIR"], vae_file, checkpoint]
+    python, webui = (
+        os.environ.get(f"MAKER_{name}") or os.environ[f"WEBUI_{name}"] for name in ("PYTHON", "DIR")
+    )
+    command = [python, maker, webui, vae_file, checkpoint]
     subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
 
 
@@ -286,6 +292,8 @@ def start(
     quiet = {"live_previews_enable": False, "samples_save": False, "disabled_extensions": list(disabled)}
     if IS_FORK:  # reForge does not note it by itself, and puts back after a generation only what is noted
         quiet["sd_model_checkpoint"] = "small.safetensors"
+    if IS_NEO:
+        quiet |= {"VERSION_UID": "PY313", "forge_preset": "sd"}  # else it asks on the console
     settings = quiet | settings
     (data / "config.json").write_text(json.dumps(settings))
     environment = {
@@ -297,24 +305,19 @@ def start(
         "no_proxy": "127.0.0.1,localhost", "NO_PROXY": "127.0.0.1,localhost", "MPLBACKEND": "agg",
     }  # fmt: skip
     environment |= variables or {}
-    flags = [
-        "--use-cpu",
-        "all",
-        "--no-half",
-        "--api",
-        "--port",
-        str(port),
-        "--data-dir",
-        str(data),
-        *arguments,
-    ]
+    flags = ["--api", "--port", str(port), "--data-dir", str(data), *arguments]
+    if IS_NEO:
+        (data / "tmp").mkdir(exist_ok=True)  # its webui.bat makes it
+        flags += ["--cpu", "--skip-install"]
+    else:
+        flags += ["--use-cpu", "all", "--no-half"]
     if IS_REAL:
-        skipped = ("prepare-environment", "python-version-check", "version-check", "torch-cuda-test")
-        flags += ["--no-download-sd-model", *(f"--skip-{name}" for name in skipped)]
-        flags += ["--always-cpu", "--all-in-fp32"] if IS_FORK else []
-        flags += (
-            ["--gradio-allowed-path", str(WEBUI_DIR)] if IS_FORGE else []
-        )  # else its own scripts are refused
+        skipped = ("prepare-environment", "python-version-check", "torch-cuda-test")
+        flags += [f"--skip-{name}" for name in skipped]
+        flags += [] if IS_NEO else ["--no-download-sd-model", "--skip-version-check"]
+        flags += ["--always-cpu", "--all-in-fp32"] if IS_FORK and not IS_NEO else []
+        # else its own scripts are refused
+        flags += ["--gradio-allowed-path", str(WEBUI_DIR)] if IS_FORGE else []
         command, folder = [WEBUI_PYTHON, "launch.py"], str(WEBUI_DIR)
     else:
         command, folder = [sys.executable, "webui.py"], str(DOUBLE)

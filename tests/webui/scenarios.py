@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from tests.webui.host import IS_REAL, encode
+from tests.webui.host import IS_NEO, IS_REAL, encode
 
 
 def photo() -> Image.Image:
@@ -27,6 +27,7 @@ def mask() -> Image.Image:
 IMG2IMG: dict[str, Any] = {
     "tab": "img2img", "init_images": [encode(photo())], "width": 128, "height": 120, "denoising_strength": 0.5,
 }  # fmt: skip
+UPSCALER = "None" if IS_NEO else "Lanczos"  # of pictures; Neo has no others without a model
 HIRES: dict[str, Any] = {"enable_hr": True, "hr_scale": 1.5, "denoising_strength": 0.5}
 REFINER: dict[str, Any] = {"refiner_checkpoint": "small_refiner", "refiner_switch_at": 0.5}
 SCENARIOS: dict[str, dict[str, Any]] = {
@@ -34,14 +35,17 @@ SCENARIOS: dict[str, dict[str, Any]] = {
     "not a square, not in 64s": {"width": 136, "height": 72},
     "batch": {"batch_size": 2, "n_iter": 2},
     "tiling": {"tiling": True},
-    "hires fix, latent": {**HIRES, "hr_upscaler": "Latent"},
-    "hires fix, picture": {**HIRES, "hr_upscaler": "Lanczos"},
+    **({} if IS_NEO else {"hires fix, latent": {**HIRES, "hr_upscaler": "Latent"}}),  # Neo has no such upscalers
+    "hires fix, picture": {**HIRES, "hr_upscaler": UPSCALER},
     "refiner": REFINER,
     "per-checkpoint VAE": {
-        "override_settings": {"sd_vae": "Automatic", "sd_model_checkpoint": "small_with_noted_vae"},
+        # in Neo, "sd_vae" is a file to load
+        "override_settings": {
+            "sd_model_checkpoint": "small_with_noted_vae", **({} if IS_NEO else {"sd_vae": "Automatic"}),
+        },
     },
     "hires fix, another checkpoint": {
-        **HIRES, "hr_upscaler": "Lanczos", "hr_checkpoint_name": "small_refiner",
+        **HIRES, "hr_upscaler": UPSCALER, "hr_checkpoint_name": "small_refiner",
     },
     "img2img": IMG2IMG,
     "inpaint": {**IMG2IMG, "mask": encode(mask()), "inpainting_fill": 1, "inpaint_full_res": False},

@@ -14,7 +14,7 @@ from PIL import Image
 
 from tests.gradio_page import choose
 from tests.webui import host as hosts
-from tests.webui.scenarios import HIRES, IMG2IMG, SCENARIOS, mask
+from tests.webui.scenarios import HIRES, IMG2IMG, SCENARIOS, UPSCALER, mask
 from tests.webui.test_browser import SECONDS, browser, number, open_page, open_panel, shoot  # noqa: F401
 from tests.webui.test_pictures import assert_close, entry
 
@@ -31,7 +31,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "txt2img": {"prompt": "a cup,\nof tea", "negative_prompt": "blurry: very", "subseed": 3},
     "tiling": {"tiling": True},
     "hires fix, latent": {**HIRES, "hr_upscaler": "Latent"},
-    "hires fix, picture": {**HIRES, "hr_upscaler": "Lanczos"},
+    "hires fix, picture": {**HIRES, "hr_upscaler": UPSCALER},
     "refiner": SCENARIOS["refiner"],
     "another checkpoint": {
         "override_settings": {"sd_vae": "Automatic", "sd_model_checkpoint": "small_with_noted_vae"}
@@ -50,6 +50,8 @@ if not hosts.IS_REAL:  # whose face restoration is a large download
 if hosts.IS_FORGE:  # which has neither of the three
     for missing in ("tiling", "refiner", "another checkpoint"):
         del KINDS[missing]
+if hosts.IS_NEO:  # which has no upscalers of latents
+    del KINDS["hires fix, latent"]
 
 
 def pictures(made: hosts.Picture, count: int) -> tuple[list[np.ndarray], list[str]]:

@@ -51,13 +51,13 @@ def reforge():
 
 def forge():
     from backend import loader
+    from backend.nn.vae import IntegratedAutoencoderKL as network
     from huggingface_guess import model_list
 
     admit(model_list.SD15)
     if hasattr(loader, "of_any_size"):
         return
-    load, network = loader.load_huggingface_component, loader.IntegratedAutoencoderKL
-    read = network.load_config
+    load, read = loader.load_huggingface_component, network.load_config
 
     def of_any_size(guess, component, library, kind, path, weights):
         if kind == "AutoencoderKL" and weights and "encoder.conv_in.weight" in weights:
