@@ -181,7 +181,7 @@ class Comparer:
         return Ladder(
             loaded.exact,
             loaded.tiny,
-            device=self._backend.devices()[0],
+            device=self._backend.device(),
             dtype=self._backend.dtype(),
             planner=planner if limit is None else planner.within(limit),
             spare=self._backend.spare(),

@@ -45,7 +45,7 @@ class CompareSection:
         self._backend, self._library, self._comparer = backend, library, Comparer(backend)
         kept = [latents.title for latents in backend.last_latents()]
         start = _LAST if kept else _PICTURE
-        has_spare = backend.spare() != backend.devices()[0]
+        has_spare = backend.spare() != backend.device()
         routes = [AUTO, *(route.caption for route in EXACT if has_spare or not route.elsewhere)]
         others = "TAESD: choose its file among the VAEs."
         if not has_spare:
@@ -163,7 +163,8 @@ class CompareSection:
     def choices(self, chosen: bool, vaes: list[str] | None) -> tuple[Any, Any, Any]:
         """The VAEs and latents that there are now; the VAE in use and the last latents are what to begin with."""
         kept = [latents.title for latents in self._backend.last_latents()]
-        own, in_use = self._library.own(), self._backend.in_use()
+        own, host = self._library.own(), self._backend.host
+        in_use = None if host is None else host.vae_in_use()
         offered = self._library.names() if own is None else [own.name, *self._library.names()]
         first = offered[:1] if in_use is None else [in_use]
         names = gr.update(choices=offered, value=[name for name in vaes or first if name in offered])

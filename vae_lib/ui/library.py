@@ -44,6 +44,11 @@ class Library:
         self._queue: queue.SimpleQueue[_State | None] = queue.SimpleQueue()
         self._worker: threading.Thread | None = None
 
+    def refresh(self) -> None:
+        """Have the WebUI rescan its folders; without one they are read each time."""
+        if self._backend.host is not None:
+            self._backend.host.refresh_vaes()
+
     def rows(self) -> list[Row]:
         """All files in the backend's order; headers of new ones are read, and their hashing is begun."""
         return [self._row(file) for file in self._backend.files()]

@@ -9,7 +9,6 @@ from math import sqrt
 from typing import Any
 
 import gradio as gr
-import torch
 
 from vae_lib.decode import wording
 from vae_lib.device import DTYPES, dtype_name, kinds
@@ -33,7 +32,6 @@ class MemorySection:
         self._answered: dict[str, tuple[Any, ...]] = {}
         width, height = backend.size()
         standard = list(STANDARD)
-        devices = [str(device) for device in backend.devices()]
         self.reach = gr.HTML(elem_id="vg_reach")
         with gr.Row():
             self.width = gr.Number(width, label="Width", precision=0, step=64,
@@ -45,8 +43,6 @@ class MemorySection:
             self.operation = gr.Dropdown(
                 ["decode", "encode"], value="decode", label="Operation", min_width=110, elem_id="vg_operation"
             )
-            self.device = gr.Dropdown(devices, value=devices[0], label="Device", min_width=110,
-                                      visible=len(devices) > 1, elem_id="vg_device")  # fmt: skip
             self.vae = gr.Dropdown(
                 standard, value=standard[0], label="VAE", min_width=230, elem_id="vg_memory_vae"
             )
@@ -56,7 +52,6 @@ class MemorySection:
             (self.height, "Of the picture, in pixels"),
             (self.dtype, "What the VAE computes in; half precision takes half the memory"),
             (self.operation, "Decode: from latents to a picture. Encode: the other way, as img2img and inpaint do"),
-            (self.device, "Where the VAE computes"),
             (self.vae, "VAEs of one shape need the same memory: a file of yours matters only if it is unusual"),
             (self._button, "Look again at what is free, and predict anew"),
         ):  # fmt: skip
@@ -65,8 +60,8 @@ class MemorySection:
         self.line = gr.HTML(elem_id="vg_plan")
         self.routes = gr.HTML(elem_id="vg_routes")
         self.plot = gr.HTML(elem_id="vg_plot")
-        self.check = CheckSection(backend, self.dtype, self.operation, self.device)
-        inputs = [self.width, self.height, self.dtype, self.operation, self.device, self.vae]
+        self.check = CheckSection(backend, self.dtype, self.operation)
+        inputs = [self.width, self.height, self.dtype, self.operation, self.vae]
         outputs = [self.reach, self.bar, self.line, self.routes, self.plot]
         for event in (self._button.click, *(component.change for component in inputs)):
             event(self.show, inputs, outputs, **QUIET).then(self.catch_up, inputs, outputs, **QUIET)
@@ -83,18 +78,17 @@ class MemorySection:
         height: float | None,
         dtype: str,
         operation: str,
-        device: str,
         vae: str,
     ) -> Iterator[tuple[Any, ...]]:
         """What the size needs at once, then the curves; nothing once the page has asked for something else."""
         session, number = _session(page), next(self._numbers)
         self._latest[session] = number
-        for shown in self._shown(width, height, dtype, operation, device, vae):
+        for shown in self._shown(width, height, dtype, operation, vae):
             if self._latest[session] != number:
                 yield self._nothing_new()
                 return
             yield shown
-        self._answered[session] = (width, height, dtype, operation, device, vae)
+        self._answered[session] = (width, height, dtype, operation, vae)
 
     def catch_up(self, page: gr.Request, *asked: Any) -> Iterator[tuple[Any, ...]]:
         """``show`` of what the fields hold by now: two events of one moment may have run in either order."""
@@ -107,11 +101,11 @@ class MemorySection:
         return (gr.update(),) * len(self.outputs)  # else gradio repeats what came last
 
     def _shown(
-        self, width: float | None, height: float | None, dtype: str, operation: str, device: str, vae: str
+        self, width: float | None, height: float | None, dtype: str, operation: str, vae: str
     ) -> Iterator[tuple[str, str, str, str, str]]:
         """Curves take seconds the first time."""
         try:
-            work = self._work(width, height, dtype, operation, device, vae)
+            work = self._work(width, height, dtype, operation, vae)
             outlook = self._outlook(work)
             bar, line = self._summary(outlook)
             prospects = memory.with_taesd(outlook, self._backend.planner())
@@ -154,9 +148,7 @@ class MemorySection:
             f"{wording.expected(outlook)}; takes about {wording.time_text(plan.seconds)}."
         )
 
-    def _work(
-        self, width: float | None, height: float | None, dtype: str, operation: str, device: str, vae: str
-    ) -> Work:
+    def _work(self, width: float | None, height: float | None, dtype: str, operation: str, vae: str) -> Work:
         for name, value in (("width", width), ("height", height)):
             if value is None or not 64 <= value <= memory.LARGEST:
                 raise InputError(f"The {name} must be a number of pixels from 64 to {memory.LARGEST}.")
@@ -172,7 +164,7 @@ class MemorySection:
         assert height is not None
         return Work(
             config, Operation(operation), max(1, round(height) // scale), max(1, round(width) // scale), 1,
-            torch.device(device), DTYPES[dtype], taesd=True, latent_channels=channels,
+            self._backend.device(), DTYPES[dtype], taesd=True, latent_channels=channels,
             spare=self._backend.spare(),
         )  # fmt: skip
 
