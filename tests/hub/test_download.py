@@ -26,7 +26,9 @@ from vae_lib.hub import (
     Catalog,
     CatalogEntry,
     DownloadedFile,
+    Folders,
     GatedRepository,
+    Hub,
     Progress,
     TargetExists,
     VerificationError,
@@ -135,10 +137,10 @@ class TestStraightforward:
     ) -> None:
         import huggingface_hub.constants
 
-        remote = resolve("acme/my-vae", endpoint=hub.endpoint)
+        remote = resolve("acme/my-vae", Hub(hub.endpoint))
         monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
         with pytest.raises(DownloadError, match="HF_HUB_OFFLINE"):
-            download(remote, models / "VAE")
+            download(remote, Folders(models / "VAE"), Hub())
         assert not hub.gets()
 
 
@@ -477,10 +479,10 @@ class TestChecks:
         self, hub: HubServer, models: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("tests.hub.hub_server.LFS_EXTENSIONS", ())
-        remote = resolve("acme/my-vae", endpoint=hub.endpoint)
+        remote = resolve("acme/my-vae", Hub(hub.endpoint))
         hub.repos["acme/my-vae"].files["my_vae.safetensors"] = bytes(len(VAE))
         with pytest.raises(VerificationError, match="git hash"):
-            download(remote, models / "VAE")
+            download(remote, Folders(models / "VAE"), Hub())
 
     def test_a_file_that_ends_early(self, hub: HubServer, models: Path) -> None:
         hub.fault("CDN GET", short=1000, times=99)
@@ -497,10 +499,10 @@ class TestChecks:
         assert len(hub.gets()) == client.STREAM_ATTEMPTS
 
     def test_more_bytes_than_announced(self, hub: HubServer, models: Path) -> None:
-        remote = resolve("acme/my-vae", endpoint=hub.endpoint)
+        remote = resolve("acme/my-vae", Hub(hub.endpoint))
         hub.repos["acme/my-vae"].files["my_vae.safetensors"] = VAE * 40
         with pytest.raises(VerificationError, match=r"than the .* that the hub announced"):
-            download(remote, models / "VAE")
+            download(remote, Folders(models / "VAE"), Hub())
         # It stopped soon after the announced size.
         assert sum(path.stat().st_size for path in models.rglob("*.quarantined")) < 2 * len(VAE)
 

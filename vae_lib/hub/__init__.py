@@ -6,7 +6,8 @@ PosixPath('models/VAE/sdxl-vae-fp16-fix.safetensors')
 """
 
 from vae_lib.catalog.files import Catalog, CatalogEntry, KnownFile, load_catalog
-from vae_lib.hub.download import DownloadedFile, download, pull
+from vae_lib.hub.client import Hub
+from vae_lib.hub.download import DownloadedFile, Folders, download, pull
 from vae_lib.hub.errors import (
     AmbiguousReference,
     GatedRepository,
@@ -26,7 +27,9 @@ __all__ = [
     "CatalogEntry",
     "DownloadManager",
     "DownloadedFile",
+    "Folders",
     "GatedRepository",
+    "Hub",
     "Job",
     "KnownFile",
     "PartialDownload",
