@@ -198,12 +198,7 @@ def test_a_bug_ends_the_job_and_not_the_thread(
     assert finished(manager, manager.start("acme/a")).state == "done"
 
 
-def test_clear_finished_keeps_what_runs(hub: HubServer, manager: DownloadManager) -> None:
-    finished(manager, manager.start("acme/a"))
-    hub.fault("CDN GET", rate=600_000)
-    running = manager.start("acme/b")
-    manager.clear_finished()
-    assert [job.id for job in manager.jobs()] == [running]
+def test_a_job_that_there_is_not(manager: DownloadManager) -> None:
     assert manager.job("download-1") is None
     assert manager.wait("download-1") is None
     assert not manager.cancel("download-1")

@@ -19,6 +19,7 @@ from vae_lib.hub.download import DownloadedFile, OnConflict, pull
 from vae_lib.hub.progress import Progress
 from vae_lib.hub.reference import parse_reference
 
+_PROGRESS = ("message", "done", "total", "speed", "eta")
 State = Literal["queued", "running", "done", "failed", "cancelled"]
 
 log = logging.getLogger(__name__)
@@ -168,11 +169,6 @@ class DownloadManager:
         task.over.wait(timeout)
         return self.job(job_id) or task.job
 
-    def clear_finished(self) -> None:
-        """Forget jobs that are over."""
-        with self._lock:
-            self._tasks = {job_id: task for job_id, task in self._tasks.items() if task.job.active}
-
     def close(self, timeout: float | None = 5.0) -> None:
         """Cancel everything, wait for the running downloads to stop, and end the threads."""
         for job in self.jobs():
@@ -226,36 +222,13 @@ class DownloadManager:
             self._finish(task, "done", f"{result.path.name} {verb} and {verified}.", result=result)
 
     def _progressed(self, task: _Task, progress: Progress) -> None:
-        if task.cancelled.is_set():
-            return
-        self._change(
-            task,
-            message=progress.message,
-            done=progress.done,
-            total=progress.total,
-            speed=progress.speed,
-            eta=progress.eta,
-        )
+        if not task.cancelled.is_set():
+            self._change(task, **{name: getattr(progress, name) for name in _PROGRESS})
 
-    def _finish(
-        self,
-        task: _Task,
-        state: State,
-        message: str,
-        *,
-        result: DownloadedFile | None = None,
-        error: VAEGuardError | None = None,
-    ) -> None:
-        self._change(
-            task,
-            state=state,
-            message=message,
-            result=result,
-            error=error,
-            speed=None,
-            eta=None,
-            finished=time.time(),
-        )
+    def _finish(self, task: _Task, state: State, message: str, **found: object) -> None:
+        """``found``: a ``result`` or an ``error``."""
+        ended = {"speed": None, "eta": None, "finished": time.time()}
+        self._change(task, state=state, message=message, **ended, **found)
         try:
             if self._on_finished is not None:
                 self._on_finished(task.job)

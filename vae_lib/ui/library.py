@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import queue
 import threading
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,9 +74,9 @@ class Library:
         with self._lock:
             return len(self._pending)
 
-    def names(self, rows: Sequence[Row] | None = None) -> list[str]:
+    def names(self) -> list[str]:
         """Names of the files that can be used."""
-        return [row.name for row in (self.rows() if rows is None else rows) if row.identity is not None]
+        return [row.name for row in self.rows() if row.identity is not None]
 
     def _row(self, file: VAEFile) -> Row:
         if file.problem is not None:
