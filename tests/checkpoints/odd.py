@@ -18,10 +18,7 @@ from tests.networks.small import network, taesd, weights_of
 
 Weights = dict[str, torch.Tensor]
 
-_BLOCKS = {
-    "down_block_types": ("DownEncoderBlock2D",) * 2,
-    "up_block_types": ("UpDecoderBlock2D",) * 2,
-}
+_BLOCKS = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
 
 
 def _contents() -> dict[str, tuple[Weights, str]]:

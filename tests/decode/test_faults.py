@@ -12,12 +12,7 @@ import os
 import pytest
 from torch import Tensor
 
-from tests.decode.test_ladder import (
-    TINY,
-    Allocations,
-    ladder,
-    live_tensors,
-)
+from tests.decode.test_ladder import TINY, Allocations, ladder, live_tensors
 from tests.device.test_failures import ROWS, error_of
 from tests.engine.gpu import as_on_a_gpu
 from tests.networks.small import distance, images, latents_for, network, taesd

@@ -59,11 +59,7 @@ def put(hub: HubServer, *names: str) -> None:
             "vae/diffusion_pytorch_model.safetensors",
         ),
         (
-            [
-                "taesd_decoder.safetensors",
-                "taesd_encoder.safetensors",
-                "diffusion_pytorch_model.safetensors",
-            ],
+            ["taesd_decoder.safetensors", "taesd_encoder.safetensors", "diffusion_pytorch_model.safetensors"],
             "diffusion_pytorch_model.safetensors",
         ),
         (["a-lora.safetensors", "a.vae.safetensors"], "a.vae.safetensors"),

@@ -10,10 +10,7 @@ from typing import Any
 from vae_lib.errors import InputError
 from vae_lib.planning import Route
 
-DECODE_BY: dict[str, Route | None] = {
-    "Auto": None,
-    **{route.caption: route for route in Route},
-}
+DECODE_BY: dict[str, Route | None] = {"Auto": None, **{route.caption: route for route in Route}}
 NAMES = ("fallback", "decode_by", "threshold")
 LARGEST_THRESHOLD = 1024.0
 _ALIASES = {route.value: route.caption for route in Route} | {"tiled+ram": "Tiled + RAM", "automatic": "Auto"}

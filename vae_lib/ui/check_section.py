@@ -46,12 +46,7 @@ class CheckSection:
             lines=4, max_lines=20, interactive=False, show_copy_button=True, visible=False, elem_id="vg_check_report",
         )  # fmt: skip
         self.stop.click(self._stopped.set, None, None, **QUIET)
-        self.go.click(
-            self._run,
-            [dtype, operation],
-            [self.said, self.report, self.stop],
-            **QUIET,
-        )
+        self.go.click(self._run, [dtype, operation], [self.said, self.report, self.stop], **QUIET)
 
     def _run(self, dtype: str, operation: str) -> Iterator[tuple[str, Any, Any]]:
         """What is tried at the moment, then the report."""

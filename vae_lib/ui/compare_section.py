@@ -95,11 +95,7 @@ class CompareSection:
                     elem_id="vg_status",
                 )
                 self.gallery = gr.Gallery(
-                    label="Pictures",
-                    columns=3,
-                    object_fit="contain",
-                    visible=False,
-                    elem_id="vg_gallery",
+                    label="Pictures", columns=3, object_fit="contain", visible=False, elem_id="vg_gallery"
                 )
                 self.table = gr.HTML(elem_id="vg_results")
                 with gr.Row(visible=False) as self.difference_row:

@@ -216,10 +216,7 @@ class FilesSection:
                     self.automatic = gr.Button(
                         "Set SD VAE to Automatic", visible=False, elem_id="vg_automatic", min_width=120
                     )
-                    hinted(
-                        self.automatic,
-                        "Let each checkpoint have the VAE noted for it, or else its own",
-                    )
+                    hinted(self.automatic, "Let each checkpoint have the VAE noted for it, or else its own")
                 self.said = gr.HTML(elem_id="vg_said")
                 uses = gr.Number(0, elem_id=USES, elem_classes="vg-hidden")
         self.table_outputs = [self.table, self.pick, self.details, self.always, self.automatic]
