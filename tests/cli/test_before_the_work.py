@@ -111,24 +111,12 @@ def taesd(path: Path, channels: int, **halves: bool) -> Path:
 
 @pytest.mark.usefixtures("no_work")
 @pytest.mark.parametrize("route", ["auto", "taesd"])
-def test_a_taesd_that_cannot_decode(route: str, run: Runner, latents: Path, tmp_path: Path) -> None:
+def test_a_taesd_that_cannot_decode(route: str, decode: Runner, latents: Path, tmp_path: Path) -> None:
     half = taesd(tmp_path / "half.safetensors", 4, decoder=False)
-    arguments = (
-        "decode",
-        latents,
-        "--vae",
-        VAE,
-        "-o",
-        tmp_path / "x.png",
-        "--device",
-        "cpu",
-        "--route",
-        route,
-    )
-    error = refused(run(*arguments, "--taesd", half))
+    options = ("-o", tmp_path / "x.png", "--route", route, "--taesd")
+    error = refused(decode(latents, *options, half))
     assert "half.safetensors holds only an encoder, so it cannot decode" in error
-    other = taesd(tmp_path / "other.safetensors", 16)
-    error = refused(run(*arguments, "--taesd", other))
+    error = refused(decode(latents, *options, taesd(tmp_path / "other.safetensors", 16)))
     assert re.search("(takes latents of 16|takes 16)", error), error
 
 

@@ -64,22 +64,8 @@ def test_plan_marks_the_chosen_route_and_explains_it(run: Runner) -> None:
 
 @pytest.mark.slow
 def test_plan_for_a_gpu_that_is_not_here(run: Runner) -> None:
-    plan = json.loads(
-        run(
-            "plan",
-            "--vae",
-            VAE,
-            "--width",
-            512,
-            "--height",
-            512,
-            "--free",
-            "2GB",
-            "--device",
-            "cuda",
-            "--json",
-        ).out
-    )
+    size = ("--width", 512, "--height", 512, "--free", "2GB", "--device", "cuda")
+    plan = json.loads(run("plan", "--vae", VAE, *size, "--json").out)
     assert plan["dtype"] == "fp16"
     assert plan["chosen"] == "full"
 

@@ -219,15 +219,9 @@ class Job:
 
         try:
             yield Ladder(
-                self.vae,
-                self.taesd,
-                self.device,
-                self.dtype,
-                order,
-                planner,
-                wrap=options.seamless,
+                self.vae, self.taesd, self.device, self.dtype, order, planner, wrap=options.seamless,
                 progress=progress,
-            )
+            )  # fmt: skip
         finally:
             bar.close()
 

@@ -50,15 +50,9 @@ def launch(
     backend = FolderBackend(Path(folder).expanduser())
     app = build_app(backend)
     app.launch(
-        server_name=HOST,
-        server_port=_free_port(port),
-        inbrowser=open_browser,
-        prevent_thread_lock=not block,
-        show_api=False,
-        show_error=True,
-        quiet=not block,
-        share=False,
-    )
+        server_name=HOST, server_port=_free_port(port), inbrowser=open_browser, prevent_thread_lock=not block,
+        show_api=False, show_error=True, quiet=not block, share=False,
+    )  # fmt: skip
     return app
 
 

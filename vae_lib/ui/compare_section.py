@@ -63,29 +63,21 @@ class CompareSection:
                     elem_id="vg_kept",
                 )  # fmt: skip
                 self.picture = gr.Image(
-                    example,
-                    type="pil",
-                    label="Picture, encoded first by each VAE",
-                    height=220,
-                    visible=start == _PICTURE,
-                    elem_id="vg_picture",
-                )
+                    example, type="pil", label="Picture, encoded first by each VAE", height=220,
+                    visible=start == _PICTURE, elem_id="vg_picture",
+                )  # fmt: skip
                 self.file = gr.File(
-                    label="Latents (.safetensors)",
-                    file_types=[".safetensors"],
-                    visible=start == _FILE,
+                    label="Latents (.safetensors)", file_types=[".safetensors"], visible=start == _FILE,
                     elem_id="vg_latents",
-                )
+                )  # fmt: skip
                 self.vaes = gr.Dropdown([], multiselect=True, label="VAEs", elem_id="vg_vaes")
                 self.routes = gr.CheckboxGroup(
                     routes, value=[AUTO, Route.TILED.caption], label="Routes", info=others, elem_id="vg_route_boxes"
                 )  # fmt: skip
                 self.limit = gr.Number(
-                    0,
-                    label="Memory limit of each decode, in MB (0: what is free)",
-                    precision=0,
+                    0, label="Memory limit of each decode, in MB (0: what is free)", precision=0,
                     elem_id="vg_limit",
-                )
+                )  # fmt: skip
                 with gr.Row():
                     go = gr.Button("Compare", variant="primary", elem_id="vg_compare", min_width=120)
                     self.stop = gr.Button("Stop", interactive=False, elem_id="vg_stop", min_width=80)
@@ -102,21 +94,14 @@ class CompareSection:
                     self.one = gr.Dropdown([], label="Difference of", min_width=170, elem_id="vg_one")
                     self.other = gr.Dropdown([], label="and", min_width=170, elem_id="vg_other")
                     self.gain = gr.Dropdown(
-                        list(_GAINS),
-                        value="until visible",
-                        label="amplified",
-                        min_width=110,
+                        list(_GAINS), value="until visible", label="amplified", min_width=110,
                         elem_id="vg_gain",
-                    )
+                    )  # fmt: skip
                 self.said = gr.HTML(elem_id="vg_difference_said")
                 self.shown = gr.Image(
-                    label="Difference",
-                    type="pil",
-                    visible=False,
-                    height=380,
-                    interactive=False,
+                    label="Difference", type="pil", visible=False, height=380, interactive=False,
                     elem_id="vg_difference",
-                )
+                )  # fmt: skip
         for component, text in (
             (
                 self.source,
