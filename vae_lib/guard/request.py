@@ -41,8 +41,6 @@ def from_args(args: Sequence[Any]) -> Request:
     Raises:
         InputError: when a value has the wrong type or is out of range; the sentence names the argument.
     """
-    if len(args) == 1 and isinstance(args[0], Mapping):
-        return from_mapping(args[0])
     if args and isinstance(args[0], Mapping):  # by name through the page's arguments: the rest are defaults
         return from_mapping(args[0])
     if len(args) > len(NAMES):

@@ -8,7 +8,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -19,7 +19,6 @@ from vae_lib.hub.download import DownloadedFile, OnConflict, pull
 from vae_lib.hub.progress import Progress
 from vae_lib.hub.reference import parse_reference
 
-_PROGRESS = ("message", "done", "total", "speed", "eta")
 State = Literal["queued", "running", "done", "failed", "cancelled"]
 
 log = logging.getLogger(__name__)
@@ -29,10 +28,9 @@ log = logging.getLogger(__name__)
 class Job:
     """A download as it was when it was asked for; it does not change afterwards.
 
-    ``message`` is one line for people. ``done``, ``total``, ``speed`` and ``eta`` are as in
-    :class:`Progress`. ``result`` is there when ``state`` is "done"; ``error`` when it is "failed": its type
-    tells whether a choice of the user's would help (TargetExists, AmbiguousReference, PickleRefused,
-    GatedRepository). ``finished`` is the time.
+    ``message`` is one line for people, ``done`` and ``total`` are bytes. ``result`` is there when ``state`` is "done";
+    ``error`` when it is "failed": its type tells whether a choice of the user's would help (TargetExists,
+    AmbiguousReference, PickleRefused, GatedRepository).
     """
 
     id: str
@@ -41,12 +39,8 @@ class Job:
     message: str
     done: int = 0
     total: int | None = None
-    speed: float | None = None
-    eta: float | None = None
     result: DownloadedFile | None = None
     error: VAEGuardError | None = None
-    started: float = field(default_factory=time.time)
-    finished: float | None = None
 
     @property
     def active(self) -> bool:
@@ -223,12 +217,11 @@ class DownloadManager:
 
     def _progressed(self, task: _Task, progress: Progress) -> None:
         if not task.cancelled.is_set():
-            self._change(task, **{name: getattr(progress, name) for name in _PROGRESS})
+            self._change(task, message=progress.message, done=progress.done, total=progress.total)
 
     def _finish(self, task: _Task, state: State, message: str, **found: object) -> None:
         """``found``: a ``result`` or an ``error``."""
-        ended = {"speed": None, "eta": None, "finished": time.time()}
-        self._change(task, state=state, message=message, **ended, **found)
+        self._change(task, state=state, message=message, **found)
         try:
             if self._on_finished is not None:
                 self._on_finished(task.job)
