@@ -243,13 +243,9 @@ def run_resolve(reference: str, env: dict[str, str]) -> dict[str, str]:
         "resolve(sys.argv[1], Hub());print(json.dumps({'filename': r.filename, 'url': r.url}))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, reference],
-        cwd=ROOT,
-        env=env,
-        capture_output=True,
-        text=True,
+        [sys.executable, "-c", code, reference], cwd=ROOT, env=env, capture_output=True, text=True,
         timeout=240,
-    )
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return dict(json.loads(done.stdout))
 
@@ -323,17 +319,10 @@ class TestRetries:
 
 class TestCatalog:
     entry = CatalogEntry(
-        title="A VAE",
-        family="SDXL",
-        kind="AutoencoderKL",
-        sha256=hashlib.sha256(b"right").hexdigest(),
-        id="a-vae",
-        repository="Acme/x",
-        file="a.safetensors",
-        licence="MIT",
-        purpose="For tests.",
+        title="A VAE", family="SDXL", kind="AutoencoderKL", sha256=hashlib.sha256(b"right").hexdigest(),
+        id="a-vae", repository="Acme/x", file="a.safetensors", licence="MIT", purpose="For tests.",
         save_as="Nice name.safetensors",
-    )
+    )  # fmt: skip
 
     def test_an_entry_is_recognised_however_it_is_named(self, hub: HubServer) -> None:
         hub.add("Acme/x", {"a.safetensors": b"right", "b.ckpt": b"other"})
