@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 from math import sqrt
-from typing import Any
+from typing import Any, NamedTuple
 
 import gradio as gr
 
@@ -22,6 +22,16 @@ from vae_lib.ui.check_section import CheckSection
 from vae_lib.ui.events import QUIET
 from vae_lib.ui.hints import hinted
 from vae_lib.ui.library import Library
+
+
+class Asked(NamedTuple):
+    """What the fields hold."""
+
+    width: float | None
+    height: float | None
+    dtype: str
+    operation: str
+    vae: str
 
 
 class MemorySection:
@@ -71,41 +81,31 @@ class MemorySection:
         """The files that can be asked for, after the standard networks."""
         return gr.update(choices=[*STANDARD, *self._library.names()])
 
-    def show(
-        self,
-        page: gr.Request,
-        width: float | None,
-        height: float | None,
-        dtype: str,
-        operation: str,
-        vae: str,
-    ) -> Iterator[tuple[Any, ...]]:
+    def show(self, page: gr.Request, *values: Any) -> Iterator[tuple[Any, ...]]:
         """What the size needs at once, then the curves; nothing once the page has asked for something else."""
         session, number = _session(page), next(self._numbers)
         self._latest[session] = number
-        for shown in self._shown(width, height, dtype, operation, vae):
+        for shown in self._shown(Asked(*values)):
             if self._latest[session] != number:
                 yield self._nothing_new()
                 return
             yield shown
-        self._answered[session] = (width, height, dtype, operation, vae)
+        self._answered[session] = values
 
-    def catch_up(self, page: gr.Request, *asked: Any) -> Iterator[tuple[Any, ...]]:
+    def catch_up(self, page: gr.Request, *values: Any) -> Iterator[tuple[Any, ...]]:
         """``show`` of what the fields hold by now: two events of one moment may have run in either order."""
-        if self._answered.get(_session(page)) == asked:
+        if self._answered.get(_session(page)) == values:
             yield self._nothing_new()
         else:
-            yield from self.show(page, *asked)
+            yield from self.show(page, *values)
 
     def _nothing_new(self) -> tuple[Any, ...]:
         return (gr.update(),) * len(self.outputs)  # else gradio repeats what came last
 
-    def _shown(
-        self, width: float | None, height: float | None, dtype: str, operation: str, vae: str
-    ) -> Iterator[tuple[str, str, str, str, str]]:
+    def _shown(self, asked: Asked) -> Iterator[tuple[str, str, str, str, str]]:
         """Curves take seconds the first time."""
         try:
-            work = self._work(width, height, dtype, operation, vae)
+            work = self._work(asked)
             outlook = self._outlook(work)
             bar, line = self._summary(outlook)
             prospects = memory.with_taesd(outlook, self._backend.planner())
@@ -148,23 +148,22 @@ class MemorySection:
             f"{wording.expected(outlook)}; takes about {wording.time_text(plan.seconds)}."
         )
 
-    def _work(self, width: float | None, height: float | None, dtype: str, operation: str, vae: str) -> Work:
-        for name, value in (("width", width), ("height", height)):
+    def _work(self, asked: Asked) -> Work:
+        for name, value in (("width", asked.width), ("height", asked.height)):
             if value is None or not 64 <= value <= memory.LARGEST:
                 raise InputError(f"The {name} must be a number of pixels from 64 to {memory.LARGEST}.")
-        config: Architecture | None = STANDARD.get(vae)
+        config: Architecture | None = STANDARD.get(asked.vae)
         channels = config.latent_channels if config is not None else 4
         if config is None:
-            row = self._library.row(vae)
+            row = self._library.row(asked.vae)
             if row is None:
-                raise InputError(f"{vae} is not there any more; choose another VAE.")
+                raise InputError(f"{asked.vae} is not there any more; choose another VAE.")
             config, channels = memory.vae_of_file(row.file.path)
         scale = TAESD.downscale if config is None else config.downscale
-        assert width is not None
-        assert height is not None
+        height, width = (max(1, round(side or 0) // scale) for side in (asked.height, asked.width))
         return Work(
-            config, Operation(operation), max(1, round(height) // scale), max(1, round(width) // scale), 1,
-            self._backend.device(), DTYPES[dtype], taesd=True, latent_channels=channels,
+            config, Operation(asked.operation), height, width, 1,
+            self._backend.device(), DTYPES[asked.dtype], taesd=True, latent_channels=channels,
             spare=self._backend.spare(),
         )  # fmt: skip
 
