@@ -19,9 +19,13 @@ from vae_lib.catalog import (
 def test_the_rows() -> None:
     factors = {name: (f.latent_channels, f.scaling_factor, f.shift_factor) for name, f in FAMILIES.items()}
     assert factors == {
-        "SD1": (4, 0.18215, 0.0), "SD2": (4, 0.18215, 0.0), "SDXL": (4, 0.13025, 0.0),
-        "SD3": (16, 1.5305, 0.0609), "FLUX.1": (16, 0.3611, 0.1159), "FLUX.2": (32, 1.0, 0.0),
-    }  # fmt: skip
+        "SD1": (4, 0.18215, 0.0),
+        "SD2": (4, 0.18215, 0.0),
+        "SDXL": (4, 0.13025, 0.0),
+        "SD3": (16, 1.5305, 0.0609),
+        "FLUX.1": (16, 0.3611, 0.1159),
+        "FLUX.2": (32, 1.0, 0.0),
+    }
     stems = [family.taesd_stem for family in FAMILIES.values()]
     assert stems == ["taesd", "taesd", "taesdxl", "taesd3", "taef1", None]
     assert [family.sampler_channels for family in FAMILIES.values()] == [4, 4, 4, 16, 16, 128]
