@@ -61,14 +61,8 @@ def is_ready(purpose: str) -> bool:
 
 def pip_install(*arguments: str) -> None:
     command = [
-        str(venv_python()),
-        "-m",
-        "pip",
-        "install",
-        "--no-input",
-        "--disable-pip-version-check",
-        "--quiet",
-    ]
+        str(venv_python()), "-m", "pip", "install", "--no-input", "--disable-pip-version-check", "--quiet",
+    ]  # fmt: skip
     subprocess.run([*command, *arguments], check=True, stdin=subprocess.DEVNULL)
 
 

@@ -31,21 +31,8 @@ CPU = torch.device("cpu")
 def test_compare(tmp_path: Path) -> None:
     output = tmp_path / "new" / "x.json"
     words = ["diffusers full", "ours tiled, smallest"]
-    compare.main(
-        [
-            "--shapes",
-            "bundled",
-            "--sizes",
-            "64",
-            "128",
-            "--rounds",
-            "2",
-            "--systems",
-            *words,
-            "-o",
-            str(output),
-        ]
-    )
+    arguments = shlex.split("--shapes bundled --sizes 64 128 --rounds 2")
+    compare.main([*arguments, "--systems", *words, "-o", str(output)])
     records = json.loads(output.read_text())["records"]
     assert [(r["system"], r["size"]) for r in records] == [
         (name, size) for size in (64, 128) for name in words
@@ -114,34 +101,10 @@ def test_table_and_ratios() -> None:
 
 def test_a_cap_is_survived_by_ours_only(tmp_path: Path) -> None:
     output = tmp_path / "capped.json"
-    capped.main(
-        [
-            *(
-                "--device",
-                "cpu",
-                "--shape",
-                "bundled",
-                "--dtype",
-                "fp32",
-                "--rounds",
-                "1",
-                "--sizes",
-                "64",
-                "256",
-            ),
-            *(
-                "--caps",
-                "0.09",
-                "--ballast",
-                "0.04",
-                "--systems",
-                "diffusers full",
-                AUTOMATIC,
-                "-o",
-                str(output),
-            ),
-        ]
+    arguments = shlex.split(
+        "--device cpu --shape bundled --dtype fp32 --rounds 1 --sizes 64 256 --caps 0.09 --ballast 0.04"
     )
+    capped.main([*arguments, "--systems", "diffusers full", AUTOMATIC, "-o", str(output)])
     records = json.loads(output.read_text())["records"]
     survived = {(r["system"], r["size"]): r.get("problem", "yes") for r in records}
     assert survived == {

@@ -89,18 +89,12 @@ def _vaes(folder: Path) -> Iterator[tuple[str, Path]]:
     for key in ("params", "params_ema", "ema", "generator", "vae", "net"):
         yield f"a training script (`{key}`)", pickled(f"{key}.pth", {key: vae, "epoch": 3})
     for prefix in ("module.", "_orig_mod.", "ema_model.", "model.", "model.vae."):
-        yield (
-            f"a wrapper (`{prefix}`)",
-            safetensors(f"{prefix}vae.safetensors", _prefixed(prefix, vae)),
-        )
+        yield (f"a wrapper (`{prefix}`)", safetensors(f"{prefix}vae.safetensors", _prefixed(prefix, vae)))
     theirs.save_pretrained(folder / "diffusers")
     yield "diffusers, with its config.json", folder / "diffusers" / "diffusion_pytorch_model.safetensors"
     yield "diffusers' file alone", safetensors("moved.safetensors", weights_of(theirs))
     yield "FLUX.2", safetensors("flux2.safetensors", flux2)
-    yield (
-        "FLUX.2 without its statistics",
-        safetensors("flux2-bare.safetensors", weights_of(network(FLUX2))),
-    )
+    yield ("FLUX.2 without its statistics", safetensors("flux2-bare.safetensors", weights_of(network(FLUX2))))
     yield "half of a TAESD", pickled("taesd_decoder.pth", _half(tiny, "decoder"))
     yield "TAESD of diffusers", safetensors("taesd.safetensors", weights_of(AutoencoderTiny()))
     (folder / "odd").mkdir()

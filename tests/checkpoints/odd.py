@@ -18,10 +18,7 @@ from tests.networks.small import network, taesd, weights_of
 
 Weights = dict[str, torch.Tensor]
 
-_BLOCKS = {
-    "down_block_types": ("DownEncoderBlock2D",) * 2,
-    "up_block_types": ("UpDecoderBlock2D",) * 2,
-}
+_BLOCKS = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
 
 
 def _contents() -> dict[str, tuple[Weights, str]]:
@@ -30,17 +27,11 @@ def _contents() -> dict[str, tuple[Weights, str]]:
     no_attention = {key: value for key, value in good.items() if ".attn_1." not in key}
     theirs = AutoencoderKL(**_BLOCKS, block_out_channels=(32, 64), mid_block_add_attention=False)
     dc_ae = AutoencoderDC(
-        latent_channels=4,
-        attention_head_dim=8,
-        encoder_block_types=("ResBlock", "EfficientViTBlock"),
-        decoder_block_types=("ResBlock", "EfficientViTBlock"),
-        encoder_block_out_channels=(16, 32),
-        decoder_block_out_channels=(16, 32),
-        encoder_layers_per_block=(1, 1),
-        decoder_layers_per_block=(1, 1),
-        encoder_qkv_multiscales=((), (5,)),
-        decoder_qkv_multiscales=((), (5,)),
-    )
+        latent_channels=4, attention_head_dim=8, encoder_block_types=("ResBlock", "EfficientViTBlock"),
+        decoder_block_types=("ResBlock", "EfficientViTBlock"), encoder_block_out_channels=(16, 32),
+        decoder_block_out_channels=(16, 32), encoder_layers_per_block=(1, 1), decoder_layers_per_block=(1, 1),
+        encoder_qkv_multiscales=((), (5,)), decoder_qkv_multiscales=((), (5,)),
+    )  # fmt: skip
     masked = AsymmetricAutoencoderKL(
         **_BLOCKS, down_block_out_channels=(32, 64), up_block_out_channels=(32, 64), layers_per_down_block=1
     )

@@ -22,6 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.checkpoints import corpus
+from tests.checkpoints.corpus import Runs
 from tests.checkpoints.damage import assert_read_or_told, overwrite
 from vae_lib.checkpoints import open_weights, pickle_file, read_header
 from vae_lib.errors import CheckpointError
@@ -88,16 +89,6 @@ def test_tensors_outlive_the_file(save: Callable[[Any, Path], None], tmp_path: P
         read = file.read("a")
     path.write_bytes(b"")
     assert torch.equal(read, TENSORS["a"])
-
-
-class Runs:
-    """Unpickling it would run a command."""
-
-    def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
-        self.reduced = (function, arguments)
-
-    def __reduce__(self) -> Any:
-        return self.reduced
 
 
 def plain_pickle(protocol: int) -> Callable[[Any, Path], None]:

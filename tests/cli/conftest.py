@@ -37,6 +37,12 @@ def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., Run]:
 
 
 @pytest.fixture
+def decode(run: Callable[..., Run]) -> Callable[..., Run]:
+    """``decode`` by the bundled VAE, on the CPU: what is decoded, and further options."""
+    return lambda latents, *options: run("decode", latents, "--vae", VAE, "--device", "cpu", *options)
+
+
+@pytest.fixture
 def latents(tmp_path: Path) -> Path:
     """Latents of a small picture as a sampler leaves them, for the bundled VAE."""
     path = tmp_path / "latents.safetensors"

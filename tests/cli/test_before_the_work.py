@@ -56,11 +56,11 @@ def refused(done: Run) -> str:
     ],
 )
 def test_pictures_that_their_format_cannot_hold(
-    suffix: str, shape: tuple[int, int], said: str, run: Runner, tmp_path: Path
+    suffix: str, shape: tuple[int, int], said: str, decode: Runner, tmp_path: Path
 ) -> None:
     save_file({"latents": torch.zeros(1, 4, *shape)}, tmp_path / "l.safetensors")
     out = tmp_path / f"out{suffix}"
-    error = refused(run("decode", tmp_path / "l.safetensors", "--vae", VAE, "-o", out, "--device", "cpu"))
+    error = refused(decode(tmp_path / "l.safetensors", "-o", out))
     assert re.search(said, error), error
 
 
@@ -90,25 +90,16 @@ def test_a_photograph_is_not_replaced_by_its_latents(run: Runner, tmp_path: Path
 
 
 @pytest.mark.usefixtures("no_work")
-def test_one_of_a_batch_may_be_an_input_too(run: Runner, tmp_path: Path) -> None:
+def test_one_of_a_batch_may_be_an_input_too(decode: Runner, tmp_path: Path) -> None:
     save_file({"latents": torch.zeros(2, 4, 4, 4)}, tmp_path / "x-2.safetensors")
-    done = run(
-        "decode",
-        tmp_path / "x-2.safetensors",
-        "--vae",
-        VAE,
-        "-o",
-        tmp_path / "x.safetensors",
-        "--device",
-        "cpu",
-    )
+    done = decode(tmp_path / "x-2.safetensors", "-o", tmp_path / "x.safetensors")
     assert "x-2.safetensors is one of the files" in refused(done)
 
 
 @pytest.mark.usefixtures("no_work")
 @pytest.mark.skipif(sys.platform != "linux", reason="a folder that nobody can write to, not even root")
-def test_a_folder_that_cannot_be_written_to(run: Runner, latents: Path) -> None:
-    error = refused(run("decode", latents, "--vae", VAE, "-o", "/proc/self/out.png", "--device", "cpu"))
+def test_a_folder_that_cannot_be_written_to(decode: Runner, latents: Path) -> None:
+    error = refused(decode(latents, "-o", "/proc/self/out.png"))
     assert "The folder /proc/" in error
     assert "cannot be written to" in error
 
@@ -120,24 +111,12 @@ def taesd(path: Path, channels: int, **halves: bool) -> Path:
 
 @pytest.mark.usefixtures("no_work")
 @pytest.mark.parametrize("route", ["auto", "taesd"])
-def test_a_taesd_that_cannot_decode(route: str, run: Runner, latents: Path, tmp_path: Path) -> None:
+def test_a_taesd_that_cannot_decode(route: str, decode: Runner, latents: Path, tmp_path: Path) -> None:
     half = taesd(tmp_path / "half.safetensors", 4, decoder=False)
-    arguments = (
-        "decode",
-        latents,
-        "--vae",
-        VAE,
-        "-o",
-        tmp_path / "x.png",
-        "--device",
-        "cpu",
-        "--route",
-        route,
-    )
-    error = refused(run(*arguments, "--taesd", half))
+    options = ("-o", tmp_path / "x.png", "--route", route, "--taesd")
+    error = refused(decode(latents, *options, half))
     assert "half.safetensors holds only an encoder, so it cannot decode" in error
-    other = taesd(tmp_path / "other.safetensors", 16)
-    error = refused(run(*arguments, "--taesd", other))
+    error = refused(decode(latents, *options, taesd(tmp_path / "other.safetensors", 16)))
     assert re.search("(takes latents of 16|takes 16)", error), error
 
 
@@ -192,7 +171,7 @@ def test_pictures_of_other_channels(
 
 
 def test_what_was_computed_survives_a_disk_that_fills_up(
-    run: Runner, latents: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    decode: Runner, latents: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(image: Image.Image, *_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
@@ -202,9 +181,7 @@ def test_what_was_computed_survives_a_disk_that_fills_up(
         patch.setattr(work, "check_picture", lambda *_: None)
         patch.setattr(Image.Image, "save", full)
         out, tensor = tmp_path / "x.png", tmp_path / "i.safetensors"
-        error = refused(
-            run("decode", latents, "--vae", VAE, "-o", out, "--tensor", tensor, "--device", "cpu")
-        )
+        error = refused(decode(latents, "-o", out, "--tensor", tensor))
     assert f"{out} was not written: the disk is full" in error
     assert f"What was written is in {tensor}. The latents are untouched in {latents}." in error
     assert load_file(tensor)["image"].shape == (1, 3, 72, 56)
@@ -237,13 +214,13 @@ INFOTEXT = "a cat, ünïcode 🐈\nSteps: 2, Sampler: Euler a"
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".avif"])
-def test_the_infotext_is_where_the_webui_looks_for_it(suffix: str, run: Runner, tmp_path: Path) -> None:
+def test_the_infotext_is_where_the_webui_looks_for_it(suffix: str, decode: Runner, tmp_path: Path) -> None:
     Image.init()
     if suffix not in Image.EXTENSION:
         pytest.skip("this Pillow writes no AVIF")
     save_file({"latents": torch.zeros(1, 4, 4, 4)}, tmp_path / "l.safetensors", {"parameters": INFOTEXT})
     out = tmp_path / f"x{suffix}"
-    assert run("decode", tmp_path / "l.safetensors", "--vae", VAE, "-o", out, "--device", "cpu").code == 0
+    assert decode(tmp_path / "l.safetensors", "-o", out).code == 0
     with Image.open(out) as picture:
         if suffix == ".png":
             assert picture.info["parameters"] == INFOTEXT
@@ -253,10 +230,8 @@ def test_the_infotext_is_where_the_webui_looks_for_it(suffix: str, run: Runner, 
     assert comment[8:].decode("utf-16-be") == INFOTEXT
 
 
-def test_an_infotext_that_a_jpeg_has_no_room_for(run: Runner, tmp_path: Path) -> None:
+def test_an_infotext_that_a_jpeg_has_no_room_for(decode: Runner, tmp_path: Path) -> None:
     save_file({"latents": torch.zeros(1, 4, 4, 4)}, tmp_path / "l.safetensors", {"parameters": "x" * 40_000})
-    done = run(
-        "decode", tmp_path / "l.safetensors", "--vae", VAE, "-o", tmp_path / "x.jpg", "--device", "cpu"
-    )
+    done = decode(tmp_path / "l.safetensors", "-o", tmp_path / "x.jpg")
     assert done.code == 0
     assert "the infotext is too long for a JPEG file and was left out" in done.err

@@ -31,24 +31,10 @@ def plain(latents: torch.Tensor, scale: float | None = None) -> torch.Tensor:
 @pytest.mark.slow
 @pytest.mark.parametrize("route", ["auto", "full", "tiled", "offload", "cpu"])
 def test_every_exact_route_gives_the_plain_picture(
-    run: Runner, latents: Path, tmp_path: Path, route: str
+    decode: Runner, latents: Path, tmp_path: Path, route: str
 ) -> None:
     out, tensor = tmp_path / "out.png", tmp_path / "image.safetensors"
-    done = run(
-        "decode",
-        latents,
-        "--vae",
-        VAE,
-        "-o",
-        out,
-        "--tensor",
-        tensor,
-        "--route",
-        route,
-        "--device",
-        "cpu",
-        "--json",
-    )
+    done = decode(latents, "-o", out, "--tensor", tensor, "--route", route, "--json")
     assert done.code == 0, done.err
     expected = plain(load_file(latents)["latents"])
     image = load_file(tensor)["image"]
@@ -67,22 +53,10 @@ def test_every_exact_route_gives_the_plain_picture(
 
 
 @pytest.mark.slow
-def test_a_budget_is_kept(run: Runner, tmp_path: Path) -> None:
+def test_a_budget_is_kept(decode: Runner, tmp_path: Path) -> None:
     latents = tmp_path / "latents.safetensors"
     save_file({"latents": torch.randn(1, 4, 24, 24)}, latents)
-    done = run(
-        "decode",
-        latents,
-        "--vae",
-        VAE,
-        "-o",
-        tmp_path / "a.png",
-        "--device",
-        "cpu",
-        "--budget",
-        "12MB",
-        "--json",
-    )
+    done = decode(latents, "-o", tmp_path / "a.png", "--budget", "12MB", "--json")
     assert done.code == 0, done.err
     report = json.loads(done.out)
     assert report["route"] in ("tiled", "offload")
@@ -92,10 +66,10 @@ def test_a_budget_is_kept(run: Runner, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_budget_below_the_least_names_the_least_and_the_least_works(
-    run: Runner, latents: Path, tmp_path: Path
+    decode: Runner, latents: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out.png"
-    done = run("decode", latents, "--vae", VAE, "-o", out, "--device", "cpu", "--budget", "100KB")
+    done = decode(latents, "-o", out, "--budget", "100KB")
     assert done.code == 1
     assert not out.exists()
     loaded = load_vae(VAE, dtype=torch.float32).model
@@ -104,16 +78,13 @@ def test_a_budget_below_the_least_names_the_least_and_the_least_works(
     assert least is not None
     assert done.err.count("\n") == 1
     assert "which takes at least" in done.err
-    assert (
-        run("decode", latents, "--vae", VAE, "-o", out, "--device", "cpu", "--budget", least.peak_bytes).code
-        == 0
-    )
+    assert decode(latents, "-o", out, "--budget", least.peak_bytes).code == 0
 
 
-def test_a_batch_gives_one_file_each(run: Runner, tmp_path: Path) -> None:
+def test_a_batch_gives_one_file_each(decode: Runner, tmp_path: Path) -> None:
     latents = tmp_path / "latents.safetensors"
     save_file({"latents": torch.randn(3, 4, 4, 4)}, latents)
-    assert run("decode", latents, "--vae", VAE, "-o", tmp_path / "p.png", "--device", "cpu").code == 0
+    assert decode(latents, "-o", tmp_path / "p.png").code == 0
     assert sorted(path.name for path in tmp_path.glob("*.png")) == ["p-1.png", "p-2.png", "p-3.png"]
 
 
@@ -126,7 +97,7 @@ def test_factors_are_divided_by_then_added(run: Runner, latents: Path, tmp_path:
 
 
 @pytest.mark.slow
-def test_encode_then_decode_gives_the_photograph_back(run: Runner, tmp_path: Path) -> None:
+def test_encode_then_decode_gives_the_photograph_back(run: Runner, decode: Runner, tmp_path: Path) -> None:
     photo = tmp_path / "photo.png"
     with Image.open(DATA / "coffee.jpg") as picture:
         picture.resize((150, 101)).save(photo)
@@ -135,7 +106,7 @@ def test_encode_then_decode_gives_the_photograph_back(run: Runner, tmp_path: Pat
     assert done.code == 0, done.err
     assert "cropped photo.png from 150x101 to 144x96" in done.err
     assert load_file(latents)["latents"].shape == (1, 4, 12, 18)
-    assert run("decode", latents, "--vae", VAE, "--tensor", back, "--device", "cpu").code == 0
+    assert decode(latents, "--tensor", back).code == 0
     with Image.open(photo) as picture:
         pixels = torch.tensor(list(picture.crop((3, 2, 147, 98)).getdata())).view(96, 144, 3).permute(2, 0, 1)
     error = (load_file(back)["image"][0].clamp(-1, 1) - (pixels / 127.5 - 1)).square().mean()
@@ -172,30 +143,30 @@ def test_a_missing_file_is_told_in_a_sentence(
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_latents_that_are_not_numbers_are_the_unets_fault(run: Runner, tmp_path: Path, bad: float) -> None:
+def test_latents_that_are_not_numbers_are_the_unets_fault(decode: Runner, tmp_path: Path, bad: float) -> None:
     latents = tmp_path / "latents.safetensors"
     z = torch.randn(1, 4, 4, 4)
     z[0, 1, 2, 3] = bad
     save_file({"latents": z}, latents)
-    done = run("decode", latents, "--vae", VAE, "-o", tmp_path / "a.png", "--device", "cpu")
+    done = decode(latents, "-o", tmp_path / "a.png")
     assert done.code == 1
     assert "UNet" in done.err
 
 
-def test_wrong_latent_channels_are_told(run: Runner, tmp_path: Path) -> None:
+def test_wrong_latent_channels_are_told(decode: Runner, tmp_path: Path) -> None:
     latents = tmp_path / "latents.safetensors"
     save_file({"latents": torch.randn(1, 16, 4, 4)}, latents)
-    done = run("decode", latents, "--vae", VAE, "-o", tmp_path / "a.png", "--device", "cpu")
+    done = decode(latents, "-o", tmp_path / "a.png")
     assert done.code == 1
     assert "16 channels" in done.err
 
 
 @pytest.mark.parametrize("output", ["nowhere/out.png", "out.xyz", "."])
 def test_a_bad_output_is_told_and_nothing_is_left(
-    run: Runner, latents: Path, tmp_path: Path, output: str
+    decode: Runner, latents: Path, tmp_path: Path, output: str
 ) -> None:
     before = sorted(tmp_path.iterdir())
-    done = run("decode", latents, "--vae", VAE, "-o", tmp_path / output, "--device", "cpu")
+    done = decode(latents, "-o", tmp_path / output)
     assert done.code == 1
     assert done.err.startswith("vae_lib: ")
     assert sorted(tmp_path.iterdir()) == before

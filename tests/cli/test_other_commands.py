@@ -64,29 +64,15 @@ def test_plan_marks_the_chosen_route_and_explains_it(run: Runner) -> None:
 
 @pytest.mark.slow
 def test_plan_for_a_gpu_that_is_not_here(run: Runner) -> None:
-    plan = json.loads(
-        run(
-            "plan",
-            "--vae",
-            VAE,
-            "--width",
-            512,
-            "--height",
-            512,
-            "--free",
-            "2GB",
-            "--device",
-            "cuda",
-            "--json",
-        ).out
-    )
+    size = ("--width", 512, "--height", 512, "--free", "2GB", "--device", "cuda")
+    plan = json.loads(run("plan", "--vae", VAE, *size, "--json").out)
     assert plan["dtype"] == "fp16"
     assert plan["chosen"] == "full"
 
 
 @pytest.mark.slow
 def test_where_nobody_knows_what_is_free_no_number_is_made_up(
-    run: Runner, latents: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Runner, decode: Runner, latents: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on MPS before PyTorch 2.3."""
     for module in ("commands", "work"):
@@ -100,7 +86,7 @@ def test_where_nobody_knows_what_is_free_no_number_is_made_up(
     table = run(*arguments).out
     assert "free memory not known" in table
     assert table.count(" ? ") == len(plan["routes"])
-    done = run("decode", latents, "--vae", VAE, "-o", tmp_path / "x.png", "--device", "cpu")
+    done = decode(latents, "-o", tmp_path / "x.png")
     assert done.code == 0, done.err
     assert "free memory" in done.out + done.err
 

@@ -12,15 +12,10 @@ import os
 import pytest
 from torch import Tensor
 
-from tests.decode.test_ladder import (
-    TINY,
-    Allocations,
-    ladder,
-    live_tensors,
-)
+from tests.decode.test_ladder import TINY, Allocations, ladder
 from tests.device.test_failures import ROWS, error_of
 from tests.engine.gpu import as_on_a_gpu
-from tests.networks.small import distance, images, latents_for, network, taesd
+from tests.networks.small import distance, images, latents_for, live_tensors, network, taesd
 from vae_lib.errors import DeviceLost
 from vae_lib.networks import AutoencoderKL
 from vae_lib.planning import DEFAULT_ORDER, Preference, Route, Step

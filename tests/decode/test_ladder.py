@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +22,7 @@ from tests.networks.small import (
     distance,
     images,
     latents_for,
+    live_tensors,
     network,
     own_network,
     taesd,
@@ -66,11 +66,6 @@ class Allocations(TorchDispatchMode):
 
 def _storage(tensor: Tensor) -> int:
     return tensor.untyped_storage()._cdata
-
-
-def live_tensors() -> int:
-    gc.collect()
-    return sum(issubclass(type(thing), Tensor) for thing in gc.get_objects())
 
 
 ERRORS: dict[str, Callable[[], Exception]] = {

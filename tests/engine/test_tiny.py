@@ -71,12 +71,7 @@ def test_what_is_too_narrow_to_be_reflected_is_told() -> None:
 
 def test_batches_progress_and_cancelling() -> None:
     latents, calls = scaled_latents(4, 3, 9, 2), []
-    picture = tiny.decode(
-        taesd(),
-        latents,
-        5,
-        replace(COMPUTE, progress=lambda *call: calls.append(call)),
-    )
+    picture = tiny.decode(taesd(), latents, 5, replace(COMPUTE, progress=lambda *call: calls.append(call)))
     assert calls == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert distance(picture, taesd().decode(latents)) < 1e-5
     with pytest.raises(Cancelled):

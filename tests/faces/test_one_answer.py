@@ -63,7 +63,7 @@ def host(request: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
         return replace(Profile.usual(work), speeds=SPEEDS, distrusted=distrusted)
 
     monkeypatch.setattr(KnownProfiles, "__call__", profile)
-    for module in ("guard.guard", "cli.commands", "webui.tab"):
+    for module in ("guard.guard", "cli.commands", "ui.backend"):
         monkeypatch.setattr(f"vae_lib.{module}.free_memory", lambda device: FREE)
     host = Host(tmp_path, loaded=VAE(network(SD)))
     host.values = {"vae_guard_reserve": 0, "vae_guard_threshold": 4.0}
@@ -118,7 +118,7 @@ def test_every_face_promises_what_a_generation_does(
     with gr.Blocks():
         section = MemorySection(backend, Library(backend))
         page = SimpleNamespace(session_hash="a page")
-        shown = list(section.show(page, SIDE, SIDE, "fp32", "decode", "cpu", NAME))[-1]  # type: ignore[arg-type]
+        shown = list(section.show(page, SIDE, SIDE, "fp32", "decode", NAME))[-1]  # type: ignore[arg-type]
     line = re.sub("<.*?>", "", shown[2])
     assert line.strip().startswith(f"{plan.describe()}: needs ")
     said = re.search(r"takes about (\d+) ms\.", line)

@@ -111,16 +111,13 @@ management.VAE_ALWAYS_TILED = True
 with guard.generations.running(p, Request(False, "Tiled")) as current:
     ours, our_latents = decode(), encode()
 answer = {
-    "host": type(host).__module__,
-    "pictures": float((ours - own).abs().max()),
-    "latents": float((our_latents - own_latents).abs().max()),
-    "asked": [list(management.asked), plain],
+    "host": type(host).__module__, "pictures": float((ours - own).abs().max()),
+    "latents": float((our_latents - own_latents).abs().max()), "asked": [list(management.asked), plain],
     "noted": dict(p.extra_generation_params),
     "records": [record.operation.value for record in current.records],
-    "always_tiled": management.VAE_ALWAYS_TILED,
-    "family": host.vae().family,
+    "always_tiled": management.VAE_ALWAYS_TILED, "family": host.vae().family,
     "factors": [host.vae().space.scale, host.vae().space.shift],
-}
+}  # fmt: skip
 
 # Ours has a bug, and the host's own decode runs out of memory: its own tiles come out, under no name of ours.
 outcome, plain_decode = Forward._outcome, first_stage.Decoder.forward

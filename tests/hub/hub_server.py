@@ -206,18 +206,10 @@ class _Handler(BaseHTTPRequestHandler):
                     sibling["lfs"] = {"sha256": repo.sha256(name), "size": len(content), "pointerSize": 134}
             siblings.append(sibling)
         info = {
-            "_id": "0",
-            "id": match[1],
-            "modelId": match[1],
-            "sha": repo.commit,
-            "private": repo.private,
-            "gated": "auto" if repo.gated else False,
-            "disabled": False,
-            "downloads": 0,
-            "likes": 0,
-            "tags": [],
-            "siblings": siblings,
-        }
+            "_id": "0", "id": match[1], "modelId": match[1], "sha": repo.commit, "private": repo.private,
+            "gated": "auto" if repo.gated else False, "disabled": False, "downloads": 0, "likes": 0,
+            "tags": [], "siblings": siblings,
+        }  # fmt: skip
         self._send(200, {"Content-Type": "application/json"}, json.dumps(info).encode())
 
     def _resolve(self, repo_id: str, revision: str, path: str, fault: Fault | None) -> None:

@@ -14,6 +14,7 @@ import threading
 import time
 from collections import namedtuple
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -26,7 +27,9 @@ from vae_lib.hub import (
     Catalog,
     CatalogEntry,
     DownloadedFile,
+    Folders,
     GatedRepository,
+    Hub,
     Progress,
     TargetExists,
     VerificationError,
@@ -42,6 +45,8 @@ from vae_lib.hub import (
 ROOT = Path(__file__).resolve().parents[2]
 VAE = vae_bytes()
 SHA256 = hashlib.sha256(VAE).hexdigest()
+UNET = {"model.diffusion_model.input_blocks.0.0.weight": torch.zeros(4, 4, 3, 3)}
+NORM = "decoder.norm_out.bias"
 
 
 @pytest.fixture(autouse=True)
@@ -57,6 +62,15 @@ def fetch(hub: HubServer, models: Path, reference: str = "acme/my-vae", **option
         endpoint=hub.endpoint,
         **options,  # type: ignore[arg-type]
     )
+
+
+def catalog(**about: Any) -> Catalog:
+    """Of one entry, ``x``, for the file of the repository."""
+    entry = CatalogEntry(
+        title="X", id="x", repository="acme/my-vae", file="my_vae.safetensors", licence="MIT", purpose="For tests.",
+        **about,
+    )  # fmt: skip
+    return Catalog((entry,))
 
 
 def listed(folder: Path) -> list[str]:
@@ -135,10 +149,10 @@ class TestStraightforward:
     ) -> None:
         import huggingface_hub.constants
 
-        remote = resolve("acme/my-vae", endpoint=hub.endpoint)
+        remote = resolve("acme/my-vae", Hub(hub.endpoint))
         monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
         with pytest.raises(DownloadError, match="HF_HUB_OFFLINE"):
-            download(remote, models / "VAE")
+            download(remote, Folders(models / "VAE"), Hub())
         assert not hub.gets()
 
 
@@ -196,9 +210,7 @@ class TestSameAndOther:
         assert list((tmp_path / "elsewhere").iterdir()) == []
 
     def test_a_linked_part_is_not_written_through(self, hub: HubServer, models: Path, tmp_path: Path) -> None:
-        with pytest.raises(Cancelled):
-            fetch(hub, models, cancelled=after(1))
-        part = next((models / "VAE" / ".vae-guard").rglob("content.part"))
+        part = interrupted(hub, models)
         victim = tmp_path / "victim"
         victim.write_bytes(b"mine")
         part.unlink()
@@ -237,19 +249,20 @@ class TestSameAndOther:
         assert fetch(hub, models).bytes_fetched == 0
 
 
-def after(pieces: int):  # type: ignore[no-untyped-def]
-    """A `cancelled` that is true once this many pieces have arrived."""
+def interrupted(hub: HubServer, models: Path) -> Path:
+    """What a download leaves that was cancelled after three pieces."""
     asked = iter(range(10**6))
-    # Before them it is asked twice while the file is found, and once per request.
-    return lambda: next(asked) >= pieces + 3
+    with pytest.raises(Cancelled, match="continues from there"):
+        # Before the pieces it is asked twice while the file is found, and once per request.
+        fetch(hub, models, cancelled=lambda: next(asked) >= 6)
+    return next((models / "VAE" / ".vae-guard").rglob("content.part"))
 
 
 class TestInterrupted:
     def test_cancel_keeps_what_arrived_and_the_next_call_continues(
         self, hub: HubServer, models: Path
     ) -> None:
-        with pytest.raises(Cancelled, match="continues from there"):
-            fetch(hub, models, cancelled=after(3))
+        interrupted(hub, models)
         assert listed(models / "VAE") == []
         (partial,) = partial_downloads(models / "VAE")
         assert (partial.name, partial.reference) == ("my_vae.safetensors", "acme/my-vae/my_vae.safetensors")
@@ -262,8 +275,7 @@ class TestInterrupted:
         assert partial_downloads(models / "VAE") == []
 
     def test_a_part_can_be_thrown_away(self, hub: HubServer, models: Path) -> None:
-        with pytest.raises(Cancelled):
-            fetch(hub, models, cancelled=after(2))
+        interrupted(hub, models)
         (partial,) = partial_downloads(models / "VAE")
         partial.discard()
         assert partial_downloads(models / "VAE") == []
@@ -273,16 +285,14 @@ class TestInterrupted:
     def test_a_part_that_says_nothing_sensible_of_itself_is_left_out(
         self, about: bytes, hub: HubServer, models: Path
     ) -> None:
-        with pytest.raises(Cancelled):
-            fetch(hub, models, cancelled=after(2))
+        interrupted(hub, models)
         (partial,) = partial_downloads(models / "VAE")
         (partial.folder / "download.json").write_bytes(about)
         assert partial_downloads(models / "VAE") == []
 
     @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes are a thing of POSIX")
     def test_a_pipe_in_place_of_what_a_part_says_of_itself(self, hub: HubServer, models: Path) -> None:
-        with pytest.raises(Cancelled):
-            fetch(hub, models, cancelled=after(2))
+        interrupted(hub, models)
         (partial,) = partial_downloads(models / "VAE")
         (partial.folder / "download.json").unlink()
         os.mkfifo(partial.folder / "download.json")
@@ -293,8 +303,7 @@ class TestInterrupted:
         self, hub: HubServer, models: Path
     ) -> None:
         hub.add("mirror/copy", {"copy_vae.safetensors": VAE})
-        with pytest.raises(Cancelled):
-            fetch(hub, models, cancelled=after(3))
+        interrupted(hub, models)
         result = fetch(hub, models, "mirror/copy")
         assert result.path.name == "copy_vae.safetensors"
         assert result.resumed_from > 0
@@ -357,48 +366,32 @@ class TestInterrupted:
         (partial,) = partial_downloads(models / "VAE")
         assert 0 < partial.done < len(VAE) / 2
 
-    def test_a_server_without_ranges_sends_all_of_it_again(self, hub: HubServer, models: Path) -> None:
-        with pytest.raises(Cancelled):
-            fetch(hub, models, cancelled=after(3))
-        hub.fault("CDN GET", no_ranges=True)
-        result = fetch(hub, models)
-        assert result.path.read_bytes() == VAE
-        assert (result.resumed_from, result.bytes_fetched) == (0, len(VAE))
-
-    def test_a_server_that_continues_elsewhere(self, hub: HubServer, models: Path) -> None:
-        with pytest.raises(Cancelled):
-            fetch(hub, models, cancelled=after(3))
-        hub.fault("CDN GET", shift=-100)
-        result = fetch(hub, models)
-        assert result.path.read_bytes() == VAE
-        # Noticed at once, by its Content-Range, and not after all of it had been fetched for nothing.
-        assert (result.resumed_from, result.bytes_fetched) == (0, len(VAE))
-
-    def test_a_damaged_part_is_fetched_again_and_not_blamed_on_the_hub(
-        self, hub: HubServer, models: Path
+    @pytest.mark.parametrize("fault", [{"no_ranges": True}, {"shift": -100}])
+    def test_a_server_that_sends_all_again_or_continues_elsewhere(
+        self, fault: dict[str, Any], hub: HubServer, models: Path
     ) -> None:
-        with pytest.raises(Cancelled):
-            fetch(hub, models, cancelled=after(3))
-        part = next((models / "VAE" / ".vae-guard").rglob("content.part"))
-        part.write_bytes(bytes(part.stat().st_size))
+        """Noticed at once, by its Content-Range, and not after all of it had been fetched for nothing."""
+        interrupted(hub, models)
+        hub.fault("CDN GET", **fault)
+        result = fetch(hub, models)
+        assert result.path.read_bytes() == VAE
+        assert (result.resumed_from, result.bytes_fetched) == (0, len(VAE))
+
+    @pytest.mark.parametrize("longer", [False, True])
+    def test_a_damaged_part_is_fetched_again_and_not_blamed_on_the_hub(
+        self, longer: bool, hub: HubServer, models: Path
+    ) -> None:
+        part = interrupted(hub, models)
+        part.write_bytes(bytes(len(VAE) + 1 if longer else part.stat().st_size))
         result = fetch(hub, models)
         assert result.path.read_bytes() == VAE
         assert result.resumed_from == 0
-        assert result.bytes_fetched > len(VAE)
-
-    def test_a_part_longer_than_the_file(self, hub: HubServer, models: Path) -> None:
-        with pytest.raises(Cancelled):
-            fetch(hub, models, cancelled=after(3))
-        part = next((models / "VAE" / ".vae-guard").rglob("content.part"))
-        part.write_bytes(bytes(len(VAE) + 1))
-        assert fetch(hub, models).path.read_bytes() == VAE
+        assert longer or result.bytes_fetched > len(VAE)
 
     def test_killed_between_the_last_byte_and_the_end_of_the_checks(
         self, hub: HubServer, models: Path
     ) -> None:
-        with pytest.raises(Cancelled):
-            fetch(hub, models, cancelled=after(3))
-        part = next((models / "VAE" / ".vae-guard").rglob("content.part"))
+        part = interrupted(hub, models)
         part.write_bytes(VAE)
         part.rename(part.with_name("my_vae.safetensors"))
         assert listed(models / "VAE") == []
@@ -477,10 +470,10 @@ class TestChecks:
         self, hub: HubServer, models: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("tests.hub.hub_server.LFS_EXTENSIONS", ())
-        remote = resolve("acme/my-vae", endpoint=hub.endpoint)
+        remote = resolve("acme/my-vae", Hub(hub.endpoint))
         hub.repos["acme/my-vae"].files["my_vae.safetensors"] = bytes(len(VAE))
         with pytest.raises(VerificationError, match="git hash"):
-            download(remote, models / "VAE")
+            download(remote, Folders(models / "VAE"), Hub())
 
     def test_a_file_that_ends_early(self, hub: HubServer, models: Path) -> None:
         hub.fault("CDN GET", short=1000, times=99)
@@ -497,27 +490,27 @@ class TestChecks:
         assert len(hub.gets()) == client.STREAM_ATTEMPTS
 
     def test_more_bytes_than_announced(self, hub: HubServer, models: Path) -> None:
-        remote = resolve("acme/my-vae", endpoint=hub.endpoint)
+        remote = resolve("acme/my-vae", Hub(hub.endpoint))
         hub.repos["acme/my-vae"].files["my_vae.safetensors"] = VAE * 40
         with pytest.raises(VerificationError, match=r"than the .* that the hub announced"):
-            download(remote, models / "VAE")
+            download(remote, Folders(models / "VAE"), Hub())
         # It stopped soon after the announced size.
         assert sum(path.stat().st_size for path in models.rglob("*.quarantined")) < 2 * len(VAE)
 
-    def test_no_vae(self, hub: HubServer, models: Path) -> None:
-        unet = {"input_blocks.0.0.weight": torch.zeros(4, 4, 3, 3)}
-        hub.add("acme/unet", {"vae.safetensors": save(unet)})
-        self.refused(hub, models, "acme/unet", "not a VAE")
-
-    def test_no_weights_at_all(self, hub: HubServer, models: Path) -> None:
-        hub.add("acme/page", {"vae.safetensors": b"<!DOCTYPE html><html>Not here</html>"})
-        self.refused(hub, models, "acme/page", "is not used")
-
-    def test_a_whole_checkpoint(self, hub: HubServer, models: Path) -> None:
-        state = {f"first_stage_model.{name}": tensor for name, tensor in vae_state().items()}
-        state["model.diffusion_model.input_blocks.0.0.weight"] = torch.zeros(4, 4, 3, 3)
-        hub.add("acme/checkpoint", {"all.safetensors": save(state)})
-        self.refused(hub, models, "acme/checkpoint", "whole checkpoint")
+    @pytest.mark.parametrize(
+        ("content", "said"),
+        [
+            (save(UNET), "not a VAE"),
+            (b"<!DOCTYPE html><html>Not here</html>", "is not used"),
+            (save(UNET | {f"first_stage_model.{k}": v for k, v in vae_state().items()}), "whole checkpoint"),
+            (save({k: v for k, v in vae_state().items() if k != NORM}), f"incomplete VAE: '{NORM}' missing"),
+            (save(vae_state() | {NORM: torch.full((32,), float("nan"))}), "holds NaN or infinite numbers"),
+        ],
+        ids=["diffusion model", "web page", "checkpoint", "incomplete", "NaN"],
+    )
+    def test_what_no_decode_would_take(self, content: bytes, said: str, hub: HubServer, models: Path) -> None:
+        hub.add("acme/wrong", {"vae.safetensors": content})
+        self.refused(hub, models, "acme/wrong", said)
 
     @pytest.mark.parametrize(
         ("family", "kind", "said"),
@@ -529,19 +522,8 @@ class TestChecks:
     def test_not_what_the_catalog_says(
         self, hub: HubServer, models: Path, family: str, kind: str, said: str
     ) -> None:
-        entry = CatalogEntry(
-            title="X",
-            family=family,
-            kind=kind,
-            sha256=None,
-            id="x",
-            repository="acme/my-vae",
-            file="my_vae.safetensors",
-            licence="MIT",
-            purpose="For tests.",
-        )
         with pytest.raises(VerificationError, match=said):
-            fetch(hub, models, "x", catalog=Catalog((entry,)))
+            fetch(hub, models, "x", catalog=catalog(family=family, kind=kind, sha256=None))
         assert list(models.rglob("*.safetensors")) == []
 
     def test_a_pickle_that_runs_code(self, hub: HubServer, models: Path, tmp_path: Path) -> None:
@@ -820,28 +802,16 @@ class TestTAESD:
 
 
 def test_a_catalog_entry_that_is_here_needs_no_hub(hub: HubServer, models: Path) -> None:
-    entry = CatalogEntry(
-        title="Mine",
-        family="SDXL",
-        kind="AutoencoderKL",
-        sha256=SHA256,
-        id="mine",
-        repository="acme/my-vae",
-        file="my_vae.safetensors",
-        licence="MIT",
-        purpose="For tests.",
-        size=len(VAE),
-    )
-    catalog = Catalog((entry,))
-    first = fetch(hub, models, "mine", catalog=catalog)
+    mine = catalog(family="SDXL", kind="AutoencoderKL", sha256=SHA256, size=len(VAE))
+    first = fetch(hub, models, "x", catalog=mine)
     assert (first.identity.family_name, first.identity.certainty) == ("SDXL", "hash")
     hub.requests.clear()
-    assert fetch(hub, models, "mine", catalog=catalog).bytes_fetched == 0
+    assert fetch(hub, models, "x", catalog=mine).bytes_fetched == 0
     assert hub.requests == []
     # With other bytes it is not the entry's file any more.
     (models / "VAE" / "my_vae.safetensors").write_bytes(bytes(len(VAE)))
     with pytest.raises(TargetExists):
-        fetch(hub, models, "mine", catalog=catalog)
+        fetch(hub, models, "x", catalog=mine)
 
 
 def test_every_catalog_entry_can_be_asked_for(hub: HubServer, models: Path) -> None:
@@ -853,25 +823,6 @@ def test_every_catalog_entry_can_be_asked_for(hub: HubServer, models: Path) -> N
         with pytest.raises(DownloadError, match="no longer the file that the catalog knows"):
             fetch(hub, models, entry.id, allow_pickle=True)
     assert not hub.gets()
-
-
-@pytest.mark.parametrize(
-    ("name", "tensor", "said"),
-    [
-        ("decoder.norm_out.bias", None, "is an incomplete VAE: 'decoder.norm_out.bias' missing"),
-        ("decoder.norm_out.bias", torch.full((32,), float("nan")), "holds NaN or infinite numbers"),
-    ],
-)
-def test_what_no_decode_would_take_is_not_verified(
-    name: str, tensor: torch.Tensor | None, said: str, hub: HubServer, models: Path
-) -> None:
-    state = {key: value for key, value in vae_state().items() if key != name}
-    if tensor is not None:
-        state[name] = tensor
-    hub.add("acme/broken", {"broken.safetensors": bytes(save(state))})
-    with pytest.raises(VerificationError, match=said):
-        fetch(hub, models, "acme/broken")
-    assert listed(models / "VAE") == []
 
 
 class TestWithoutAHash:

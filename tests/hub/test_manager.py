@@ -54,13 +54,11 @@ def finished(manager: DownloadManager, job_id: str) -> Job:
 def test_a_download_from_the_queue_to_the_folder(manager: DownloadManager, models: Path) -> None:
     job_id = manager.start("acme/a")
     job = finished(manager, job_id)
-    assert (job.state, job.fraction, job.error, job.speed) == ("done", 1.0, None, None)
+    assert (job.state, job.fraction, job.error) == ("done", 1.0, None)
     assert job.result is not None
     assert job.result.path == models / "VAE" / "a.safetensors"
     assert job.done == job.total == len(vae_bytes(seed=ord("a")))
     assert "downloaded and verified" in job.message
-    assert job.finished is not None
-    assert job.finished >= job.started
     again = finished(manager, manager.start("acme/a"))
     assert again.id != job_id
     assert "was here already" in again.message
@@ -101,9 +99,9 @@ def test_progress_can_be_watched(hub: HubServer, manager: DownloadManager) -> No
         return not job.active
 
     until(watch)
-    moving = [job for job in seen if job.speed is not None and job.eta]
+    moving = [job for job in seen if "left" in job.message]
     assert moving
-    assert all(0 < (job.fraction or 0) <= 1 and "left" in job.message for job in moving)
+    assert all(0 < (job.fraction or 0) <= 1 for job in moving)
 
 
 def test_the_same_reference_twice_is_one_job(hub: HubServer, manager: DownloadManager) -> None:
@@ -198,12 +196,7 @@ def test_a_bug_ends_the_job_and_not_the_thread(
     assert finished(manager, manager.start("acme/a")).state == "done"
 
 
-def test_clear_finished_keeps_what_runs(hub: HubServer, manager: DownloadManager) -> None:
-    finished(manager, manager.start("acme/a"))
-    hub.fault("CDN GET", rate=600_000)
-    running = manager.start("acme/b")
-    manager.clear_finished()
-    assert [job.id for job in manager.jobs()] == [running]
+def test_a_job_that_there_is_not(manager: DownloadManager) -> None:
     assert manager.job("download-1") is None
     assert manager.wait("download-1") is None
     assert not manager.cancel("download-1")

@@ -21,6 +21,7 @@ from vae_lib.hub import (
     Catalog,
     CatalogEntry,
     GatedRepository,
+    Hub,
     PickleRefused,
     RemoteFile,
     client,
@@ -31,7 +32,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def found(hub: HubServer, reference: str, **options: object) -> RemoteFile:
-    return resolve(reference, endpoint=hub.endpoint, **options)  # type: ignore[arg-type]
+    asking = {name: options.pop(name) for name in ("token", "cancelled") if name in options}
+    return resolve(reference, Hub(hub.endpoint, **asking), **options)  # type: ignore[arg-type]
 
 
 def put(hub: HubServer, *names: str) -> None:
@@ -57,11 +59,7 @@ def put(hub: HubServer, *names: str) -> None:
             "vae/diffusion_pytorch_model.safetensors",
         ),
         (
-            [
-                "taesd_decoder.safetensors",
-                "taesd_encoder.safetensors",
-                "diffusion_pytorch_model.safetensors",
-            ],
+            ["taesd_decoder.safetensors", "taesd_encoder.safetensors", "diffusion_pytorch_model.safetensors"],
             "diffusion_pytorch_model.safetensors",
         ),
         (["a-lora.safetensors", "a.vae.safetensors"], "a.vae.safetensors"),
@@ -241,17 +239,13 @@ class TestEnvironment:
 def run_resolve(reference: str, env: dict[str, str]) -> dict[str, str]:
     """`resolve` in a process of its own: the library reads its environment when it is imported."""
     code = (
-        "import json, sys; from vae_lib.hub import resolve; r = "
-        "resolve(sys.argv[1]);print(json.dumps({'filename': r.filename, 'url': r.url}))"
+        "import json, sys; from vae_lib.hub import Hub, resolve; r = "
+        "resolve(sys.argv[1], Hub());print(json.dumps({'filename': r.filename, 'url': r.url}))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, reference],
-        cwd=ROOT,
-        env=env,
-        capture_output=True,
-        text=True,
+        [sys.executable, "-c", code, reference], cwd=ROOT, env=env, capture_output=True, text=True,
         timeout=240,
-    )
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return dict(json.loads(done.stdout))
 
@@ -311,7 +305,7 @@ class TestRetries:
 
     def test_nobody_answers(self) -> None:
         with pytest.raises(DownloadError, match=r"connection to 127.0.0.1:1 failed.*HF_ENDPOINT"):
-            resolve("acme/x", endpoint="http://127.0.0.1:1")
+            resolve("acme/x", Hub("http://127.0.0.1:1"))
 
     def test_something_else_answers(self, hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
         """A captive portal: HTTP 200 and a page of its own."""
@@ -325,17 +319,10 @@ class TestRetries:
 
 class TestCatalog:
     entry = CatalogEntry(
-        title="A VAE",
-        family="SDXL",
-        kind="AutoencoderKL",
-        sha256=hashlib.sha256(b"right").hexdigest(),
-        id="a-vae",
-        repository="Acme/x",
-        file="a.safetensors",
-        licence="MIT",
-        purpose="For tests.",
+        title="A VAE", family="SDXL", kind="AutoencoderKL", sha256=hashlib.sha256(b"right").hexdigest(),
+        id="a-vae", repository="Acme/x", file="a.safetensors", licence="MIT", purpose="For tests.",
         save_as="Nice name.safetensors",
-    )
+    )  # fmt: skip
 
     def test_an_entry_is_recognised_however_it_is_named(self, hub: HubServer) -> None:
         hub.add("Acme/x", {"a.safetensors": b"right", "b.ckpt": b"other"})
@@ -423,10 +410,10 @@ def test_what_is_no_address_is_told(given: str, monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", given)
     with pytest.raises(DownloadError, match=rf"HF_ENDPOINT is '{given}', which is not the address of a hub"):
-        resolve("acme/vae")
+        resolve("acme/vae", Hub())
 
 
 def test_files_come_from_an_endpoint_without_a_scheme(hub: HubServer) -> None:
     hub.add("acme/vae", {"a.safetensors": vae_bytes()})
     host = hub.endpoint.removeprefix("http://")
-    assert resolve("acme/vae", endpoint=f"{host} ").url.startswith(f"{hub.endpoint}/acme/vae/resolve/")
+    assert resolve("acme/vae", Hub(f"{host} ")).url.startswith(f"{hub.endpoint}/acme/vae/resolve/")

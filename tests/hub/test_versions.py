@@ -52,11 +52,6 @@ def _installed(version: str) -> Path:
 
 def _run(*arguments: str, environment: os._Environ[str] | dict[str, str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, *arguments],
-        cwd=ROOT,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=2400,
-    )
+        [sys.executable, *arguments], cwd=ROOT, env=environment, stdin=subprocess.DEVNULL,
+        capture_output=True, text=True, timeout=2400,
+    )  # fmt: skip

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import gc
 import itertools
 import os
 import types
@@ -122,6 +123,12 @@ def run_encode(
     vae: AutoencoderKL, pictures: Tensor, tiling: Tiling, dtype: torch.dtype = FP32, padding: Padding = ZEROS
 ) -> tuple[Tensor, Tensor]:
     return encode_moments(vae, pictures.to(DEVICE), tiling, Compute(DEVICE, dtype, padding, CPU))
+
+
+def live_tensors() -> int:
+    """How many there are that somebody holds."""
+    gc.collect()
+    return sum(issubclass(type(thing), Tensor) for thing in gc.get_objects())
 
 
 def distance(result: Tensor, wanted: Tensor) -> float:

@@ -32,17 +32,11 @@ def configs(draw: st.DrawFn) -> AutoencoderKLConfig:
     quantized = use_quant_conv or use_post_quant_conv
     return AutoencoderKLConfig(
         in_channels=draw(st.integers(1, 4)) if has_encoder else 3,
-        out_channels=draw(st.integers(1, 4)) if has_decoder else 3,
-        ch=32 * draw(st.integers(1, 4)),
-        ch_mult=tuple(multiples),
-        num_res_blocks=draw(st.integers(1, 3)),
-        z_channels=z_channels,
-        embed_dim=draw(st.integers(1, 16)) if quantized else z_channels,
-        use_quant_conv=use_quant_conv,
-        use_post_quant_conv=use_post_quant_conv,
-        has_encoder=has_encoder,
-        has_decoder=has_decoder,
-    )
+        out_channels=draw(st.integers(1, 4)) if has_decoder else 3, ch=32 * draw(st.integers(1, 4)),
+        ch_mult=tuple(multiples), num_res_blocks=draw(st.integers(1, 3)), z_channels=z_channels,
+        embed_dim=draw(st.integers(1, 16)) if quantized else z_channels, use_quant_conv=use_quant_conv,
+        use_post_quant_conv=use_post_quant_conv, has_encoder=has_encoder, has_decoder=has_decoder,
+    )  # fmt: skip
 
 
 @pytest.mark.slow

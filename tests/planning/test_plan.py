@@ -53,8 +53,7 @@ def test_the_fastest_that_fits_on_the_device(share: float) -> None:
 
 
 @pytest.mark.parametrize(
-    "work",
-    [pytest.param(LITTLE, id="small"), pytest.param(BIG, id="SD 1024x1024", marks=pytest.mark.slow)],
+    "work", [pytest.param(LITTLE, id="small"), pytest.param(BIG, id="SD 1024x1024", marks=pytest.mark.slow)]
 )
 def test_more_memory_is_never_slower(work: Work) -> None:
     exact = (Route.FULL, Route.TILED, Route.OFFLOAD)

@@ -292,7 +292,7 @@ def test_controls_have_hints_without_the_webui_too(page: Page) -> None:
 
 
 def test_memory_of_a_size(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vae_lib.ui.standalone.free_memory", lambda device: 2_000_000_000)
+    monkeypatch.setattr("vae_lib.ui.backend.free_memory", lambda device: 2_000_000_000)
     open_section(page, "Memory")
     expect(html(page, "#vg_bar")).to_contain_text("needed")
     expect(page.locator("#vg_plot svg.vg-desk polyline")).to_have_count(4)

@@ -107,13 +107,8 @@ class Host:
     def generate(self, tab: str = "txt2img", guard: Any = None, **parameters: Any) -> Picture:
         """A generation over the API; ``guard`` is what goes into our ``args``."""
         body = {
-            "prompt": "a cup",
-            "width": 128,
-            "height": 128,
-            "steps": 2,
-            "seed": 1,
-            "sampler_name": "Euler",
-        }
+            "prompt": "a cup", "width": 128, "height": 128, "steps": 2, "seed": 1, "sampler_name": "Euler",
+        }  # fmt: skip
         if IS_FORGE and parameters.get("enable_hr"):
             body["hr_additional_modules"] = ["Use same choices"]  # Forge's hires fix fails without it
         if IS_NEO:
@@ -324,13 +319,9 @@ def start(
     log = data / "console.txt"
     with log.open("wb") as file:
         process = subprocess.Popen(
-            [*command, *flags],
-            cwd=folder,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=file,
+            [*command, *flags], cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=file,
             stderr=file,
-        )
+        )  # fmt: skip
     host = Host(f"http://127.0.0.1:{port}", data, log, process)
     try:
         host.wait(

@@ -57,7 +57,4 @@ CHANGED: dict[str, dict[str, Any]] = {
 SCENARIOS |= CHANGED
 SD3: dict[str, Any] = {"override_settings": {"sd_model_checkpoint": "small_sd3"}}
 if not IS_REAL:  # whose text encoders for SD3 are too large for tests
-    SCENARIOS |= {
-        "SD3": SD3,
-        "SD3, hires fix": {**SCENARIOS["hires fix, picture"], **SD3},
-    }
+    SCENARIOS |= {"SD3": SD3, "SD3, hires fix": {**SCENARIOS["hires fix, picture"], **SD3}}

@@ -120,7 +120,7 @@ def test_latents_on_disk_become_the_pictures(host: hosts.Host) -> None:
     host.post("/probe/break")
     try:
         for name in wanted:
-            with pytest.raises(hosts.ApiError, match="its latents are in"):
+            with pytest.raises(hosts.ApiError, match="vae-guard-latents"):
                 host.generate(**KINDS[name])
     finally:
         host.post("/probe/mend")
@@ -217,12 +217,9 @@ def test_every_picture_in_the_gallery_is_put_right_at_its_place(page: tuple[Page
     shown = opened.locator("#txt2img_gallery .thumbnails img, #txt2img_gallery .grid-container img")
     before = shown.count()
     button(opened).click()
-    expect(opened.locator("#html_log_txt2img").last).to_contain_text(
-        "2 pictures were decoded again in full", timeout=SECONDS
-    )
-    expect(button(opened)).to_be_hidden()
+    expect(button(opened)).to_be_hidden(timeout=SECONDS)
     assert shown.count() == before
-    expect(opened.locator("#txt2img_vae_guard .label-wrap").first).to_contain_text("last decode in full")
+    expect(opened.locator("#txt2img_vae_guard .label-wrap").first).to_contain_text("in full")
     shoot(opened, "decode-again-2-exact")
     grid = opened.locator("#txt2img_gallery .thumbnail-item img").nth(-3).get_attribute("src")
     assert grid is not None

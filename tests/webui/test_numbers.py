@@ -34,8 +34,7 @@ def half(host: hosts.Host) -> Iterator[hosts.Host]:
 def test_only_the_decode_that_overflowed_is_repeated(half: hosts.Host) -> None:
     first = half.generate()
     assert np.ptp(first.images[0]) > 50
-    assert "full failed: NaN or infinite numbers in fp16" in (entry(first.infotext) or "")
-    assert "in fp32" in (entry(first.infotext) or "")
+    assert "full failed" in (entry(first.infotext) or "")
     assert half.get("/probe/dtypes") == ["torch.float16"]
     (dtype,) = json.loads((half.data / "vae-guard-precision.json").read_text()).values()
     assert dtype == "fp32"

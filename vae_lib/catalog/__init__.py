@@ -7,25 +7,7 @@ from vae_lib.catalog.families import (
     family_in_text,
     family_of_diffusion_model,
     family_of_space,
-    known_family,
 )
 from vae_lib.catalog.family import Family, Packing
-from vae_lib.catalog.files import Catalog, CatalogEntry, KnownFile, load_catalog
+from vae_lib.catalog.files import load_catalog
 from vae_lib.catalog.space import LatentSpace
-
-__all__ = [
-    "FAMILIES",
-    "Catalog",
-    "CatalogEntry",
-    "Family",
-    "KnownFile",
-    "LatentSpace",
-    "Packing",
-    "families_of",
-    "family_by_factors",
-    "family_in_text",
-    "family_of_diffusion_model",
-    "family_of_space",
-    "known_family",
-    "load_catalog",
-]

@@ -8,7 +8,6 @@ from typing import Literal
 import torch
 
 from vae_lib.catalog import LatentSpace
-from vae_lib.checkpoints.evidence import Lookup
 from vae_lib.checkpoints.header import quote
 from vae_lib.checkpoints.identify import Identity, identify_described
 from vae_lib.checkpoints.layouts import as_ldm
@@ -51,7 +50,6 @@ def load_vae(
     device: torch.device | str = "cpu",
     kind: Literal["VAE", "TAESD"] | None = None,
     hash_file: bool | None = None,
-    known: Lookup | None = None,
 ) -> LoadedVAE:
     """Load the VAE of a file, and nothing else of it.
 
@@ -60,7 +58,6 @@ def load_vae(
             becomes float16 and float64 becomes float32, because convolutions want that.
         kind: refuse a file of the other kind.
         hash_file: compute the SHA-256 and ask the catalog for it; by default for files of up to 1 GiB.
-        known: catalog lookup by SHA-256; the package's own catalog when None.
 
     Raises:
         UnknownVAE: when it holds a VAE of a kind that we have no network for.
@@ -79,7 +76,7 @@ def load_vae(
         state_dict = _read(weights, described, dtype or described.dtype, torch.device(device))
     if hash_file is None:
         hash_file = described.header.file_size <= HASH_AT_MOST_BYTES
-    identity = identify_described(described, hash_file=hash_file, known=known)
+    identity = identify_described(described, hash_file=hash_file)
     model = described.network
     assign(model, state_dict)
     family = identity.family

@@ -28,6 +28,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.close()
         return 0
     return code
-
-
-__all__ = ["main"]

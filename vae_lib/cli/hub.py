@@ -62,21 +62,8 @@ def run_pull(options: argparse.Namespace) -> None:
 def run_catalog(options: argparse.Namespace) -> None:
     entries = load_catalog().entries
     if options.json:
-        keys = (
-            "id",
-            "title",
-            "family",
-            "kind",
-            "repository",
-            "file",
-            "licence",
-            "size",
-            "sha256",
-            "gated",
-            "pickle",
-            "purpose",
-        )
-        print(json.dumps([{key: getattr(entry, key) for key in keys} for entry in entries]))
+        keys = "id title family kind repository file licence size sha256 gated pickle purpose"
+        print(json.dumps([{key: getattr(entry, key) for key in keys.split()} for entry in entries]))
         return
     for entry in entries:
         size = "size unknown" if entry.size is None else size_text(entry.size)

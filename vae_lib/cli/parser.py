@@ -59,13 +59,9 @@ def build_parser() -> argparse.ArgumentParser:
         "image", type=Path, metavar="IMAGE", help="any picture that Pillow reads; cropped to multiples of 8"
     )
     encode.add_argument(
-        "-o",
-        "--output",
-        type=Path,
-        required=True,
-        metavar="LATENTS.safetensors",
+        "-o", "--output", type=Path, required=True, metavar="LATENTS.safetensors",
         help="the scaled mean latents",
-    )
+    )  # fmt: skip
     _work_options(encode)
 
     inspect = _command(sub, "inspect", "what a weights file is", commands.run_inspect)
@@ -108,34 +104,25 @@ def build_parser() -> argparse.ArgumentParser:
 
     demo = _command(sub, "demo", "encode and decode a photograph by every route", run_demo)
     demo.add_argument(
-        "-o",
-        "--output",
-        type=Path,
-        default=Path("out"),
-        metavar="DIR",
+        "-o", "--output", type=Path, default=Path("out"), metavar="DIR",
         help="where pictures go (default: out)",
-    )
+    )  # fmt: skip
     demo.add_argument(
-        "--budget",
-        type=byte_size,
-        metavar="SIZE",
+        "--budget", type=byte_size, metavar="SIZE",
         help="memory to allow (default: little more than each route's least)",
-    )
+    )  # fmt: skip
     demo.add_argument("--image", type=Path, metavar="IMAGE", help="another picture than the bundled one")
 
     pull = _command(sub, "pull", "download a VAE from Hugging Face, resumable and verified", hub.run_pull)
     pull.add_argument(
-        "reference",
-        metavar="NAME",
+        "reference", metavar="NAME",
         help="a name of the catalog, owner/name, owner/name/file, or a page's address",
-    )
+    )  # fmt: skip
     pull.add_argument("--folder", type=Path, default=Path(), metavar="DIR", help="where to (default: here)")
     pull.add_argument(
-        "--taesd-folder",
-        type=Path,
-        metavar="DIR",
+        "--taesd-folder", type=Path, metavar="DIR",
         help="where TAESD goes, with the WebUI's own files (models/VAE-taesd)",
-    )
+    )  # fmt: skip
     pull.add_argument(
         "--allow-pickle", action="store_true", help="take a .pt, .ckpt or .bin where there is no safetensors"
     )
@@ -170,19 +157,15 @@ def _work_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--taesd", type=Path, metavar="FILE", help="TAESD, allowed as the last way out")
     parser.add_argument("--route", choices=ROUTES, default="auto", help="default: auto")
     parser.add_argument(
-        "--budget",
-        type=byte_size,
-        metavar="SIZE",
+        "--budget", type=byte_size, metavar="SIZE",
         help="memory for activations, beside the weights; default: what is free",
-    )
+    )  # fmt: skip
     parser.add_argument("--dtype", choices=DTYPES, help="default: fp32 on the CPU, else fp16")
     parser.add_argument("--device", choices=("cpu", "cuda", "mps"), help="default: the best there is")
     parser.add_argument(
-        "--scaling-factor",
-        type=factor,
-        metavar="F",
+        "--scaling-factor", type=factor, metavar="F",
         help="latents are divided by it (default: the family's; 1: off)",
-    )
+    )  # fmt: skip
     parser.add_argument(
         "--shift-factor", type=number, metavar="S", help="then it is added (default: the family's; 0: off)"
     )

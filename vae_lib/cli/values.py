@@ -9,17 +9,7 @@ import re
 from vae_lib.planning import Route
 
 ROUTES = ("auto", *(route.value for route in Route))
-_UNITS = {
-    "": 1,
-    "K": 10**3,
-    "M": 10**6,
-    "G": 10**9,
-    "T": 10**12,
-    "KI": 2**10,
-    "MI": 2**20,
-    "GI": 2**30,
-    "TI": 2**40,
-}
+_UNITS = {"": 1} | {f"{k}{i}": (1024 if i else 1000) ** n for n, k in enumerate("KMGT", 1) for i in ("", "I")}
 
 
 def byte_size(text: str) -> int:
@@ -35,10 +25,7 @@ def byte_size(text: str) -> int:
 
 def pixels(text: str) -> int:
     """A width or height in pixels: a multiple of 8."""
-    try:
-        value = int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of pixels") from None
+    value = _whole(text, "number of pixels")
     if value < 8 or value % 8 or value > 1 << 17:
         raise argparse.ArgumentTypeError(
             f"{value} cannot be used: sizes are multiples of 8 from 8 to {1 << 17}"
@@ -47,13 +34,17 @@ def pixels(text: str) -> int:
 
 
 def positive(text: str) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+    value = _whole(text, "number")
     if value < 1:
         raise argparse.ArgumentTypeError(f"{value} is too small: at least 1 is needed")
     return value
+
+
+def _whole(text: str, what: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole {what}") from None
 
 
 def factor(text: str) -> float:

@@ -16,14 +16,7 @@ import torch
 from tqdm import tqdm
 
 from vae_lib.catalog import LatentSpace
-from vae_lib.checkpoints import (
-    LoadedVAE,
-    check_channels,
-    load_latents,
-    load_vae,
-    save_safetensors,
-    space_in,
-)
+from vae_lib.checkpoints import LoadedVAE, check_channels, load_latents, load_vae, save_safetensors, space_in
 from vae_lib.cli.pictures import check_picture, picture_names, read_picture, write_picture
 from vae_lib.decode import Ladder, Outcome, wording
 from vae_lib.device import DTYPES, PeakMemory, choose_device, dtype_name, free_memory, usual_dtype
@@ -226,15 +219,9 @@ class Job:
 
         try:
             yield Ladder(
-                self.vae,
-                self.taesd,
-                self.device,
-                self.dtype,
-                order,
-                planner,
-                wrap=options.seamless,
+                self.vae, self.taesd, self.device, self.dtype, order, planner, wrap=options.seamless,
                 progress=progress,
-            )
+            )  # fmt: skip
         finally:
             bar.close()
 

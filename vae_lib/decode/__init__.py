@@ -2,5 +2,3 @@
 
 from vae_lib.decode.ladder import Ladder
 from vae_lib.decode.outcome import Outcome
-
-__all__ = ["Ladder", "Outcome"]

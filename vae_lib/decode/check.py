@@ -184,13 +184,8 @@ class _Check:
         limits: Limits,
         said: Callable[[str], None],
     ) -> None:
-        self._vae, self._operation, self._compute, self._limits, self._said = (
-            vae,
-            operation,
-            compute,
-            limits,
-            said,
-        )
+        self._vae, self._operation, self._compute = vae, operation, compute
+        self._limits, self._said = limits, said
         self._end = time.perf_counter() + limits.seconds
         self._on_cpu = kinds.of(compute.device).in_main_memory
         self._findings: list[Finding] = []
@@ -202,10 +197,8 @@ class _Check:
         for side in sizes:
             expected = (CPU_RUNS if self._on_cpu else RUNS) * per_pixel * side**2
             needed = plain_cost_of(self._trial(side).work).peak_bytes * 1.2
-            if (
-                needed > self._limits.budget(self._compute.device)
-                or time.perf_counter() + expected > self._end
-            ):
+            is_late = time.perf_counter() + expected > self._end
+            if is_late or needed > self._limits.budget(self._compute.device):
                 self._left_out.append(side)
                 continue
             try:
@@ -281,11 +274,8 @@ class _Check:
             for _ in range(1 if self._on_cpu else 3):  # in turn, so that other work on the machine meets both
                 ours.append(trial.timed(lambda: trial.ours(given, tiling))[1])
                 plains.append(trial.timed(lambda: self._plain(trial, given))[1])
-        except (
-            RuntimeError,
-            MemoryError,
-        ) as problem:  # an operation that this device lacks, or no memory for it
-            release_cached(device)
+        except (RuntimeError, MemoryError) as problem:
+            release_cached(device)  # an operation that this device lacks, or no memory for it
             short = "out of memory" if is_out_of_memory(problem) else str(problem).splitlines()[0][:90]
             return replace(finding, problem=short)
         return replace(

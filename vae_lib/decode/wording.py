@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from vae_lib.decode.outcome import Outcome
 from vae_lib.device import dtype_name
@@ -104,18 +104,18 @@ def exhausted(attempts: Iterable[Attempt], advice: str) -> str:
     return f"Every enabled route failed ({failed}). {advice}"
 
 
-def _against(event: Event, briefly: bool = False) -> str:
-    """What spoke against a way, as a remark in a list."""
+def _against(event: Event, briefly: bool = False, name: Callable[[Route], str] = lambda r: r.label) -> str:
+    """What spoke against a route, as a remark in a list."""
     if isinstance(event, (DoesNotFit, FreeUnknown)):
-        needs = f"{event.route.label} needs {size_text(event.need_bytes, up=True)}"
+        needs = f"{name(event.route)} needs {size_text(event.need_bytes, up=True)}"
         free = _UNKNOWN if isinstance(event, FreeUnknown) else f"{size_text(event.free_bytes)} was free"
         return needs if briefly else f"{needs} and {free}"
     if isinstance(event, BelowThreshold):
         return f"{size_text(event.free_bytes)} was free, less than the threshold of {event.threshold_bytes / 1e9:g} GB"
     if isinstance(event, Distrusted):
-        return f"{event.route.label} gave a wrong picture when this device was checked"
+        return f"{name(event.route)} gave a wrong picture when this device was checked"
     if isinstance(event, TooSlow):
-        return f"{event.route.label} would have taken about {time_text(event.seconds)}"
+        return f"{name(event.route)} would have taken about {time_text(event.seconds)}"
     if isinstance(event, Unavailable):
         return event.problem.rstrip(".")
     if isinstance(event, Asked):
@@ -135,15 +135,11 @@ def _clauses(events: Iterable[Event], operation: Operation) -> Iterable[str]:
         if isinstance(event, DoesNotFit):
             need, free = size_text(event.need_bytes, up=True), size_text(event.free_bytes)
             yield f"only {free} was free and {name(event.route)} needs {need}"
-        elif isinstance(event, FreeUnknown):
-            yield f"{name(event.route)} needs {size_text(event.need_bytes, up=True)} and {_UNKNOWN}"
+        elif isinstance(event, (FreeUnknown, Distrusted, TooSlow)):
+            yield _against(event, name=name)
         elif isinstance(event, BelowThreshold):
             free, least = size_text(event.free_bytes), event.threshold_bytes / 1e9
             yield f"only {free} was free and the threshold is {least:g} GB"
-        elif isinstance(event, Distrusted):
-            yield f"{name(event.route)} gave a wrong picture when this device was checked"
-        elif isinstance(event, TooSlow):
-            yield f"{name(event.route)} would have taken about {time_text(event.seconds)}"
         elif isinstance(event, Unavailable):
             yield f"{_enumerated([*map(name, event.routes)])} could not be used ({event.problem.rstrip('.')})"
         elif isinstance(event, OutOfMemory):

@@ -4,15 +4,3 @@ from vae_lib.device.dtypes import DTYPES, dtype_name
 from vae_lib.device.failures import is_out_of_memory
 from vae_lib.device.measure import PeakMemory
 from vae_lib.device.memory import choose_device, free_bytes, free_memory, total_memory, usual_dtype
-
-__all__ = [
-    "DTYPES",
-    "PeakMemory",
-    "choose_device",
-    "dtype_name",
-    "free_bytes",
-    "free_memory",
-    "is_out_of_memory",
-    "total_memory",
-    "usual_dtype",
-]

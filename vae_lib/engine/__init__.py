@@ -4,5 +4,3 @@ from vae_lib.engine.batch import decode, encode_moments
 from vae_lib.engine.compute import Compute, Operation
 from vae_lib.engine.padding import Edge, Padding
 from vae_lib.engine.passes import Tiling
-
-__all__ = ["Compute", "Edge", "Operation", "Padding", "Tiling", "decode", "encode_moments"]

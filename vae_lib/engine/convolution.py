@@ -151,9 +151,8 @@ class Convolution:
             for top in range(0, tile_rows, most_rows)
             for left in range(0, tile_columns, most_columns)
         ]
-        self._tile_buffers(
-            most_rows, most_columns, window.dtype, workspace
-        )  # those of the largest chunk serve all
+        # Those of the largest chunk serve all.
+        self._tile_buffers(most_rows, most_columns, window.dtype, workspace)
         memory, has_bias = workspace.memory, self._bias is not None
         kind = lambda chunk: (self.shape, window.dtype, has_bias, chunk[2:])  # noqa: E731
         for top, left, r, c in memory.each(chunks, kind, memory.done):
@@ -288,11 +287,10 @@ def _transform_back_one(m: list[Tensor], out: Tensor, parity: int) -> None:
         torch.add(m[0], m[1], out=out)
         if len(m) == 4:
             out.add_(m[2])
-    elif len(m) == 4:
-        torch.sub(m[1], m[2], out=out)
-        out.sub_(m[3])
     else:
         torch.sub(m[1], m[2], out=out)
+        if len(m) == 4:
+            out.sub_(m[3])
 
 
 def best_shape(in_channels: int, out_channels: int, scale: str, pixels: int, compute: Compute) -> ConvShape:

@@ -33,7 +33,7 @@ class FeatureMap:
         self._whole = whole
         # row bands: first row, array, how many like it it stands for (in the planner's twin)
         self._starts: list[int] = [] if whole is None else [0]
-        self._bands: list[Tensor | None] = [] if whole is None else [whole]
+        self._bands: list[Any] = [] if whole is None else [whole]
         self._counts: list[int] = [] if whole is None else [1]
         self._rows_written = self._freed = 0
 
@@ -62,10 +62,10 @@ class FeatureMap:
         if self._whole is not None:
             rows_of(self._whole, first, first + rows).copy_(band, non_blocking=True)
             return
-        kept = self._store.put(band)
+        kept: Any = self._store.put(band)
         self._keep(first, kept, 1)
         if repeats > 1:
-            self._keep(first + rows, kept.pile(repeats - 1), repeats - 1)  # type: ignore[attr-defined]
+            self._keep(first + rows, kept.pile(repeats - 1), repeats - 1)
 
     def _keep(self, first: int, band: Tensor, count: int) -> None:
         self._starts.append(first)
@@ -112,7 +112,7 @@ class FeatureMap:
                 count, rows = self._counts[self._freed], band.shape[2]
                 if start + count * rows > before:
                     if count > 1 and before > start:
-                        band.storage.shrink(count - (before - start) // rows)  # type: ignore[attr-defined]
+                        band.storage.shrink(count - (before - start) // rows)
                     return
             self._bands[self._freed] = None
             self._freed += 1

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -106,15 +107,15 @@ class Statistics:
         for stretch in workspace.memory.stretches(rows, step):
             part = rows_of(band, stretch.first, stretch.last)
             pixels, times = part.shape[2] * width, repeats * stretch.repeats
-            mean, spread = (
+            found: tuple[Any, Any] = (
                 torch.batch_norm_stats(part, EPS) if self._fused else self._part(part, pixels, workspace)
             )
             self._pixels.append(pixels)
-            self._means.append(mean)
-            self._spreads.append(spread)
+            self._means.append(found[0])
+            self._spreads.append(found[1])
             self._count += times
             if times > 1:
-                self._alike += [array.pile(times - 1) for array in (mean, spread)]  # type: ignore[attr-defined]
+                self._alike += [array.pile(times - 1) for array in found]
 
     @staticmethod
     def _part(part: Tensor, count: int, workspace: Workspace) -> tuple[Tensor, Tensor]:

@@ -2,30 +2,8 @@
 
 from vae_lib.guard.again import Pictures, decode_again, not_repeated
 from vae_lib.guard.guard import MB, NO_NETWORK, NOTHING_LOADED, UNKNOWN, Guard
-from vae_lib.guard.host import Callbacks, Folders, Host, HostVAE, Need, Points, Setting
+from vae_lib.guard.host import Folders, Points, Setting
 from vae_lib.guard.kept import Kept
 from vae_lib.guard.notices import Notices
 from vae_lib.guard.request import Request
 from vae_lib.guard.settings import Settings
-
-__all__ = [
-    "MB",
-    "NOTHING_LOADED",
-    "NO_NETWORK",
-    "UNKNOWN",
-    "Callbacks",
-    "Folders",
-    "Guard",
-    "Host",
-    "HostVAE",
-    "Kept",
-    "Need",
-    "Notices",
-    "Pictures",
-    "Points",
-    "Request",
-    "Setting",
-    "Settings",
-    "decode_again",
-    "not_repeated",
-]

@@ -10,10 +10,7 @@ from typing import Any
 from vae_lib.errors import InputError
 from vae_lib.planning import Route
 
-DECODE_BY: dict[str, Route | None] = {
-    "Auto": None,
-    **{route.caption: route for route in Route},
-}
+DECODE_BY: dict[str, Route | None] = {"Auto": None, **{route.caption: route for route in Route}}
 NAMES = ("fallback", "decode_by", "threshold")
 LARGEST_THRESHOLD = 1024.0
 _ALIASES = {route.value: route.caption for route in Route} | {"tiled+ram": "Tiled + RAM", "automatic": "Auto"}
@@ -44,8 +41,6 @@ def from_args(args: Sequence[Any]) -> Request:
     Raises:
         InputError: when a value has the wrong type or is out of range; the sentence names the argument.
     """
-    if len(args) == 1 and isinstance(args[0], Mapping):
-        return from_mapping(args[0])
     if args and isinstance(args[0], Mapping):  # by name through the page's arguments: the rest are defaults
         return from_mapping(args[0])
     if len(args) > len(NAMES):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from modules import extra_networks, sd_vae, shared, shared_items
 from modules.call_queue import queue_lock
@@ -19,12 +19,14 @@ from vae_lib.hosts.patching import Patches
 
 
 class SDVAESetting:
-    """Implements what ``webui.host.WebUI`` asks about VAEs."""
+    """Implements ``VAEChoice``, and what ``webui.host.WebUI`` asks beside it."""
 
     _patches: Patches
     loaded_model: Callable[[], Any]
 
-    assigns_vaes: ClassVar[bool] = True
+    @property
+    def assigns_vaes(self) -> bool:
+        return shared.cmd_opts.vae_path is None  # which overrides every choice
 
     def watch_vae_files(self, notices: Notices) -> None:
         self._files = vae_files.VAEFiles(notices)
@@ -47,11 +49,6 @@ class SDVAESetting:
 
     def vae_in_use(self) -> str | None:
         return next((name for name, path in sd_vae.vae_dict.items() if path == sd_vae.loaded_vae_file), None)
-
-    def cannot_select(self) -> str | None:
-        if getattr(shared.cmd_opts, "vae_path", None) is not None:
-            return "The VAE was chosen on the command line (--vae-path); start without it to choose one here."
-        return None
 
     def select_vae(self, name: str) -> None:
         path = sd_vae.vae_dict.get(name)

@@ -5,8 +5,9 @@
 PosixPath('models/VAE/sdxl-vae-fp16-fix.safetensors')
 """
 
-from vae_lib.catalog.files import Catalog, CatalogEntry, KnownFile, load_catalog
-from vae_lib.hub.download import DownloadedFile, download, pull
+from vae_lib.catalog.files import Catalog, CatalogEntry, load_catalog
+from vae_lib.hub.client import Hub
+from vae_lib.hub.download import DownloadedFile, Folders, download, pull
 from vae_lib.hub.errors import (
     AmbiguousReference,
     GatedRepository,
@@ -17,28 +18,5 @@ from vae_lib.hub.errors import (
 from vae_lib.hub.manager import DownloadManager, Job
 from vae_lib.hub.progress import Progress
 from vae_lib.hub.remote import RemoteFile, resolve
-from vae_lib.hub.staging import PartialDownload, partial_downloads
+from vae_lib.hub.staging import partial_downloads
 from vae_lib.hub.taesd import has_taesd
-
-__all__ = [
-    "AmbiguousReference",
-    "Catalog",
-    "CatalogEntry",
-    "DownloadManager",
-    "DownloadedFile",
-    "GatedRepository",
-    "Job",
-    "KnownFile",
-    "PartialDownload",
-    "PickleRefused",
-    "Progress",
-    "RemoteFile",
-    "TargetExists",
-    "VerificationError",
-    "download",
-    "has_taesd",
-    "load_catalog",
-    "partial_downloads",
-    "pull",
-    "resolve",
-]

@@ -116,83 +116,190 @@ def endpoint_in_use(endpoint: str | None = None) -> str:
     return address.rstrip("/")
 
 
-def file_url(repo_id: str, path: str, revision: str, endpoint: str | None = None) -> str:
-    """The address of a file's bytes."""
-    url: str = _library().hf_hub_url(repo_id, path, revision=revision)
-    default = str(_library().constants.ENDPOINT)  # as it was set, blanks and all
-    # hf_hub_url takes an endpoint in newer versions only.
-    return endpoint_in_use(endpoint) + url[len(default) :] if url.startswith(default) else url
+def never() -> bool:
+    return False
 
 
-def list_repository(
-    repo_id: str,
-    revision: str | None = None,
-    *,
-    endpoint: str | None = None,
-    token: str | None = None,
-    cancelled: Callable[[], bool] | None = None,
-) -> Repository:
-    """The files of a repository at a revision (a branch, tag or commit; the default branch without one).
+@dataclass(frozen=True)
+class Hub:
+    """Whom to ask, and as whom.
 
-    Raises:
-        DownloadError: with a sentence that says what is the matter and what helps.
-        Cancelled: while waiting for another attempt.
+    Attributes:
+        endpoint: the hub's address; by default ``HF_ENDPOINT`` or huggingface.co.
+        token: access token; by default ``HF_TOKEN`` or the one saved by ``huggingface-cli login``.
+        cancelled: asked many times a second; once it is true, what is under way ends with Cancelled.
     """
-    library = _library()
 
-    def ask() -> Repository:
-        api = library.HfApi(endpoint=endpoint_in_use(endpoint))
-        info = api.model_info(
-            repo_id, revision=revision, files_metadata=True, timeout=TIMEOUT, token=_token(token)
+    endpoint: str | None = None
+    token: str | None = None
+    cancelled: Callable[[], bool] = never
+
+    @property
+    def address(self) -> str:
+        return endpoint_in_use(self.endpoint)
+
+    def file_url(self, repo_id: str, path: str, revision: str) -> str:
+        """The address of a file's bytes."""
+        url: str = _library().hf_hub_url(repo_id, path, revision=revision)
+        default = str(_library().constants.ENDPOINT)  # as it was set, blanks and all
+        # hf_hub_url takes an endpoint in newer versions only.
+        return self.address + url[len(default) :] if url.startswith(default) else url
+
+    def repository(self, repo_id: str, revision: str | None = None) -> Repository:
+        """The files of a repository at a revision (a branch, tag or commit; the default branch without one).
+
+        Raises:
+            DownloadError: with a sentence that says what is the matter and what helps.
+            Cancelled: while waiting for another attempt.
+        """
+        library = _library()
+
+        def ask() -> Repository:
+            api = library.HfApi(endpoint=self.address)
+            info = api.model_info(
+                repo_id, revision=revision, files_metadata=True, timeout=TIMEOUT, token=_token(self.token)
+            )
+            files = {}
+            for sibling in info.siblings or ():
+                lfs = sibling.lfs or {}
+                size = lfs.get("size", sibling.size)
+                files[sibling.rfilename] = HubFile(sibling.rfilename, size, lfs.get("sha256"))
+            commit = info.sha or revision or "main"
+            return Repository(repo_id, commit, files, bool(getattr(info, "gated", False)))
+
+        return self._with_retries(ask, repo_id, revision)
+
+    def metadata(self, repo_id: str, path: str, revision: str) -> FileMetadata:
+        """Ask for a file without fetching it, which also tells whether one may have it; raises as `repository`."""
+        utils = _library().utils
+
+        def ask() -> FileMetadata:
+            # get_hf_file_metadata would do, but in some versions it retries for half a minute and cannot be cancelled.
+            session, headers = utils.get_session(), _headers(self.token)
+            follow = {"follow_redirects" if _is_httpx(session) else "allow_redirects": False}
+            url = self.file_url(repo_id, path, revision)
+            for _ in range(MOST_REDIRECTS):
+                response = session.head(url, headers=headers, timeout=TIMEOUT, **follow)
+                location = response.headers.get("Location")
+                if not location or urlsplit(location).netloc:  # a redirect to the storage is the answer
+                    break
+                url = urljoin(url, location)  # a repository that was renamed
+            if response.status_code >= 400:
+                utils.hf_raise_for_status(response)
+            found = response.headers
+            size = found.get("X-Linked-Size") or (None if location else found.get("Content-Length"))
+            if size == "0" and not found.get("X-Linked-Size"):
+                size = None  # some servers say so to every HEAD; the answer to the GET will tell
+            etag = (found.get("X-Linked-Etag") or found.get("ETag") or "").removeprefix("W/").strip('"')
+            return FileMetadata(int(size) if size and size.isdigit() else None, etag or None)
+
+        return self._with_retries(ask, repo_id, revision, path)
+
+    def sleep(self, seconds: float) -> None:
+        """Wait, and raise Cancelled soon after the user says so."""
+        end = time.monotonic() + seconds
+        while True:
+            if self.cancelled():
+                raise Cancelled("The download was cancelled.")
+            left = end - time.monotonic()
+            if left <= 0:
+                return
+            time.sleep(min(left, 0.2))
+
+    def explain(
+        self, error: BaseException, repo_id: str, revision: str | None = None, path: str | None = None
+    ) -> DownloadError:
+        """The sentence for an error of the library or of its HTTP client."""
+        utils = _library().utils
+        host, page = urlsplit(self.address).netloc, f"{self.address}/{repo_id}"
+        status = _status(error)
+        said = _server_message(error)
+        if isinstance(error, utils.GatedRepoError):
+            return self.gated(repo_id)
+        if isinstance(error, utils.RevisionNotFoundError):
+            return RevisionNotFound(
+                f"{repo_id} has no revision {revision!r} on {host}; leave it out to get the newest."
+            )
+        if isinstance(error, utils.EntryNotFoundError):
+            return DownloadError(
+                f"{repo_id} has no file {path!r} at revision {revision or 'main'} on {host}."
+            )
+        if status == 401 and said and "credentials" in said.lower():
+            return DownloadError(
+                f"{host} refused the access token ({said.rstrip('.')}): set HF_TOKEN to a valid one, or unset it "
+                "for public repositories."
+            )
+        if isinstance(error, utils.RepositoryNotFoundError):
+            return DownloadError(
+                f"There is no repository {repo_id} on {host} that can be read: check the spelling, and if it is "
+                "private set HF_TOKEN to an access token that may read it."
+            )
+        if _is_offline(error):
+            return offline_error()
+        if isinstance(error, utils.HFValidationError):
+            return DownloadError(
+                f"{repo_id!r} is not the name of a repository on the hub, which is 'owner/name'."
+            )
+        if status in (401, 403):
+            return AccessDenied(
+                f"{host} denied access to {repo_id}{f' ({said})' if said else ''}: set HF_TOKEN to an access "
+                f"token that may read it, and see {page} for conditions to accept."
+            )
+        if status == 429:
+            return DownloadError(
+                f"{host} answers that too many requests came from here: wait a few minutes and try again, or log "
+                "in with HF_TOKEN for higher limits."
+            )
+        if status == 404:
+            return DownloadError(f"{host} has no {repo_id}{f'/{path}' if path else ''}: check the spelling.")
+        if status is not None:
+            return DownloadError(
+                f"{host} could not deliver {repo_id} (HTTP {status}{f', {said}' if said else ''}): try again "
+                "later, or set HF_ENDPOINT to a mirror."
+            )
+        if isinstance(error, _transport_errors()):
+            return DownloadError(
+                f"The connection to {host} failed ({_reason(error)}): check the network and the proxy settings "
+                "(HTTPS_PROXY), or set HF_ENDPOINT to a mirror."
+            )
+        return DownloadError(
+            f"{host} answered with something that is not the hub's: a proxy or a login page may stand in "
+            "between, or HF_ENDPOINT points to the wrong place."
         )
-        files = {}
-        for sibling in info.siblings or ():
-            lfs = sibling.lfs or {}
-            size = lfs.get("size", sibling.size)
-            files[sibling.rfilename] = HubFile(sibling.rfilename, size, lfs.get("sha256"))
-        commit = info.sha or revision or "main"
-        return Repository(repo_id, commit, files, bool(getattr(info, "gated", False)))
 
-    return _with_retries(ask, repo_id, revision, None, endpoint, cancelled)
+    def gated(self, repo_id: str) -> GatedRepository:
+        """The sentence for a repository whose licence has to be accepted, on the hub that is in use."""
+        url = f"{self.address}/{repo_id}"
+        elsewhere = (
+            "" if url.startswith(f"{HUB}/") else f" (or {HUB}/{repo_id}, if the mirror has no such page)"
+        )
+        return GatedRepository(
+            f"{repo_id} is gated: open {url}{elsewhere}, accept its licence there while logged in, then set HF_TOKEN "
+            "to an access token of that account and try again.",
+            url,
+        )
 
-
-def file_metadata(
-    repo_id: str,
-    path: str,
-    revision: str,
-    *,
-    endpoint: str | None = None,
-    token: str | None = None,
-    cancelled: Callable[[], bool] | None = None,
-) -> FileMetadata:
-    """Ask for a file without fetching it, which also tells whether one may have it.
-
-    Raises:
-        DownloadError, Cancelled: as :func:`list_repository`.
-    """
-    utils = _library().utils
-
-    def ask() -> FileMetadata:
-        # get_hf_file_metadata would do, but in some versions it retries for half a minute and cannot be cancelled.
-        session, headers = utils.get_session(), _headers(token)
-        follow = {"follow_redirects" if _is_httpx(session) else "allow_redirects": False}
-        url = file_url(repo_id, path, revision, endpoint)
-        for _ in range(MOST_REDIRECTS):
-            response = session.head(url, headers=headers, timeout=TIMEOUT, **follow)
-            location = response.headers.get("Location")
-            if not location or urlsplit(location).netloc:  # a redirect to the storage is the answer
-                break
-            url = urljoin(url, location)  # a repository that was renamed
-        if response.status_code >= 400:
-            utils.hf_raise_for_status(response)
-        found = response.headers
-        size = found.get("X-Linked-Size") or (None if location else found.get("Content-Length"))
-        if size == "0" and not found.get("X-Linked-Size"):
-            size = None  # some servers say so to every HEAD; the answer to the GET will tell
-        etag = (found.get("X-Linked-Etag") or found.get("ETag") or "").removeprefix("W/").strip('"')
-        return FileMetadata(int(size) if size and size.isdigit() else None, etag or None)
-
-    return _with_retries(ask, repo_id, revision, path, endpoint, cancelled)
+    def _with_retries(
+        self, ask: Callable[[], T], repo_id: str, revision: str | None, path: str | None = None
+    ) -> T:
+        if is_offline():
+            raise offline_error()
+        attempt = 0
+        while True:
+            attempt += 1
+            self.sleep(0)
+            try:
+                return ask()
+            except Exception as error:
+                if attempt < METADATA_ATTEMPTS and is_passing(error):
+                    self.sleep(waiting_time(attempt, error))
+                    continue
+                # Beside the client's errors, only those of an answer that was not understood are expected.
+                if not isinstance(
+                    error, (*_transport_errors(), ValueError, KeyError, TypeError, AttributeError)
+                ):
+                    raise
+                raise self.explain(error, repo_id, revision, path) from error
 
 
 @contextlib.contextmanager
@@ -265,94 +372,6 @@ def waiting_time(attempt: int, error: BaseException | None) -> float:
     return min(FIRST_WAIT * 2 ** (attempt - 1), LONGEST_WAIT) * random.uniform(0.75, 1.0)
 
 
-def sleep(seconds: float, cancelled: Callable[[], bool] | None) -> None:
-    """Wait, and raise Cancelled soon after the user says so."""
-    end = time.monotonic() + seconds
-    while True:
-        if cancelled is not None and cancelled():
-            raise Cancelled("The download was cancelled.")
-        left = end - time.monotonic()
-        if left <= 0:
-            return
-        time.sleep(min(left, 0.2))
-
-
-def explain(
-    error: BaseException,
-    repo_id: str,
-    revision: str | None = None,
-    path: str | None = None,
-    endpoint: str | None = None,
-) -> DownloadError:
-    """The sentence for an error of the library or of its HTTP client."""
-    utils = _library().utils
-    host = urlsplit(endpoint_in_use(endpoint)).netloc
-    page = f"{endpoint_in_use(endpoint)}/{repo_id}"
-    status = _status(error)
-    said = _server_message(error)
-    if isinstance(error, utils.GatedRepoError):
-        return explain_gated(repo_id, endpoint)
-    if isinstance(error, utils.RevisionNotFoundError):
-        return RevisionNotFound(
-            f"{repo_id} has no revision {revision!r} on {host}; leave it out to get the newest."
-        )
-    if isinstance(error, utils.EntryNotFoundError):
-        return DownloadError(f"{repo_id} has no file {path!r} at revision {revision or 'main'} on {host}.")
-    if status == 401 and said and "credentials" in said.lower():
-        return DownloadError(
-            f"{host} refused the access token ({said.rstrip('.')}): set HF_TOKEN to a valid one, or unset it "
-            "for public repositories."
-        )
-    if isinstance(error, utils.RepositoryNotFoundError):
-        return DownloadError(
-            f"There is no repository {repo_id} on {host} that can be read: check the spelling, and if it is "
-            "private set HF_TOKEN to an access token that may read it."
-        )
-    if _is_offline(error):
-        return offline_error()
-    if isinstance(error, utils.HFValidationError):
-        return DownloadError(
-            f"{repo_id!r} is not the name of a repository on the hub, which is 'owner/name'."
-        )
-    if status in (401, 403):
-        return AccessDenied(
-            f"{host} denied access to {repo_id}{f' ({said})' if said else ''}: set HF_TOKEN to an access "
-            f"token that may read it, and see {page} for conditions to accept."
-        )
-    if status == 429:
-        return DownloadError(
-            f"{host} answers that too many requests came from here: wait a few minutes and try again, or log "
-            "in with HF_TOKEN for higher limits."
-        )
-    if status == 404:
-        return DownloadError(f"{host} has no {repo_id}{f'/{path}' if path else ''}: check the spelling.")
-    if status is not None:
-        return DownloadError(
-            f"{host} could not deliver {repo_id} (HTTP {status}{f', {said}' if said else ''}): try again "
-            "later, or set HF_ENDPOINT to a mirror."
-        )
-    if isinstance(error, _transport_errors()):
-        return DownloadError(
-            f"The connection to {host} failed ({_reason(error)}): check the network and the proxy settings "
-            "(HTTPS_PROXY), or set HF_ENDPOINT to a mirror."
-        )
-    return DownloadError(
-        f"{host} answered with something that is not the hub's: a proxy or a login page may stand in "
-        "between, or HF_ENDPOINT points to the wrong place."
-    )
-
-
-def explain_gated(repo_id: str, endpoint: str | None = None) -> GatedRepository:
-    """The sentence for a repository whose licence has to be accepted, on the hub that is in use."""
-    url = f"{endpoint_in_use(endpoint)}/{repo_id}"
-    elsewhere = "" if url.startswith(f"{HUB}/") else f" (or {HUB}/{repo_id}, if the mirror has no such page)"
-    return GatedRepository(
-        f"{repo_id} is gated: open {url}{elsewhere}, accept its licence there while logged in, then set HF_TOKEN to an "
-        "access token of that account and try again.",
-        url,
-    )
-
-
 def offline_error() -> DownloadError:
     return DownloadError(
         "Downloads are off because HF_HUB_OFFLINE (or TRANSFORMERS_OFFLINE) is set; unset it and restart to "
@@ -363,32 +382,6 @@ def offline_error() -> DownloadError:
 def is_offline() -> bool:
     """True when HF_HUB_OFFLINE was set as huggingface_hub was imported; it has no effect later."""
     return bool(_library().constants.HF_HUB_OFFLINE)
-
-
-def _with_retries(
-    ask: Callable[[], T],
-    repo_id: str,
-    revision: str | None,
-    path: str | None,
-    endpoint: str | None,
-    cancelled: Callable[[], bool] | None,
-) -> T:
-    if is_offline():
-        raise offline_error()
-    attempt = 0
-    while True:
-        attempt += 1
-        sleep(0, cancelled)
-        try:
-            return ask()
-        except Exception as error:
-            if attempt < METADATA_ATTEMPTS and is_passing(error):
-                sleep(waiting_time(attempt, error), cancelled)
-                continue
-            # Beside the client's errors, only those of an answer that was not understood are expected.
-            if not isinstance(error, (*_transport_errors(), ValueError, KeyError, TypeError, AttributeError)):
-                raise
-            raise explain(error, repo_id, revision, path, endpoint) from error
 
 
 def _library() -> Any:

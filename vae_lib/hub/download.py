@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import math
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,6 +15,7 @@ from vae_lib.catalog.files import Catalog, CatalogEntry, load_catalog
 from vae_lib.catalog.names import target_name
 from vae_lib.checkpoints import FAMILIES, Identity, identify, load_vae, sha256_of
 from vae_lib.errors import CheckpointError, DownloadError
+from vae_lib.hub.client import Hub, never
 from vae_lib.hub.errors import TargetExists, VerificationError
 from vae_lib.hub.fetch import Fetched, fetch
 from vae_lib.hub.progress import Callback, Meter
@@ -46,6 +47,17 @@ class DownloadedFile:
     verified_by: VerifiedBy | None = "SHA-256"
 
 
+@dataclass(frozen=True)
+class Folders:
+    """Where VAEs go, and where a TAESD goes instead, with its halves also as the ``.pth`` files of the WebUI."""
+
+    vae: Path
+    taesd: Path | None = None
+
+    def of(self, is_taesd: bool) -> Path:
+        return self.taesd if is_taesd and self.taesd is not None else self.vae
+
+
 def pull(
     reference: str,
     folder: Path | str,
@@ -54,53 +66,39 @@ def pull(
     allow_pickle: bool = False,
     on_conflict: OnConflict = "ask",
     progress: Callback | None = None,
-    cancelled: Callable[[], bool] | None = None,
+    cancelled: Callable[[], bool] = never,
     endpoint: str | None = None,
     token: str | None = None,
     catalog: Catalog | None = None,
 ) -> DownloadedFile:
-    """Fetch what ``reference`` names: :func:`resolve` and :func:`download` in one call, with their arguments.
+    """Fetch what ``reference`` names: :func:`resolve` and :func:`download` in one call.
 
     A catalog entry that is here already is found by its hash, without asking the hub.
+
+    Args:
+        folder, taesd_folder: as in :class:`Folders`.
+        endpoint, token, cancelled: as in :class:`Hub`.
     """
     catalog = load_catalog() if catalog is None else catalog
-    entry = catalog.by_id(reference)
-    if entry is not None:
-        here = _present(entry, Path(folder), None if taesd_folder is None else Path(taesd_folder), catalog)
-        if here is not None:
-            return here
-    remote = resolve(
-        reference,
-        allow_pickle=allow_pickle,
-        endpoint=endpoint,
-        token=token,
-        catalog=catalog,
-        cancelled=cancelled,
-    )
-    return download(
-        remote,
-        folder,
-        taesd_folder=taesd_folder,
-        on_conflict=on_conflict,
-        progress=progress,
-        cancelled=cancelled,
-        token=token,
-        catalog=catalog,
-    )
+    folders = Folders(Path(folder), None if taesd_folder is None else Path(taesd_folder))
+    entry, hub = catalog.by_id(reference), Hub(endpoint, token, cancelled)
+    here = None if entry is None else _present(entry, folders, catalog)
+    if here is not None:
+        return here
+    remote = resolve(reference, hub, allow_pickle=allow_pickle, catalog=catalog)
+    return download(remote, folders, hub, on_conflict=on_conflict, progress=progress, catalog=catalog)
 
 
 def download(
     remote: RemoteFile,
-    folder: Path | str,
+    folders: Folders,
+    hub: Hub,
     *,
-    taesd_folder: Path | str | None = None,
     on_conflict: OnConflict = "ask",
     progress: Callback | None = None,
-    cancelled: Callable[[], bool] | None = None,
-    token: str | None = None,
     catalog: Catalog | None = None,
 ) -> DownloadedFile:
-    """Fetch and check a file, and put it into ``folder`` under its readable name.
+    """Fetch and check a file, and put it into its folder under its readable name.
 
     The file appears there at once and only when its size, its SHA-256 (the hub's and the catalog's) and its
     header are right: that it is a VAE, and of the family that the catalog says. Until then it lies in a
@@ -109,11 +107,9 @@ def download(
     retried. The same file already in its place is verified and not fetched again.
 
     Args:
-        taesd_folder: where a TAESD goes instead, with its halves also as the ``.pth`` files of the WebUI.
         on_conflict: what to do when another file has the name: ``"ask"`` raises TargetExists, ``"rename"``
             takes the next free ``name-2``. Nothing is ever overwritten.
         progress: called with a :class:`Progress`, about ten times a second, in the calling thread.
-        cancelled: asked many times a second; once it is true, the call ends with Cancelled.
 
     Raises:
         TargetExists: another file has the name.
@@ -122,64 +118,57 @@ def download(
         Cancelled: what has arrived is kept.
     """
     catalog = load_catalog() if catalog is None else catalog
-    vae_folder = Path(folder)
-    tiny_folder = None if taesd_folder is None else Path(taesd_folder)
     expects_taesd = taesd_stem(remote) is not None if remote.entry is None else remote.entry.kind == "TAESD"
-    destination = tiny_folder if expects_taesd and tiny_folder is not None else vae_folder
-    folders = (vae_folder, tiny_folder) if tiny_folder is not None else (vae_folder,)
+    destination = folders.of(expects_taesd)
     meter = Meter(progress, remote.size)
 
     def waiting() -> None:
         meter.report("waiting", f"{remote.target_name} is being downloaded already; waiting for that.")
 
-    here = _find_same(remote, folders, tiny_folder, catalog)
+    here = _find_same(remote, folders, catalog)
     if here is not None:
         return here
     _free_target(remote, destination, on_conflict)  # ask before anything is fetched
-    with staging_for(remote, destination, waiting, cancelled) as staging:
-        here = _find_same(remote, folders, tiny_folder, catalog)
+    with staging_for(remote, destination, waiting, hub.cancelled) as staging:
+        here = _find_same(remote, folders, catalog)
         if here is not None:  # somebody else has just put it there
             staging.remove()
             return here
-        got = fetch(remote, staging, destination, meter, cancelled, token)
+        got = fetch(remote, staging, destination, meter, hub)
         meter.report("checking", f"Checking {remote.target_name}.")
         if got.resumed_from and _wrong_bytes(remote, staging.part, destination):
             # The bytes that an earlier run left are the likelier culprit: once more, from the start.
             staging.part.unlink()
             first = got.fetched
-            got = fetch(remote, staging, destination, meter, cancelled, token)
+            got = fetch(remote, staging, destination, meter, hub)
             got = Fetched(got.done, got.fetched + first, 0)
             meter.report("checking", f"Checking {remote.target_name}.")
         identity, sha256 = _checked(remote, staging, destination, catalog)
         meter.report("saving", f"Saving {remote.target_name}.")
-        destination = tiny_folder if identity.is_taesd and tiny_folder is not None else vae_folder
+        destination = folders.of(identity.is_taesd)
         target = _put(remote, staging, destination, on_conflict)
     identity = dataclasses.replace(identity, path=target)
-    also = _host_taesd(identity, target, taesd_stem(remote), tiny_folder)
+    also = _host_taesd(identity, target, taesd_stem(remote), folders.taesd)
     return DownloadedFile(target, identity, sha256, got.fetched, got.resumed_from, also, _verified_by(remote))
 
 
-def _find_same(
-    remote: RemoteFile, folders: Iterable[Path], taesd_folder: Path | None, catalog: Catalog
-) -> DownloadedFile | None:
+def _find_same(remote: RemoteFile, folders: Folders, catalog: Catalog) -> DownloadedFile | None:
     """The file itself, when it is in its place already."""
-    for folder in folders:
+    for folder in filter(None, (folders.vae, folders.taesd)):
         path = folder / remote.target_name
         with as_sentence(folder):
             if not path.is_file() or remote.size not in (None, path.stat().st_size):
                 continue
         verifiable = remote.sha256 is not None or remote.git_sha1 is not None
         if verifiable and not _wrong_bytes(remote, path, folder):
-            known = _known_good(path, taesd_stem(remote), taesd_folder, catalog)
+            known = _known_good(path, taesd_stem(remote), folders.taesd, catalog)
             return dataclasses.replace(known, verified_by=_verified_by(remote))
     return None
 
 
-def _present(
-    entry: CatalogEntry, folder: Path, taesd_folder: Path | None, catalog: Catalog
-) -> DownloadedFile | None:
+def _present(entry: CatalogEntry, folders: Folders, catalog: Catalog) -> DownloadedFile | None:
     """A catalog entry's file, when it is in its place already, by its hash alone."""
-    in_folder = taesd_folder if entry.kind == "TAESD" and taesd_folder is not None else folder
+    in_folder = folders.of(entry.kind == "TAESD")
     path = in_folder / (entry.save_as or target_name(entry.repository, entry.file))
     with as_sentence(in_folder):
         if entry.sha256 is None or not path.is_file() or entry.size not in (None, path.stat().st_size):
@@ -187,7 +176,7 @@ def _present(
         if sha256_of(path) != entry.sha256:
             return None
     stem = stem_of_family(entry.family) if entry.kind == "TAESD" else None
-    return _known_good(path, stem, taesd_folder, catalog)
+    return _known_good(path, stem, folders.taesd, catalog)
 
 
 def _as_listed(path: Path) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -30,14 +29,7 @@ class _NotContinued(Exception):
     """The server does not send the rest from where we asked."""
 
 
-def fetch(
-    remote: RemoteFile,
-    staging: Staging,
-    folder: Path,
-    meter: Meter,
-    cancelled: Callable[[], bool] | None = None,
-    token: str | None = None,
-) -> Fetched:
+def fetch(remote: RemoteFile, staging: Staging, folder: Path, meter: Meter, hub: client.Hub) -> Fetched:
     """Complete ``staging.part``. Passing failures are retried for as long as there is progress in between.
 
     Raises:
@@ -59,7 +51,7 @@ def fetch(
             raise client.offline_error()
         problem: Exception | None = None
         try:
-            _stream(remote, staging, folder, meter, state, cancelled, token)
+            _stream(remote, staging, folder, meter, state, hub)
             if remote.size is None:
                 if not state.done:
                     raise DownloadError(
@@ -86,23 +78,17 @@ def fetch(
             raise _gave_up(problem, remote, state.done, best)
         wait = client.waiting_time(failures, problem)
         meter.report("retrying", f"Interrupted; trying again in {wait:.0f} s.")
-        client.sleep(wait, cancelled)
+        hub.sleep(wait)
     return state
 
 
 def _stream(
-    remote: RemoteFile,
-    staging: Staging,
-    folder: Path,
-    meter: Meter,
-    state: Fetched,
-    cancelled: Callable[[], bool] | None,
-    token: str | None,
+    remote: RemoteFile, staging: Staging, folder: Path, meter: Meter, state: Fetched, hub: client.Hub
 ) -> None:
     """One request: append what it brings."""
-    if cancelled is not None and cancelled():
+    if hub.cancelled():
         raise _cancelled(remote, state.done)
-    with client.open_stream(remote.url, state.done, token) as stream:
+    with client.open_stream(remote.url, state.done, hub.token) as stream:
         if stream.status != 206 and state.done:  # the server does not do ranges: it sends all of it again
             state.done = state.resumed_from = 0
             meter.start_at(0)
@@ -117,7 +103,7 @@ def _stream(
                 state.done += len(chunk)
                 state.fetched += len(chunk)
                 meter.add(len(chunk))
-                if cancelled is not None and cancelled():
+                if hub.cancelled():
                     raise _cancelled(remote, state.done)
                 if state.done > (MAX_BYTES if remote.size is None else remote.size):
                     return  # more than announced: the check of the size will say so
@@ -169,6 +155,5 @@ def _gave_up(problem: Exception | None, remote: RemoteFile, done: int, best: int
 
 def _explained(error: Exception, remote: RemoteFile) -> DownloadError:
     url = urlsplit(remote.url)
-    return client.explain(
-        error, remote.repo_id, remote.revision, remote.filename, f"{url.scheme}://{url.netloc}"
-    )
+    hub = client.Hub(f"{url.scheme}://{url.netloc}")
+    return hub.explain(error, remote.repo_id, remote.revision, remote.filename)

@@ -8,7 +8,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -28,10 +28,9 @@ log = logging.getLogger(__name__)
 class Job:
     """A download as it was when it was asked for; it does not change afterwards.
 
-    ``message`` is one line for people. ``done``, ``total``, ``speed`` and ``eta`` are as in
-    :class:`Progress`. ``result`` is there when ``state`` is "done"; ``error`` when it is "failed": its type
-    tells whether a choice of the user's would help (TargetExists, AmbiguousReference, PickleRefused,
-    GatedRepository). ``finished`` is the time.
+    ``message`` is one line for people, ``done`` and ``total`` are bytes. ``result`` is there when ``state`` is "done";
+    ``error`` when it is "failed": its type tells whether a choice of the user's would help (TargetExists,
+    AmbiguousReference, PickleRefused, GatedRepository).
     """
 
     id: str
@@ -40,12 +39,8 @@ class Job:
     message: str
     done: int = 0
     total: int | None = None
-    speed: float | None = None
-    eta: float | None = None
     result: DownloadedFile | None = None
     error: VAEGuardError | None = None
-    started: float = field(default_factory=time.time)
-    finished: float | None = None
 
     @property
     def active(self) -> bool:
@@ -168,11 +163,6 @@ class DownloadManager:
         task.over.wait(timeout)
         return self.job(job_id) or task.job
 
-    def clear_finished(self) -> None:
-        """Forget jobs that are over."""
-        with self._lock:
-            self._tasks = {job_id: task for job_id, task in self._tasks.items() if task.job.active}
-
     def close(self, timeout: float | None = 5.0) -> None:
         """Cancel everything, wait for the running downloads to stop, and end the threads."""
         for job in self.jobs():
@@ -226,36 +216,12 @@ class DownloadManager:
             self._finish(task, "done", f"{result.path.name} {verb} and {verified}.", result=result)
 
     def _progressed(self, task: _Task, progress: Progress) -> None:
-        if task.cancelled.is_set():
-            return
-        self._change(
-            task,
-            message=progress.message,
-            done=progress.done,
-            total=progress.total,
-            speed=progress.speed,
-            eta=progress.eta,
-        )
+        if not task.cancelled.is_set():
+            self._change(task, message=progress.message, done=progress.done, total=progress.total)
 
-    def _finish(
-        self,
-        task: _Task,
-        state: State,
-        message: str,
-        *,
-        result: DownloadedFile | None = None,
-        error: VAEGuardError | None = None,
-    ) -> None:
-        self._change(
-            task,
-            state=state,
-            message=message,
-            result=result,
-            error=error,
-            speed=None,
-            eta=None,
-            finished=time.time(),
-        )
+    def _finish(self, task: _Task, state: State, message: str, **found: object) -> None:
+        """``found``: a ``result`` or an ``error``."""
+        self._change(task, state=state, message=message, **found)
         try:
             if self._on_finished is not None:
                 self._on_finished(task.job)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -61,13 +61,7 @@ class RemoteFile:
 
 
 def resolve(
-    reference: str,
-    *,
-    allow_pickle: bool = False,
-    endpoint: str | None = None,
-    token: str | None = None,
-    catalog: Catalog | None = None,
-    cancelled: Callable[[], bool] | None = None,
+    reference: str, hub: client.Hub, *, allow_pickle: bool = False, catalog: Catalog | None = None
 ) -> RemoteFile:
     """Find the file that ``reference`` means (see :func:`parse_reference` for the forms).
 
@@ -77,28 +71,24 @@ def resolve(
     Args:
         allow_pickle: take a ``.ckpt``, ``.pt``, ``.pth`` or ``.bin`` file too. Loading one can run code that
             its author put there, so it takes an explicit yes; it is checked without running any of it.
-        endpoint: the hub's address; by default ``HF_ENDPOINT`` or huggingface.co.
-        token: access token; by default ``HF_TOKEN`` or the one saved by ``huggingface-cli login``.
 
     Raises:
         AmbiguousReference: several files fit; the error lists them.
         PickleRefused: the file is a pickle and ``allow_pickle`` is False.
         GatedRepository: a licence must be accepted first, at the error's ``url``.
         DownloadError: everything else, with a sentence that says what is the matter.
-        Cancelled: ``cancelled()`` became true.
+        Cancelled: ``hub.cancelled()`` became true.
     """
     catalog = load_catalog() if catalog is None else catalog
-    parsed = parse_reference(reference, catalog, client.endpoint_in_use(endpoint))
-    parsed, repository = _repository(parsed, endpoint, token, cancelled)
+    parsed = parse_reference(reference, catalog, hub.address)
+    parsed, repository = _repository(parsed, hub)
     path = choose_file(repository, parsed, allow_pickle=allow_pickle)
     known = repository.files[path]
     try:
-        asked = client.file_metadata(
-            parsed.repo_id, path, repository.commit, endpoint=endpoint, token=token, cancelled=cancelled
-        )
+        asked = hub.metadata(parsed.repo_id, path, repository.commit)
     except client.AccessDenied:
         if repository.gated:  # a token without access to it may get a plain 403
-            raise client.explain_gated(parsed.repo_id, endpoint) from None
+            raise hub.gated(parsed.repo_id) from None
         raise
     etag = (asked.etag or "").lower()
     sha256 = (known.sha256 or (etag if re.fullmatch(r"[0-9a-f]{64}", etag) else "")).lower() or None
@@ -114,7 +104,7 @@ def resolve(
         size=size,
         sha256=sha256,
         git_sha1=git_sha1,
-        url=client.file_url(parsed.repo_id, path, repository.commit, endpoint),
+        url=hub.file_url(parsed.repo_id, path, repository.commit),
         entry=entry,
         gated=repository.gated,
         target_name=(entry and entry.save_as) or target_name(parsed.repo_id, path),
@@ -131,16 +121,12 @@ def resolve(
     return remote
 
 
-def _repository(
-    parsed: Reference, endpoint: str | None, token: str | None, cancelled: Callable[[], bool] | None
-) -> tuple[Reference, client.Repository]:
+def _repository(parsed: Reference, hub: client.Hub) -> tuple[Reference, client.Repository]:
     """The repository at the revision that is meant, with the reading of the reference that it bears out."""
     missing: RevisionNotFound | None = None
     for reading in parsed.readings():
         try:
-            return reading, client.list_repository(
-                reading.repo_id, reading.revision, endpoint=endpoint, token=token, cancelled=cancelled
-            )
+            return reading, hub.repository(reading.repo_id, reading.revision)
         except RevisionNotFound as error:
             missing = missing or error
     assert missing is not None

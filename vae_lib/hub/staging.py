@@ -75,10 +75,7 @@ class Staging:
 
 @contextlib.contextmanager
 def staging_for(
-    remote: RemoteFile,
-    target_folder: Path,
-    waiting: Callable[[], None],
-    cancelled: Callable[[], bool] | None = None,
+    remote: RemoteFile, target_folder: Path, waiting: Callable[[], None], cancelled: Callable[[], bool]
 ) -> Iterator[Staging]:
     """The place for a download, for as long as no other thread or process has it.
 
@@ -101,7 +98,7 @@ def staging_for(
                 lock.acquire(timeout=0.3, poll_interval=0.1)
                 break
             except Timeout:
-                if cancelled is not None and cancelled():
+                if cancelled():
                     raise Cancelled("The download was cancelled.") from None
                 if not told:
                     waiting()

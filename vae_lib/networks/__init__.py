@@ -4,10 +4,7 @@ from vae_lib.networks.assign import assign
 from vae_lib.networks.autoencoder_kl import (
     AttnBlock,
     AutoencoderKL,
-    Decoder,
     DownLevel,
-    Downsample,
-    Encoder,
     MidBlock,
     ResnetBlock,
     UpLevel,
@@ -17,25 +14,3 @@ from vae_lib.networks.config import AutoencoderKLConfig
 from vae_lib.networks.known import STANDARD, build, recognise, sample_network
 from vae_lib.networks.network import Architecture, Network
 from vae_lib.networks.taesd import TAESD
-
-__all__ = [
-    "STANDARD",
-    "TAESD",
-    "Architecture",
-    "AttnBlock",
-    "AutoencoderKL",
-    "AutoencoderKLConfig",
-    "Decoder",
-    "DownLevel",
-    "Downsample",
-    "Encoder",
-    "MidBlock",
-    "Network",
-    "ResnetBlock",
-    "UpLevel",
-    "Upsample",
-    "assign",
-    "build",
-    "recognise",
-    "sample_network",
-]

@@ -245,17 +245,9 @@ def _in_bands(
 def _costed_plain(work: Work, profile: Profile) -> Plan:
     cost = plain_cost_of(work)
     return Plan(
-        Route.FULL,
-        work.device,
-        work.dtype,
-        None,
-        0,
-        round(PLAIN_ROOM * cost.peak_bytes),
-        profile.plain_seconds(cost),
-        work.pixels[0],
-        work.batch,
-        largest_bytes=cost.largest_bytes,
-    )
+        Route.FULL, work.device, work.dtype, None, 0, round(PLAIN_ROOM * cost.peak_bytes),
+        profile.plain_seconds(cost), work.pixels[0], work.batch, largest_bytes=cost.largest_bytes,
+    )  # fmt: skip
 
 
 def _costed(work: Work, route: Route, tiling: Tiling, profile: Profile) -> Plan:
@@ -266,18 +258,9 @@ def _costed(work: Work, route: Route, tiling: Tiling, profile: Profile) -> Plan:
     kind = transfers.kind_for(work.device)
     host = 0 if kind is None else cost.host_bytes
     return Plan(
-        route,
-        work.device,
-        work.dtype,
-        tiling,
-        0,
-        cost.peak_bytes,
-        profile.seconds(cost),
-        rows,
-        cost.bands,
-        host,
-        cost.largest_bytes,
-    )
+        route, work.device, work.dtype, tiling, 0, cost.peak_bytes, profile.seconds(cost), rows, cost.bands,
+        host, cost.largest_bytes,
+    )  # fmt: skip
 
 
 def _tiny_candidates(work: Work, profile: Profile) -> Iterator[Plan]:
@@ -297,14 +280,7 @@ def _tiny_candidates(work: Work, profile: Profile) -> Iterator[Plan]:
             work_done / speeds.plain_multiplications + work.batch * count * 100 * speeds.dispatch_seconds
         )
         yield Plan(
-            Route.TAESD,
-            work.device,
-            work.dtype,
-            None,
-            side,
-            peak + out,
-            seconds,
-            min(side, height) * TAESD.downscale,
-            work.batch * count,
+            Route.TAESD, work.device, work.dtype, None, side, peak + out, seconds,
+            min(side, height) * TAESD.downscale, work.batch * count,
             largest_bytes=max(out, tiny.map_bytes(grid, work.dtype, margin=1)),
-        )
+        )  # fmt: skip

@@ -43,42 +43,20 @@ class Route(str, Enum):
         member._value_, member.row = name, row
         return member
 
-    FULL = (
-        "full",
-        Row("Full", "in full", "layers over the whole picture; the fastest where it fits", "#3b82f6"),
-    )
-    TILED = (
-        "tiled",
-        Row(
-            "Tiled",
-            "in tiles",
-            "the same layers in bands of rows, what can be computed again is not kept",
-            "#10b981",
-        ),
-    )
-    OFFLOAD = (
-        "offload",
-        Row(
-            "Tiled + RAM",
-            "in tiles kept in RAM",
-            "tiled, with the layers' activations in main memory (on the CPU: in a scratch file)",
-            "#f59e0b",
-        ),
-    )
-    CPU = (
-        "cpu",
-        Row("CPU", "on the CPU", "full or tiled on the CPU, when the GPU is too small", None, elsewhere=True),
-    )
-    TAESD = (
-        "taesd",
-        Row(
-            "TAESD",
-            "with TAESD",
-            "the tiny autoencoder: very fast and small, but an approximation",
-            "#a855f7",
-            exact=False,
-        ),
-    )
+    # fmt: off
+    FULL = ("full", Row(
+        "Full", "in full", "layers over the whole picture; the fastest where it fits", "#3b82f6"))
+    TILED = ("tiled", Row(
+        "Tiled", "in tiles", "the same layers in bands of rows, what can be computed again is not kept", "#10b981"))
+    OFFLOAD = ("offload", Row(
+        "Tiled + RAM", "in tiles kept in RAM",
+        "tiled, with the layers' activations in main memory (on the CPU: in a scratch file)", "#f59e0b"))
+    CPU = ("cpu", Row(
+        "CPU", "on the CPU", "full or tiled on the CPU, when the GPU is too small", None, elsewhere=True))
+    TAESD = ("taesd", Row(
+        "TAESD", "with TAESD", "the tiny autoencoder: very fast and small, but an approximation", "#a855f7",
+        exact=False))
+    # fmt: on
 
     @classmethod
     def named(cls, name: str) -> Route:

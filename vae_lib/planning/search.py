@@ -80,11 +80,7 @@ class Search:
     """
 
     def __init__(
-        self,
-        work: Work,
-        preference: Preference,
-        planner: Planner,
-        repairs: Sequence[torch.dtype] = (),
+        self, work: Work, preference: Preference, planner: Planner, repairs: Sequence[torch.dtype] = ()
     ) -> None:
         """
         Args:

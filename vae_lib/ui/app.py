@@ -19,29 +19,23 @@ from vae_lib.ui.standalone import FolderBackend
 from vae_lib.ui.tab import build_tab
 from vae_lib.ui.versions import queued
 
-FIRST_PORT = 7870  # beside the WebUI's 7860
+HOST, FIRST_PORT = "127.0.0.1", 7870  # beside the WebUI's 7860
 
 
-def build_app(backend: Backend, title: str = "VAE Guard") -> gr.Blocks:
+def build_app(backend: Backend) -> gr.Blocks:
     """A page that holds nothing but the tab."""
     # The theme's own fonts would be fetched from Google.
     theme = gr.themes.Default(font=("system-ui", "sans-serif"), font_mono=("ui-monospace", "monospace"))
-    with gr.Blocks(
-        title=title, theme=theme, css="footer { display: none !important; }", analytics_enabled=False
-    ) as app:
-        gr.Markdown(f"## {title}")
+    css = "footer { display: none !important; }"
+    with gr.Blocks(title="VAE Guard", theme=theme, css=css, analytics_enabled=False) as app:
+        gr.Markdown("## VAE Guard")
         build_tab(backend)
         hints.show_by_ourselves(app)
     return queued(app, 16)
 
 
 def launch(
-    folder: Path,
-    *,
-    host: str = "127.0.0.1",
-    port: int | None = None,
-    open_browser: bool = True,
-    block: bool = True,
+    folder: Path, *, port: int | None = None, open_browser: bool = True, block: bool = True
 ) -> gr.Blocks:
     """Serve the tab for a folder of VAEs.
 
@@ -56,32 +50,26 @@ def launch(
     backend = FolderBackend(Path(folder).expanduser())
     app = build_app(backend)
     app.launch(
-        server_name=host,
-        server_port=_free_port(host, port),
-        inbrowser=open_browser,
-        prevent_thread_lock=not block,
-        show_api=False,
-        show_error=True,
-        quiet=not block,
-        share=False,
-    )
+        server_name=HOST, server_port=_free_port(port), inbrowser=open_browser, prevent_thread_lock=not block,
+        show_api=False, show_error=True, quiet=not block, share=False,
+    )  # fmt: skip
     return app
 
 
-def _free_port(host: str, wanted: int | None) -> int:
+def _free_port(wanted: int | None) -> int:
     for port in [wanted] if wanted is not None else range(FIRST_PORT, FIRST_PORT + 100):
-        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM) as probe:
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
             try:
                 if os.name != "nt":
                     probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                probe.bind((host, port))
+                probe.bind((HOST, port))
                 return port
             except OverflowError as error:
                 raise InputError(f"{port} is not a port; ports go from 1 to 65535.") from error
             except OSError:
                 continue
     raise InputError(
-        f"Port {wanted} is taken or not allowed on {host}; choose another with --port."
+        f"Port {wanted} is taken or not allowed on {HOST}; choose another with --port."
         if wanted is not None
-        else f"No port from {FIRST_PORT} on is free on {host}; choose one with --port."
+        else f"No port from {FIRST_PORT} on is free on {HOST}; choose one with --port."
     )

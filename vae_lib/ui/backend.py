@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -13,9 +14,10 @@ from PIL import Image
 from torch import Tensor
 
 from vae_lib.checkpoints import LatentSpace
+from vae_lib.device import free_memory, total_memory
 from vae_lib.engine import Operation
 from vae_lib.hub import DownloadManager
-from vae_lib.planning import Planner, Preference
+from vae_lib.planning import DEFAULT_ORDER, PROFILES, Planner, Preference
 
 
 @dataclass(frozen=True)
@@ -99,92 +101,120 @@ class Memory:
         return None if self.free is None else max(0, self.free - self.reserve)
 
 
-class Backend(Protocol):
-    """The host as the tab sees it. Methods are called from any thread and are expected to return soon.
+class VAEChoice(Protocol):
+    """The WebUI's own choice of a VAE. What cannot be done raises an InputError, and what was in use stays."""
 
-    Each may raise a ``VAEGuardError``; the tab then shows its sentence.
-    """
+    @property
+    def assigns_vaes(self) -> bool:
+        """Whether a VAE can be noted for a checkpoint, and a choice be left to that."""
 
-    def files(self) -> Sequence[VAEFile]:
-        """The VAEs there are, TAESDs included; damaged files too, which the tab lists with what is wrong."""
+    def refresh_vaes(self) -> None:
+        """Rescan the folders."""
 
-    def refresh(self) -> None:
-        """Look at the folders again (after a download, or when the user asks)."""
+    def vae_in_use(self) -> str | None:
+        """The name of the chosen VAE; None where it is the checkpoint's own."""
 
-    def in_use(self) -> str | None:
-        """The ``name`` of the file whose weights decode now; None when it is none of ``files``."""
+    def select_vae(self, name: str) -> None:
+        """Decode with this one from now on."""
 
-    def checkpoint(self) -> Checkpoint | None:
-        """The diffusion model in use, if there is one."""
-
-    def cannot_select(self) -> str | None:
-        """Why nothing can be selected here, in a sentence; None when ``select`` works."""
-
-    def select(self, name: str) -> None:
-        """Decode with this file from now on. When it fails, what was in use stays in use."""
-
-    def can_assign(self) -> bool:
-        """Whether ``assign`` and ``select_automatically`` work."""
-
-    def assign(self, name: str | None) -> None:
-        """Use this file whenever the checkpoint that is in use now is; None: no file in particular any more."""
-
-    def assigned(self) -> str | None:
-        """The file used whenever the checkpoint in use is."""
-
-    def overrides_assigned(self) -> str | None:
-        """What is selected, if that makes what is assigned void."""
+    def assign_vae(self, name: str | None) -> None:
+        """Note a VAE for the loaded checkpoint; None: no VAE in particular any more."""
 
     def select_automatically(self) -> None:
-        """Undo ``select``: what is assigned counts, or else the checkpoint's own VAE."""
+        """Choose no VAE: each checkpoint then has the one noted for it, or its own."""
 
-    def last_latents(self) -> Sequence[KeptLatents]:
-        """Latents of the last pictures, the newest first."""
+    def assigned_vae(self) -> str | None:
+        """The VAE noted for the loaded checkpoint."""
 
-    def unfinished(self) -> Sequence[Unfinished] | None:
-        """Those there are, the newest first; None where none are kept."""
+    def overrides_assignments(self) -> str | None:
+        """The chosen VAE, if it makes what is noted for checkpoints void."""
+
+
+class UnfinishedList(Protocol):
+    """Batches of which there is no exact picture."""
+
+    def listed(self) -> Sequence[Unfinished]:
+        """The newest first."""
 
     def finish(self, keys: Sequence[str]) -> Iterator[str | Finished]:
-        """Decode some of ``unfinished`` and save their pictures: what is being done, again and again, then the end."""
+        """Decode some and save their pictures: what is being done, again and again, then the end."""
 
-    def stop_finishing(self) -> None:
+    def stop(self) -> None:
         """Have ``finish`` end soon; what is not decoded yet stays."""
 
     def discard(self, key: str) -> None:
-        """Throw one of ``unfinished`` away."""
+        """Throw one away."""
 
     def report(self) -> str:
         """What to send to the developers after a failure of the extension's own code; "" when there was none."""
 
-    def devices(self) -> Sequence[torch.device]:
-        """Devices whose memory is of interest; the first is the one that decodes."""
 
+class Backend(ABC):
+    """The program around the tab; what is not abstract says what one is like that generates no pictures.
+
+    Methods are called from any thread and are expected to return soon. Each may raise a ``VAEGuardError``; the tab then
+    shows its sentence.
+    """
+
+    host: VAEChoice | None = None
+    unfinished: UnfinishedList | None = None
+
+    @abstractmethod
+    def files(self) -> Sequence[VAEFile]:
+        """The VAEs there are, TAESDs included; damaged files too, which the tab lists with what is wrong."""
+
+    @abstractmethod
+    def device(self) -> torch.device:
+        """The one that decodes."""
+
+    @abstractmethod
     def dtype(self) -> torch.dtype:
         """The floating-point type that the VAE computes in."""
 
+    @abstractmethod
+    def downloads(self) -> DownloadManager:
+        """What downloads run in."""
+
+    def checkpoint(self) -> Checkpoint | None:
+        """The diffusion model in use, if there is one."""
+        return None
+
+    def last_latents(self) -> Sequence[KeptLatents]:
+        """Latents of the last pictures, the newest first."""
+        return ()
+
+    def reserve(self) -> int:
+        """Bytes of free memory that the user keeps back."""
+        return 0
+
     def memory(self, device: torch.device) -> Memory:
         """Memory of a device now; also asked for the CPU."""
+        return Memory(total_memory(device), free_memory(device), self.reserve())
 
     def planner(self) -> Planner:
         """What plans the decodes of this program, with the memory that it leaves free."""
+        return Planner(lambda device: self.memory(device).usable, PROFILES)
 
     def preference(self, operation: Operation) -> Preference:
         """The routes that it takes, and in which order, where nothing else is asked for."""
+        return Preference.of(DEFAULT_ORDER)
 
     def has_taesd(self, operation: Operation) -> bool:
         """Whether there is a TAESD for the diffusion model in use."""
+        return False
 
     def spare(self) -> torch.device:
         """Where the routes compute that do so elsewhere."""
+        return torch.device("cpu")
 
     def size(self) -> tuple[int, int]:
         """Width and height in pixels of the pictures that are being made."""
+        return 1024, 1024
 
     def computing(self) -> AbstractContextManager[object]:
         """Entered while the tab computes, to keep generations and the tab out of each other's way."""
-
-    def downloads(self) -> DownloadManager | None:
-        """What downloads run in; None where there are none."""
+        return nullcontext()
 
     def warning(self) -> str | None:
         """What is wrong with all of it, in a sentence, said on top of the tab; asked whenever the page is loaded."""
+        return None

@@ -26,9 +26,7 @@ from vae_lib.ui.hints import hinted
 class CheckSection:
     """A button, the table that it brings, and the report to copy."""
 
-    def __init__(
-        self, backend: Backend, dtype: gr.Dropdown, operation: gr.Dropdown, device: gr.Dropdown
-    ) -> None:
+    def __init__(self, backend: Backend, dtype: gr.Dropdown, operation: gr.Dropdown) -> None:
         self._backend = backend
         self._turn, self._stopped = threading.Lock(), threading.Event()
         with gr.Row(variant="compact"):
@@ -48,14 +46,9 @@ class CheckSection:
             lines=4, max_lines=20, interactive=False, show_copy_button=True, visible=False, elem_id="vg_check_report",
         )  # fmt: skip
         self.stop.click(self._stopped.set, None, None, **QUIET)
-        self.go.click(
-            self._run,
-            [dtype, operation, device],
-            [self.said, self.report, self.stop],
-            **QUIET,
-        )
+        self.go.click(self._run, [dtype, operation], [self.said, self.report, self.stop], **QUIET)
 
-    def _run(self, dtype: str, operation: str, device: str) -> Iterator[tuple[str, Any, Any]]:
+    def _run(self, dtype: str, operation: str) -> Iterator[tuple[str, Any, Any]]:
         """What is tried at the moment, then the report."""
         if not self._turn.acquire(blocking=False):
             yield (
@@ -69,7 +62,7 @@ class CheckSection:
         try:
             said: queue.SimpleQueue[str | None] = queue.SimpleQueue()
             found: list[Report | VAEGuardError] = []
-            compute = Compute(torch.device(device), DTYPES[dtype], cancelled=self._stopped.is_set)
+            compute = Compute(self._backend.device(), DTYPES[dtype], cancelled=self._stopped.is_set)
             arguments = (Operation(operation), compute, said, found)
             thread = threading.Thread(target=self._check, args=arguments, daemon=True)
             thread.start()

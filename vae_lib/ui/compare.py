@@ -179,16 +179,10 @@ class Comparer:
             run.fraction = (len(run.cells) + done / max(total, 1)) / run.total
 
         return Ladder(
-            loaded.exact,
-            loaded.tiny,
-            device=self._backend.devices()[0],
-            dtype=self._backend.dtype(),
-            planner=planner if limit is None else planner.within(limit),
-            spare=self._backend.spare(),
-            output_device=torch.device("cpu"),
-            progress=progress,
-            cancelled=run.stop.is_set,
-        )
+            loaded.exact, loaded.tiny, device=self._backend.device(), dtype=self._backend.dtype(),
+            planner=planner if limit is None else planner.within(limit), spare=self._backend.spare(),
+            output_device=torch.device("cpu"), progress=progress, cancelled=run.stop.is_set,
+        )  # fmt: skip
 
     def _encode(self, ladder: Ladder, picture: Tensor) -> Tensor:
         model = ladder.vae or ladder.taesd

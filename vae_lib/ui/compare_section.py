@@ -45,7 +45,7 @@ class CompareSection:
         self._backend, self._library, self._comparer = backend, library, Comparer(backend)
         kept = [latents.title for latents in backend.last_latents()]
         start = _LAST if kept else _PICTURE
-        has_spare = backend.spare() != backend.devices()[0]
+        has_spare = backend.spare() != backend.device()
         routes = [AUTO, *(route.caption for route in EXACT if has_spare or not route.elsewhere)]
         others = "TAESD: choose its file among the VAEs."
         if not has_spare:
@@ -63,29 +63,21 @@ class CompareSection:
                     elem_id="vg_kept",
                 )  # fmt: skip
                 self.picture = gr.Image(
-                    example,
-                    type="pil",
-                    label="Picture, encoded first by each VAE",
-                    height=220,
-                    visible=start == _PICTURE,
-                    elem_id="vg_picture",
-                )
+                    example, type="pil", label="Picture, encoded first by each VAE", height=220,
+                    visible=start == _PICTURE, elem_id="vg_picture",
+                )  # fmt: skip
                 self.file = gr.File(
-                    label="Latents (.safetensors)",
-                    file_types=[".safetensors"],
-                    visible=start == _FILE,
+                    label="Latents (.safetensors)", file_types=[".safetensors"], visible=start == _FILE,
                     elem_id="vg_latents",
-                )
+                )  # fmt: skip
                 self.vaes = gr.Dropdown([], multiselect=True, label="VAEs", elem_id="vg_vaes")
                 self.routes = gr.CheckboxGroup(
                     routes, value=[AUTO, Route.TILED.caption], label="Routes", info=others, elem_id="vg_route_boxes"
                 )  # fmt: skip
                 self.limit = gr.Number(
-                    0,
-                    label="Memory limit of each decode, in MB (0: what is free)",
-                    precision=0,
+                    0, label="Memory limit of each decode, in MB (0: what is free)", precision=0,
                     elem_id="vg_limit",
-                )
+                )  # fmt: skip
                 with gr.Row():
                     go = gr.Button("Compare", variant="primary", elem_id="vg_compare", min_width=120)
                     self.stop = gr.Button("Stop", interactive=False, elem_id="vg_stop", min_width=80)
@@ -95,32 +87,21 @@ class CompareSection:
                     elem_id="vg_status",
                 )
                 self.gallery = gr.Gallery(
-                    label="Pictures",
-                    columns=3,
-                    object_fit="contain",
-                    visible=False,
-                    elem_id="vg_gallery",
+                    label="Pictures", columns=3, object_fit="contain", visible=False, elem_id="vg_gallery"
                 )
                 self.table = gr.HTML(elem_id="vg_results")
                 with gr.Row(visible=False) as self.difference_row:
                     self.one = gr.Dropdown([], label="Difference of", min_width=170, elem_id="vg_one")
                     self.other = gr.Dropdown([], label="and", min_width=170, elem_id="vg_other")
                     self.gain = gr.Dropdown(
-                        list(_GAINS),
-                        value="until visible",
-                        label="amplified",
-                        min_width=110,
+                        list(_GAINS), value="until visible", label="amplified", min_width=110,
                         elem_id="vg_gain",
-                    )
+                    )  # fmt: skip
                 self.said = gr.HTML(elem_id="vg_difference_said")
                 self.shown = gr.Image(
-                    label="Difference",
-                    type="pil",
-                    visible=False,
-                    height=380,
-                    interactive=False,
+                    label="Difference", type="pil", visible=False, height=380, interactive=False,
                     elem_id="vg_difference",
-                )
+                )  # fmt: skip
         for component, text in (
             (
                 self.source,
@@ -163,7 +144,8 @@ class CompareSection:
     def choices(self, chosen: bool, vaes: list[str] | None) -> tuple[Any, Any, Any]:
         """The VAEs and latents that there are now; the VAE in use and the last latents are what to begin with."""
         kept = [latents.title for latents in self._backend.last_latents()]
-        own, in_use = self._library.own(), self._backend.in_use()
+        own, host = self._library.own(), self._backend.host
+        in_use = None if host is None else host.vae_in_use()
         offered = self._library.names() if own is None else [own.name, *self._library.names()]
         first = offered[:1] if in_use is None else [in_use]
         names = gr.update(choices=offered, value=[name for name in vaes or first if name in offered])

@@ -41,10 +41,6 @@ class DownloadsSection:
     def __init__(self, backend: Backend, library: Library, files: FilesSection) -> None:
         self._backend, self._library = backend, library
         self._manager = backend.downloads()
-        self.outputs: list[Any] = []
-        if self._manager is None:
-            gr.HTML(markup.note("Downloads are not available here.", "warn"))
-            return
         try:
             self._catalog, problem = load_catalog(), ""
         except VAEGuardError as error:
@@ -138,7 +134,6 @@ class DownloadsSection:
         return markup.table(_HEAD, rows, empty="The catalog is empty.")
 
     def _start(self, reference: str, pickles: bool, rename: bool) -> str:
-        assert self._manager is not None
         if not reference.strip():
             return markup.note("Click a name in the table, or write what to download.", "warn")
         try:
@@ -148,13 +143,11 @@ class DownloadsSection:
         return ""
 
     def _cancel(self, job_id: str | None) -> str:
-        assert self._manager is not None
         if job_id:
             self._manager.cancel(job_id)
         return ""
 
     def _use(self, job_id: str | None) -> str:
-        assert self._manager is not None
         job = self._manager.job(job_id or "")
         if job is None or job.result is None:
             return markup.note("That file is not there any more.", "warn")
@@ -168,8 +161,6 @@ class DownloadsSection:
 
     def show(self) -> list[Any]:
         """The jobs as they are now, the newest first, and the choices that a failed one leaves open."""
-        if self._manager is None:
-            return []
         jobs = list(self._manager.jobs())[::-1][:SHOWN]
         updates: list[Any] = []
         for slot, job in zip(self.slots, [*jobs, *[None] * SHOWN], strict=False):
@@ -183,13 +174,11 @@ class DownloadsSection:
 
     def watch(self) -> Iterator[list[Any]]:
         """``show`` until nothing is running any more; what was downloaded is then in the folders."""
-        if self._manager is None:
-            return
         while True:
             active = any(job.active for job in self._manager.jobs())
             if not active:
                 try:
-                    self._backend.refresh()
+                    self._library.refresh()
                 except VAEGuardError as error:
                     gr.Warning(str(error))
             yield self.show()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import queue
 import threading
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,6 +43,11 @@ class Library:
         self._queue: queue.SimpleQueue[_State | None] = queue.SimpleQueue()
         self._worker: threading.Thread | None = None
 
+    def refresh(self) -> None:
+        """Have the WebUI rescan its folders; without one they are read each time."""
+        if self._backend.host is not None:
+            self._backend.host.refresh_vaes()
+
     def rows(self) -> list[Row]:
         """All files in the backend's order; headers of new ones are read, and their hashing is begun."""
         return [self._row(file) for file in self._backend.files()]
@@ -70,9 +74,9 @@ class Library:
         with self._lock:
             return len(self._pending)
 
-    def names(self, rows: Sequence[Row] | None = None) -> list[str]:
+    def names(self) -> list[str]:
         """Names of the files that can be used."""
-        return [row.name for row in (self.rows() if rows is None else rows) if row.identity is not None]
+        return [row.name for row in self.rows() if row.identity is not None]
 
     def _row(self, file: VAEFile) -> Row:
         if file.problem is not None:

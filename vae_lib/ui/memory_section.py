@@ -6,10 +6,9 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 from math import sqrt
-from typing import Any
+from typing import Any, NamedTuple
 
 import gradio as gr
-import torch
 
 from vae_lib.decode import wording
 from vae_lib.device import DTYPES, dtype_name, kinds
@@ -25,6 +24,16 @@ from vae_lib.ui.hints import hinted
 from vae_lib.ui.library import Library
 
 
+class Asked(NamedTuple):
+    """What the fields hold."""
+
+    width: float | None
+    height: float | None
+    dtype: str
+    operation: str
+    vae: str
+
+
 class MemorySection:
     def __init__(self, backend: Backend, library: Library) -> None:
         self._backend, self._library = backend, library
@@ -33,7 +42,6 @@ class MemorySection:
         self._answered: dict[str, tuple[Any, ...]] = {}
         width, height = backend.size()
         standard = list(STANDARD)
-        devices = [str(device) for device in backend.devices()]
         self.reach = gr.HTML(elem_id="vg_reach")
         with gr.Row():
             self.width = gr.Number(width, label="Width", precision=0, step=64,
@@ -45,8 +53,6 @@ class MemorySection:
             self.operation = gr.Dropdown(
                 ["decode", "encode"], value="decode", label="Operation", min_width=110, elem_id="vg_operation"
             )
-            self.device = gr.Dropdown(devices, value=devices[0], label="Device", min_width=110,
-                                      visible=len(devices) > 1, elem_id="vg_device")  # fmt: skip
             self.vae = gr.Dropdown(
                 standard, value=standard[0], label="VAE", min_width=230, elem_id="vg_memory_vae"
             )
@@ -56,7 +62,6 @@ class MemorySection:
             (self.height, "Of the picture, in pixels"),
             (self.dtype, "What the VAE computes in; half precision takes half the memory"),
             (self.operation, "Decode: from latents to a picture. Encode: the other way, as img2img and inpaint do"),
-            (self.device, "Where the VAE computes"),
             (self.vae, "VAEs of one shape need the same memory: a file of yours matters only if it is unusual"),
             (self._button, "Look again at what is free, and predict anew"),
         ):  # fmt: skip
@@ -65,8 +70,8 @@ class MemorySection:
         self.line = gr.HTML(elem_id="vg_plan")
         self.routes = gr.HTML(elem_id="vg_routes")
         self.plot = gr.HTML(elem_id="vg_plot")
-        self.check = CheckSection(backend, self.dtype, self.operation, self.device)
-        inputs = [self.width, self.height, self.dtype, self.operation, self.device, self.vae]
+        self.check = CheckSection(backend, self.dtype, self.operation)
+        inputs = [self.width, self.height, self.dtype, self.operation, self.vae]
         outputs = [self.reach, self.bar, self.line, self.routes, self.plot]
         for event in (self._button.click, *(component.change for component in inputs)):
             event(self.show, inputs, outputs, **QUIET).then(self.catch_up, inputs, outputs, **QUIET)
@@ -76,42 +81,31 @@ class MemorySection:
         """The files that can be asked for, after the standard networks."""
         return gr.update(choices=[*STANDARD, *self._library.names()])
 
-    def show(
-        self,
-        page: gr.Request,
-        width: float | None,
-        height: float | None,
-        dtype: str,
-        operation: str,
-        device: str,
-        vae: str,
-    ) -> Iterator[tuple[Any, ...]]:
+    def show(self, page: gr.Request, *values: Any) -> Iterator[tuple[Any, ...]]:
         """What the size needs at once, then the curves; nothing once the page has asked for something else."""
         session, number = _session(page), next(self._numbers)
         self._latest[session] = number
-        for shown in self._shown(width, height, dtype, operation, device, vae):
+        for shown in self._shown(Asked(*values)):
             if self._latest[session] != number:
                 yield self._nothing_new()
                 return
             yield shown
-        self._answered[session] = (width, height, dtype, operation, device, vae)
+        self._answered[session] = values
 
-    def catch_up(self, page: gr.Request, *asked: Any) -> Iterator[tuple[Any, ...]]:
+    def catch_up(self, page: gr.Request, *values: Any) -> Iterator[tuple[Any, ...]]:
         """``show`` of what the fields hold by now: two events of one moment may have run in either order."""
-        if self._answered.get(_session(page)) == asked:
+        if self._answered.get(_session(page)) == values:
             yield self._nothing_new()
         else:
-            yield from self.show(page, *asked)
+            yield from self.show(page, *values)
 
     def _nothing_new(self) -> tuple[Any, ...]:
         return (gr.update(),) * len(self.outputs)  # else gradio repeats what came last
 
-    def _shown(
-        self, width: float | None, height: float | None, dtype: str, operation: str, device: str, vae: str
-    ) -> Iterator[tuple[str, str, str, str, str]]:
+    def _shown(self, asked: Asked) -> Iterator[tuple[str, str, str, str, str]]:
         """Curves take seconds the first time."""
         try:
-            work = self._work(width, height, dtype, operation, device, vae)
+            work = self._work(asked)
             outlook = self._outlook(work)
             bar, line = self._summary(outlook)
             prospects = memory.with_taesd(outlook, self._backend.planner())
@@ -154,25 +148,22 @@ class MemorySection:
             f"{wording.expected(outlook)}; takes about {wording.time_text(plan.seconds)}."
         )
 
-    def _work(
-        self, width: float | None, height: float | None, dtype: str, operation: str, device: str, vae: str
-    ) -> Work:
-        for name, value in (("width", width), ("height", height)):
+    def _work(self, asked: Asked) -> Work:
+        for name, value in (("width", asked.width), ("height", asked.height)):
             if value is None or not 64 <= value <= memory.LARGEST:
                 raise InputError(f"The {name} must be a number of pixels from 64 to {memory.LARGEST}.")
-        config: Architecture | None = STANDARD.get(vae)
+        config: Architecture | None = STANDARD.get(asked.vae)
         channels = config.latent_channels if config is not None else 4
         if config is None:
-            row = self._library.row(vae)
+            row = self._library.row(asked.vae)
             if row is None:
-                raise InputError(f"{vae} is not there any more; choose another VAE.")
+                raise InputError(f"{asked.vae} is not there any more; choose another VAE.")
             config, channels = memory.vae_of_file(row.file.path)
         scale = TAESD.downscale if config is None else config.downscale
-        assert width is not None
-        assert height is not None
+        height, width = (max(1, round(side or 0) // scale) for side in (asked.height, asked.width))
         return Work(
-            config, Operation(operation), max(1, round(height) // scale), max(1, round(width) // scale), 1,
-            torch.device(device), DTYPES[dtype], taesd=True, latent_channels=channels,
+            config, Operation(asked.operation), height, width, 1,
+            self._backend.device(), DTYPES[asked.dtype], taesd=True, latent_channels=channels,
             spare=self._backend.spare(),
         )  # fmt: skip
 

@@ -44,15 +44,14 @@ def build_tab(backend: Backend) -> None:
         with gr.TabItem("Downloads", id="vg_downloads_tab"):
             downloads = DownloadsSection(backend, library, files)
         unfinished = None
-        if backend.unfinished() is not None:
+        if backend.unfinished is not None:
             with gr.TabItem("Unfinished", id="vg_unfinished_tab") as unfinished_tab:
                 unfinished_look = look_button()
-                unfinished = UnfinishedSection(backend)
+                unfinished = UnfinishedSection(backend.unfinished)
     root.load(files.watch, files.pick, files.table_outputs, **QUIET)
-    if downloads.outputs:
-        root.load(downloads.watch, None, downloads.outputs, **QUIET).then(
-            files.show, files.pick, files.table_outputs, **QUIET
-        )
+    root.load(downloads.watch, None, downloads.outputs, **QUIET).then(
+        files.show, files.pick, files.table_outputs, **QUIET
+    )
     if unfinished is not None:
         root.load(unfinished.show, None, unfinished.outputs, **QUIET)
         unfinished_tab.select(unfinished.show, None, unfinished.outputs, **QUIET)

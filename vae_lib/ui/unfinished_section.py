@@ -13,7 +13,7 @@ from PIL import Image
 
 from vae_lib.errors import VAEGuardError
 from vae_lib.ui import markup
-from vae_lib.ui.backend import Backend, Finished, Unfinished
+from vae_lib.ui.backend import Finished, Unfinished, UnfinishedList
 from vae_lib.ui.events import QUIET
 from vae_lib.ui.hints import hinted
 
@@ -32,8 +32,8 @@ class UnfinishedSection:
         outputs: the components that ``show`` fills.
     """
 
-    def __init__(self, backend: Backend) -> None:
-        self._backend = backend
+    def __init__(self, unfinished: UnfinishedList) -> None:
+        self._unfinished = unfinished
         self.said = gr.HTML(elem_id="vg_unfinished_said")
         self.table = gr.HTML(elem_id="vg_unfinished_table")
         self.pick = gr.Radio(choices=[], elem_id=PICK, elem_classes="vg-hidden")
@@ -61,7 +61,7 @@ class UnfinishedSection:
         self.pick.input(self.refresh, self.pick, self.outputs, **QUIET)
         self.go.click(self._finish, self.pick, [*self.outputs, self.gallery], **QUIET)
         self.all.click(self._finish_all, None, [*self.outputs, self.gallery], **QUIET)
-        self.stop.click(lambda: backend.stop_finishing(), None, None, queue=False, **QUIET)
+        self.stop.click(unfinished.stop, None, None, queue=False, **QUIET)
         self.remove.click(self._remove, [self.pick, self.remove], self.outputs, **QUIET)
 
     def show(self) -> list[Any]:
@@ -75,10 +75,10 @@ class UnfinishedSection:
     def _shown(
         self, said: str, chosen: str | None = None, *, is_busy: bool = False, asks: bool = False
     ) -> list[Any]:
-        items = list(self._backend.unfinished() or ())
+        items = list(self._unfinished.listed())
         keys = [item.key for item in items]
         chosen = chosen if chosen in keys else keys[0] if keys else None
-        report, some = self._backend.report(), bool(items)
+        report, some = self._unfinished.report(), bool(items)
         return [
             said,
             _table(items, chosen),
@@ -94,13 +94,13 @@ class UnfinishedSection:
         yield from self._finishing([key] if key else [])
 
     def _finish_all(self) -> Iterator[list[Any]]:
-        yield from self._finishing([item.key for item in self._backend.unfinished() or ()])
+        yield from self._finishing([item.key for item in self._unfinished.listed()])
 
     def _finishing(self, keys: Sequence[str]) -> Iterator[list[Any]]:
         said, pictures, kind = "", [], ""
         try:
             busy = self._shown("", keys[0] if keys else None, is_busy=True)
-            for step in self._backend.finish(keys):
+            for step in self._unfinished.finish(keys):
                 if isinstance(step, Finished):
                     said, pictures, kind = step.said, list(step.pictures), "" if step.is_good else "bad"
                 else:
@@ -116,7 +116,7 @@ class UnfinishedSection:
             asked = "The latents will be deleted, and this picture cannot be decoded any more. Press again to do so."
             return self._shown(markup.note(asked, "warn"), key, asks=True)
         try:
-            self._backend.discard(key or "")
+            self._unfinished.discard(key or "")
         except VAEGuardError as error:
             return self._shown(markup.note(str(error), "bad"))
         return self._shown(markup.note("Removed."))

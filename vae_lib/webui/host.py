@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 from PIL import Image
 
 from vae_lib.guard.host import Callbacks, Host, HostVAE
 from vae_lib.guard.notices import Notices
+from vae_lib.ui.backend import VAEChoice
 
 
-class WebUI(Host, Protocol):
+class WebUI(Host, VAEChoice, Protocol):
     """A WebUI with a page."""
 
     script_class: Any
@@ -60,33 +61,6 @@ class WebUI(Host, Protocol):
         """The VAEs that can be chosen, by name."""
 
     def vae_folders(self) -> Sequence[Path]: ...
-
-    def refresh_vaes(self) -> None:
-        """Look at the folders again."""
-
-    def vae_in_use(self) -> str | None:
-        """The name of the chosen VAE; None where it is the checkpoint's own."""
-
-    def cannot_select(self) -> str | None:
-        """Why no VAE can be chosen, in a sentence."""
-
-    def select_vae(self, name: str) -> None:
-        """Choose a VAE; raises InputError, and then what was in use stays."""
-
-    assigns_vaes: ClassVar[bool]
-    """Whether a VAE can be noted for a checkpoint, and a choice be left to that."""
-
-    def assign_vae(self, name: str | None) -> None:
-        """Note a VAE for the loaded checkpoint, or for None none any more; raises InputError."""
-
-    def select_automatically(self) -> None:
-        """Choose no VAE: each checkpoint then has the one noted for it, or its own. Raises InputError."""
-
-    def assigned_vae(self) -> str | None:
-        """The VAE noted for the loaded checkpoint."""
-
-    def overrides_assignments(self) -> str | None:
-        """The chosen VAE, if it makes what is noted for checkpoints void."""
 
     def is_vae_dropdown(self, component: Any, elem_id: str) -> bool:
         """Whether a component of the page is its dropdown of VAEs."""

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
 import gradio as gr
 import torch
 
-from vae_lib.device import free_memory, total_memory
 from vae_lib.engine import Operation
 from vae_lib.errors import printable
 from vae_lib.files import files_in
 from vae_lib.guard import MB, Guard, Kept
 from vae_lib.hub import DownloadManager
 from vae_lib.planning import Planner, Preference
-from vae_lib.ui.backend import Checkpoint, Finished, KeptLatents, Memory, Unfinished, VAEFile
+from vae_lib.ui.backend import Backend, Checkpoint, KeptLatents, VAEFile
 from vae_lib.ui.markup import CSS, note
 from vae_lib.ui.tab import build_tab
 from vae_lib.webui.downloads import Downloads
@@ -24,19 +23,21 @@ from vae_lib.webui.host import WebUI
 from vae_lib.webui.unfinished import UnfinishedPictures, details
 
 
-class HostBackend:
-    """Implements ``vae_lib.ui.backend.Backend`` on the host."""
+class HostBackend(Backend):
+    """On the host's VAEs, the pictures that are made with them, and the settings."""
+
+    host: WebUI
 
     def __init__(self, guard: Guard, host: WebUI, downloads: Downloads) -> None:
-        self._guard, self._host, self._downloads = guard, host, downloads
-        self._unfinished = UnfinishedPictures(guard)
+        self._guard, self.host, self._downloads = guard, host, downloads
+        self.unfinished = UnfinishedPictures(guard)
 
     def files(self) -> Sequence[VAEFile]:
-        vaes = [VAEFile(name, path) for name, path in self._host.vae_files().items()]
-        folder = self._host.folders().taesd
+        vaes = [VAEFile(name, path) for name, path in self.host.vae_files().items()]
+        folder = self.host.folders().taesd
         files, closed = files_in(folder)
         tiny = [path for path in files if path.parent == folder and path.suffix in (".pth", ".safetensors")]
-        for other in self._host.vae_folders():
+        for other in self.host.vae_folders():
             closed |= files_in(other)[1]
         return [
             *vaes,
@@ -44,39 +45,12 @@ class HostBackend:
             *(VAEFile(f"{printable(str(path))}/", path, said) for path, said in closed.items()),
         ]
 
-    def refresh(self) -> None:
-        self._host.refresh_vaes()
-
-    def in_use(self) -> str | None:
-        return self._host.vae_in_use()
-
     def checkpoint(self) -> Checkpoint | None:
-        loaded, vae = self._host.checkpoint(), self._host.loaded()
+        loaded, vae = self.host.checkpoint(), self.host.loaded()
         if loaded is None:
             return None
         title, path = loaded
         return Checkpoint(title, None if vae is None else vae.family, path)
-
-    def cannot_select(self) -> str | None:
-        return self._host.cannot_select()
-
-    def select(self, name: str) -> None:
-        self._host.select_vae(name)
-
-    def can_assign(self) -> bool:
-        return self._host.assigns_vaes and self._host.cannot_select() is None
-
-    def assign(self, name: str | None) -> None:
-        self._host.assign_vae(name)
-
-    def assigned(self) -> str | None:
-        return self._host.assigned_vae()
-
-    def overrides_assigned(self) -> str | None:
-        return self._host.overrides_assignments()
-
-    def select_automatically(self) -> None:
-        self._host.select_automatically()
 
     def last_latents(self) -> Sequence[KeptLatents]:
         return [
@@ -85,29 +59,14 @@ class HostBackend:
             if item.in_ram
         ]
 
-    def unfinished(self) -> Sequence[Unfinished] | None:
-        return self._unfinished.listed()
-
-    def finish(self, keys: Sequence[str]) -> Iterator[str | Finished]:
-        return self._unfinished.finish(keys)
-
-    def stop_finishing(self) -> None:
-        self._unfinished.stop()
-
-    def discard(self, key: str) -> None:
-        self._unfinished.discard(key)
-
-    def report(self) -> str:
-        return self._guard.notices.last_report()
-
-    def devices(self) -> Sequence[torch.device]:
-        return (self._host.device(),)
+    def device(self) -> torch.device:
+        return self.host.device()
 
     def dtype(self) -> torch.dtype:
-        return self._host.dtype()
+        return self.host.dtype()
 
-    def memory(self, device: torch.device) -> Memory:
-        return Memory(total_memory(device), free_memory(device), self._guard.settings().reserve_mb * MB)
+    def reserve(self) -> int:
+        return self._guard.settings().reserve_mb * MB
 
     def planner(self) -> Planner:
         return self._guard.planner()
@@ -116,7 +75,7 @@ class HostBackend:
         return self._guard.preference(operation)
 
     def has_taesd(self, operation: Operation) -> bool:
-        vae = self._host.loaded()
+        vae = self.host.loaded()
         return vae is not None and self._guard.taesd.load(vae.family, operation) is not None
 
     def spare(self) -> torch.device:
@@ -130,9 +89,9 @@ class HostBackend:
         return (512, 512) if checkpoint is None or checkpoint.family in ("SD1", "SD2") else (1024, 1024)
 
     def computing(self) -> AbstractContextManager[object]:
-        return self._host.lock()
+        return self.host.lock()
 
-    def downloads(self) -> DownloadManager | None:
+    def downloads(self) -> DownloadManager:
         return self._downloads.manager()
 
     def warning(self) -> str | None:

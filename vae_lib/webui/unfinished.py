@@ -22,6 +22,8 @@ _SECONDS = 0.3  # between two looks at how far it is
 
 
 class UnfinishedPictures:
+    """Implements ``UnfinishedList``."""
+
     def __init__(self, guard: Guard) -> None:
         self._guard = guard
         self._stop = threading.Event()
@@ -42,6 +44,9 @@ class UnfinishedPictures:
 
     def stop(self) -> None:
         self._stop.set()
+
+    def report(self) -> str:
+        return self._guard.notices.last_report()
 
     def finish(self, keys: Sequence[str]) -> Iterator[str | Finished]:
         """Decode batches in a thread, and say how far it is meanwhile."""
