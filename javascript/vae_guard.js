@@ -7,7 +7,7 @@
         window[`vaeGuardAgain_${tab}`] = function(...inputs) {
             const id = randomId(), find = (name) => gradioApp().querySelector(`#${tab}_${name}`);
             requestProgress(id, find("gallery_container"), find("gallery"), () => {});
-            return [id, ...inputs.slice(1)];
+            return [id, inputs[1], inputs[2], String(selected_gallery_index())];
         };
     }
 

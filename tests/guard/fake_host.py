@@ -127,6 +127,12 @@ class FakeHost:
         self.saved += made if saved else []
         return made
 
+    def grid(self, pictures: Any, batch_size: int, infotext: str, tab: str) -> Image.Image:
+        return side_by_side(pictures)
+
+    def is_interrupted(self) -> bool:
+        return False
+
     def preview(self, latents: Tensor) -> Image.Image | None:
         return Image.new("RGB", (8, 8))
 
@@ -150,6 +156,15 @@ class FakeHost:
         guarded = points
         with points.generation(p):
             return [points.batch(None, latents, own) for _ in range(batches)][-1]
+
+
+def side_by_side(pictures: Any) -> Image.Image:
+    made = Image.new("RGB", (sum(one.width for one in pictures), pictures[0].height))
+    left = 0
+    for one in pictures:
+        made.paste(one, (left, 0))
+        left += one.width
+    return made
 
 
 def network() -> Any:

@@ -23,6 +23,13 @@ function randomId() { return "task(" + Math.random().toString(36).slice(2, 17) +
 function requestProgress(id_task, progressbarContainer, gallery, atEnd) { setTimeout(atEnd, 1000); }
 function submit(...args) { args[0] = randomId(); return args; }
 function submit_img2img(...args) { return submit(...args); }
+function all_gallery_buttons() {
+    const found = gradioApp().querySelectorAll("[id$=_gallery].gradio-gallery .thumbnails > .thumbnail-item");
+    return Array.from(found).filter((button) => button.parentElement.offsetParent);
+}
+function selected_gallery_index() {
+    return all_gallery_buttons().findIndex((button) => button.classList.contains("selected"));
+}
 function restart_reload() { setTimeout(() => location.reload(), 3000); return []; }
 
 function callAll(callbacks, argument) {

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from PIL import Image
 
 from tests.gradio_page import choose
 from tests.webui import host as hosts
+from tests.webui import weights
 from tests.webui.scenarios import HIRES, IMG2IMG, SCENARIOS, UPSCALER, mask
 from tests.webui.test_browser import SECONDS, browser, number, open_page, open_panel, shoot  # noqa: F401
 from tests.webui.test_pictures import assert_close, entry
@@ -143,15 +146,55 @@ def test_inpainting_killed_in_its_decode(tmp_path: Path) -> None:
         assert without_ours(finished.infotext) == without_ours(whole.infotext)
 
 
-def test_another_vae_that_was_chosen_since_is_named(host: hosts.Host) -> None:
-    if hosts.IS_FORGE:
-        pytest.skip("Forge names its VAE as a module, and does not say which one a decode used")
-    host.generate(guard=TAESD)
-    with host.options(sd_vae="other.safetensors"):
+@pytest.fixture
+def chosen(host: hosts.Host) -> Iterator[hosts.Host]:
+    """A host whose choice of a VAE is put back."""
+    yield host
+    host.use_vae("None")
+    host.generate()  # Forge loads with it
+
+
+def test_the_vae_of_the_generation_decodes(chosen: hosts.Host) -> None:
+    """Whatever was chosen since; and what was chosen since stays."""
+    host = chosen
+    wanted = {}
+    for name, later in (("None", "other.safetensors"), ("other.safetensors", "None")):
+        host.use_vae(name)
+        wanted[name] = host.generate(guard=FULL)
+        host.generate(guard=TAESD)
+        host.use_vae(later)
+        before = host.vae_in_use()
         again = host.decode_again()
-        wanted = host.generate(guard=FULL)
-    assert_close(again.images[0], wanted.images[0])
-    assert entry(again.infotext, "VAE") == "other.safetensors"
+        assert_close(again.images[0], wanted[name].images[0])
+        assert without_ours(again.infotext) == without_ours(wanted[name].infotext)
+        assert host.vae_in_use() == before
+    assert np.abs(wanted["None"].images[0].astype(int) - wanted["other.safetensors"].images[0]).max() > 8
+    assert_close(
+        host.generate(guard=FULL).images[0], wanted["None"].images[0]
+    )  # the one that was chosen since
+
+
+@pytest.mark.skipif(hosts.IS_FORGE, reason="its list of modules is refreshed by its page alone")
+def test_a_vae_that_is_gone_or_another_one(chosen: hosts.Host) -> None:
+    """It says so, the latents stay, and the VAE in use may decode them in its place."""
+    host = chosen
+    file = host.data / "models/VAE/passing.safetensors"
+    shutil.copy(host.data / "models/VAE/other.safetensors", file)
+    host.post("/sdapi/v1/refresh-vae")
+    host.use_vae(file.name)
+    host.generate(guard=TAESD)
+    host.use_vae("None")
+    weights.save_vae(file, weights.vae(9))
+    os.utime(file, (1, 1))  # the host knows a file's hash by its time
+    with pytest.raises(hosts.ApiError, match="is another file now"):
+        host.decode_again()
+    file.unlink()
+    host.post("/sdapi/v1/refresh-vae")
+    with pytest.raises(hosts.ApiError, match="is not there any more"):
+        host.decode_again()
+    answer = host.post("/vae-guard/latents/0/decode?vae_in_use=true")
+    picture = np.asarray(hosts.decode(answer["images"][0]).convert("RGB"))
+    assert_close(picture, host.generate(guard=FULL).images[0])
 
 
 def test_scripts_of_others_that_act_after_the_decode_are_named(host: hosts.Host) -> None:

@@ -21,6 +21,7 @@ class DecodedAgain:
 
     infotexts: Sequence[str]
     cancelled: Callable[[], bool] | None = None
+    vae_in_use: bool = False
     route: str | None = None
     done: str | None = None
 
@@ -31,13 +32,19 @@ class DecodedAgain:
 
 
 def decode_again(
-    guard: Guard, held: Kept, *, saved: bool | None = None, cancelled: Callable[[], bool] | None = None
+    guard: Guard,
+    held: Kept,
+    *,
+    saved: bool | None = None,
+    cancelled: Callable[[], bool] | None = None,
+    vae_in_use: bool = False,
 ) -> Pictures:
     """Decode a kept batch; its file goes when the pictures are there. The caller holds the host's queue lock.
 
     Args:
         saved: among the host's pictures; None: as the generation had it.
         cancelled: asked while it runs.
+        vae_in_use: decode with the VAE that is in use, instead of the one of their generation.
 
     Raises:
         InputError: when the latents cannot be decoded, or not by what is loaded.
@@ -46,7 +53,7 @@ def decode_again(
     latents = held.latents()
     if not guard.host.has_checkpoint(held.model_name):
         _check_loaded(guard, held)
-    again = DecodedAgain(latents.infotexts, cancelled)
+    again = DecodedAgain(latents.infotexts, cancelled, vae_in_use)
     try:
         pictures = guard.host.finish(latents, again, saved)
     except (InputError, Cancelled, DeviceLost):

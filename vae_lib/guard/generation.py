@@ -36,8 +36,10 @@ class Again(Protocol):
         route: how they were decoded, once they are ("full", ...).
         done: the same for the infotext.
         cancelled: asked while they are decoded.
+        vae_in_use: whether the VAE in use decodes, instead of the one of their generation.
     """
 
+    vae_in_use: bool
     route: str | None
     done: str | None
     cancelled: Callable[[], bool] | None

@@ -114,10 +114,12 @@ class Guard:
         self.kept.finished(held, current, records)
         return result
 
-    def completed(self, infotexts: Sequence[str]) -> None:
+    def completed(
+        self, infotexts: Sequence[str], images: Sequence[Image.Image], grid: Sequence[Image.Image]
+    ) -> None:
         current = self.generations.current
         if current is not None and current.again is None:
-            self.kept.completed(current, infotexts)
+            self.kept.completed(current, infotexts, images, grid)
 
     @contextmanager
     def guarding(self, model: Any = None, scaled: Tensor | None = None) -> Iterator[None]:

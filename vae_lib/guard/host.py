@@ -75,8 +75,16 @@ class Points(Protocol):
     def guarding(self, model: Any = None, scaled: Tensor | None = None) -> AbstractContextManager[object]:
         """Around any decode (of the latents ``scaled``) or encode of a picture; None: the loaded model."""
 
-    def completed(self, infotexts: Sequence[str]) -> None:
-        """Inside ``generation``: it is over, and these are the infotexts of its pictures in their order."""
+    def completed(
+        self, infotexts: Sequence[str], images: Sequence[Image.Image], grid: Sequence[Image.Image]
+    ) -> None:
+        """Inside ``generation``: it is over.
+
+        Args:
+            infotexts: of its pictures, in their order.
+            images: the pictures in this order; masks and what extensions add may stand between or after them.
+            grid: that of the pictures, if the host made one.
+        """
 
     def is_generating(self) -> bool:
         """Whether this thread is inside a generation."""

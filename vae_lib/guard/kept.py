@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from vae_lib.checkpoints import unfinished
@@ -20,9 +21,11 @@ from vae_lib.checkpoints.unfinished import Afterwards, Latents
 from vae_lib.engine import Operation
 from vae_lib.errors import InputError
 from vae_lib.files import is_gone
+from vae_lib.guard import seen
 from vae_lib.guard.generation import Generation, Record
 from vae_lib.guard.host import Host, HostVAE
 from vae_lib.guard.notices import Notices, log
+from vae_lib.guard.seen import Seen
 from vae_lib.guard.settings import Settings
 from vae_lib.networks import TAESD
 from vae_lib.planning import Route
@@ -36,6 +39,8 @@ class Kept:
     Attributes:
         token: what batches of one generation have in common; None: an earlier run's.
         infotexts: one per picture; empty until they are known.
+        pictures: what the host made of each picture, where its generation showed it; empty until it is over.
+        grid: that of the whole generation, if the host made one.
         route: how it was decoded ("full", ...); None while it is not.
         path: the file it lies in while there is no exact picture of it.
     """
@@ -43,6 +48,8 @@ class Kept:
     def __init__(self, latents: Latents, generation: Generation | None, path: Path | None = None) -> None:
         self.token, self.path = None if generation is None else generation.token, path
         self.infotexts = list(latents.infotexts)
+        self.pictures: list[Seen | None] = []
+        self.grid: Seen | None = None
         self.route: str | None = None
         self.model_name, self.created = latents.model_name, latents.created
         self.shape, self.space = tuple(latents.tensor.shape), latents.space
@@ -202,14 +209,26 @@ class KeptLatents:
         self._notices.tell(sentence, warning=True)
         return sentence
 
-    def completed(self, generation: Generation, infotexts: Sequence[str]) -> None:
-        """The generation is over: these are the infotexts of its pictures as the host shows them."""
+    def completed(
+        self,
+        generation: Generation,
+        infotexts: Sequence[str],
+        images: Sequence[Image.Image],
+        grid: Sequence[Image.Image],
+    ) -> None:
+        """The generation is over: these are its pictures, and their infotexts, as the host shows them."""
         batches = [item for item in reversed(self._latest) if item.token is generation.token]
         if sum(item.shape[0] for item in batches) != len(infotexts):
             return  # the scripts of others added pictures, or left some out
         texts = iter(infotexts)
         for item in batches:
             item.infotexts = [text for _, text in zip(range(item.shape[0]), texts, strict=False)]
+        if not any(item.is_approximate for item in batches):
+            return  # nothing will ever be put in their place
+        made = iter(seen.pictures(infotexts, images))
+        for item in batches:
+            item.pictures = [picture for _, picture in zip(range(item.shape[0]), made, strict=False)]
+            item.grid = Seen.of(grid[0]) if len(grid) == 1 else None
 
     def promise(self, held: Kept | None) -> str:
         """How long an approximate picture's latents are kept, as a sentence."""

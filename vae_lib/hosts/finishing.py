@@ -36,11 +36,12 @@ _BESIDE_IT = (
 _FIXED = ("sd_model_name", "sd_model_hash", "iteration")  # which process_images would set anew
 
 
-def noted(p: Any) -> Afterwards:
-    """Of a processing object that is at the decode of a batch."""
+def noted(p: Any, vae: Mapping[str, Any]) -> Afterwards:
+    """Of a processing object that is at the decode of a batch; ``vae`` is the setting that chooses its VAE."""
     left_out = {*_OF_NO_USE, *_IMAGES, *(f"all_{name}" for name in _LISTS)}
     values = {name: value for name, value in vars(p).items() if name not in left_out and _is_plain(value)}
     values |= {name: list(getattr(p, name, None) or ()) for name in _LISTS}
+    values["vae"] = dict(vae)
     values["is_img2img"] = isinstance(p, processing.StableDiffusionProcessingImg2Img)
     images = {name: _as_images(getattr(p, name, None) or ()) for name in _IMAGES}
     own = {script.title(): list(_arguments(p, script)) for script in _hosts_postprocessing(p.scripts)}
@@ -50,9 +51,13 @@ def noted(p: Any) -> Afterwards:
     )
 
 
-def processing_of(latents: Latents, again: Again, saved: bool | None) -> Any:
-    """A processing object whose sampling is over: it is left to ``process_images``."""
-    values = dict(latents.afterwards.values)
+def processing_of(latents: Latents, again: Again, saved: bool | None, vae: Mapping[str, Any]) -> Any:
+    """A processing object whose sampling is over: it is left to ``process_images``.
+
+    Args:
+        vae: the setting that chooses the VAE of these latents, as ``noted`` was given it.
+    """
+    values = {name: value for name, value in latents.afterwards.values.items() if name != "vae"}
     lists = {name: list(values.pop(name, None) or ()) for name in _LISTS}
     count = len(latents.tensor)
     kind = "Img2Img" if values.pop("is_img2img", False) else "Txt2Img"
@@ -73,7 +78,10 @@ def processing_of(latents: Latents, again: Again, saved: bool | None) -> Any:
         **(values.get("override_settings") or {}),
         **beside,
         **_checkpoint(latents.model_name),
+        **vae,
     }
+    for key in p.override_settings:  # the host puts back only what is in its file
+        shared.opts.data.setdefault(key, shared.opts.get_default(key))
     p.override_settings_restore_afterwards = p.disable_extra_networks = p.do_not_save_grid = True
     if saved is not None:
         p.save_samples = lambda **_: saved  # Neo says whether it is for a video

@@ -20,6 +20,7 @@ from vae_lib.guard import Notices, precision
 from vae_lib.guard.host import HostVAE
 from vae_lib.hosts import picture_functions, unknown, vae_files
 from vae_lib.hosts.forge_family import ForgeFamily
+from vae_lib.hosts.sd_vae_setting import vae_is_gone
 from vae_lib.hosts.webui_family import checkpoint_name
 
 
@@ -112,6 +113,15 @@ class Host(ForgeFamily):
     def choose_modules(self, paths: Sequence[str]) -> None:
         """The next generation loads them."""
         main_entry.modules_change(list(paths))
+
+    def vae_of_generation(self) -> Mapping[str, Any]:
+        return {"forge_additional_modules": list(shared.opts.forge_additional_modules or ())}
+
+    def check_vae_is_there(self, chosen: Mapping[str, Any], known_hash: str | None) -> None:
+        """Of its text encoders as well: Forge would leave out what it does not find."""
+        for path in chosen["forge_additional_modules"]:
+            if not os.path.isfile(path):
+                raise InputError(vae_is_gone(os.path.basename(path)))
 
     def is_vae_dropdown(self, component: Any, elem_id: str) -> bool:
         """By its label: it has no elem_id."""

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from modules import paths, paths_internal, sd_vae, shared
+from modules import paths, paths_internal, processing, sd_vae, shared
 from modules_forge import main_entry
 
 from vae_lib.catalog import FAMILIES, LatentSpace
+from vae_lib.errors import InputError
 from vae_lib.guard.host import Folders
 from vae_lib.hosts import forge, picture_functions, unknown
+from vae_lib.hosts.sd_vae_setting import vae_is_gone
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,16 @@ class Host(forge.Host):
     def choose_modules(self, paths: Sequence[str]) -> None:
         """For the preset too: else its next change would bring the other ones back."""
         main_entry.modules_change(list(paths), shared.opts.forge_preset)
+
+    def vae_of_generation(self) -> Mapping[str, Any]:
+        """With the file that a request over the API put in the place of the VAE for this generation, if it did."""
+        given = processing._overridden_modules if sd_vae.base_vae is not None else None
+        return {**super().vae_of_generation(), **({"sd_vae": given[-1]} if given else {})}
+
+    def check_vae_is_there(self, chosen: Mapping[str, Any], known_hash: str | None) -> None:
+        super().check_vae_is_there(chosen, known_hash)
+        if not os.path.isfile(path := chosen.get("sd_vae", __file__)):
+            raise InputError(vae_is_gone(os.path.basename(path)))
 
     # settings and arguments that it does not have
 

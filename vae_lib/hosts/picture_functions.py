@@ -17,7 +17,8 @@ def _generation(points: Points, original: Function) -> Function:
     def process_images_inner(p: Any) -> Any:
         with points.generation(p):
             processed = original(p)
-            points.completed(processed.infotexts[processed.index_of_first_image :])
+            first = processed.index_of_first_image
+            points.completed(processed.infotexts[first:], processed.images[first:], processed.images[:first])
             return processed
 
     return process_images_inner

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from modules import extra_networks, sd_vae, shared, shared_items
+from modules import extra_networks, hashes, sd_vae, shared, shared_items
 from modules.call_queue import queue_lock
 
 from vae_lib.errors import InputError
@@ -16,6 +17,13 @@ from vae_lib.guard import NOTHING_LOADED
 from vae_lib.guard.notices import Notices
 from vae_lib.hosts import vae_files
 from vae_lib.hosts.patching import Patches
+
+
+def vae_is_gone(name: str) -> str:
+    return (
+        f"The VAE of these latents, {name}, is not there any more. Put it back and press Refresh in VAE > Files, or "
+        "tick 'With the VAE in use now' in VAE > Unfinished; then decode them again."
+    )
 
 
 class SDVAESetting:
@@ -61,6 +69,33 @@ class SDVAESetting:
             refused = self._files.refused or f"{name} was not loaded; the console says why."
             raise InputError(refused)
         shared.opts.save(shared.config_filename)
+
+    def vae_of_generation(self) -> Mapping[str, Any]:
+        """The setting that would choose the VAE that is in use."""
+        loaded = sd_vae.loaded_vae_file
+        return {"sd_vae": "None" if loaded is None else self.vae_in_use() or os.path.basename(loaded)}
+
+    def check_vae_is_there(self, chosen: Mapping[str, Any], known_hash: str | None) -> None:
+        """Whether a VAE that ``vae_of_generation`` gave can still be loaded.
+
+        Args:
+            known_hash: the beginning of its file's hash at that time, as in the infotext.
+
+        Raises:
+            InputError: when it cannot, or its file has changed.
+        """
+        name = chosen["sd_vae"]
+        if name == "None":
+            return
+        path = sd_vae.vae_dict.get(name)
+        if path is None:
+            raise InputError(vae_is_gone(name))
+        now = hashes.sha256(path, f"vae/{os.path.basename(path)}") if known_hash else None
+        if now and not now.startswith(known_hash or ""):
+            raise InputError(
+                f"The VAE of these latents, {name}, is another file now. Put the one back that they were made for, or "
+                "tick 'With the VAE in use now' in VAE > Unfinished; then decode them again."
+            )
 
     def select_automatically(self) -> None:
         shared.opts.set("sd_vae", "Automatic")

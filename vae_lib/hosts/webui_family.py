@@ -114,13 +114,13 @@ class WebUIFamily(SDVAESetting):
         self._patches.undo_all()
 
     def afterwards(self, p: Any) -> Afterwards:
-        return finishing.noted(p)
+        return finishing.noted(p, self.vae_of_generation())
 
     def has_checkpoint(self, name: str) -> bool:
         return name in sd_models.checkpoint_aliases
 
     def finish(self, latents: Latents, again: Again, saved: bool | None) -> Sequence[tuple[Image.Image, str]]:
-        p = finishing.processing_of(latents, again, saved)
+        p = finishing.processing_of(latents, again, saved, {} if again.vae_in_use else self._vae_of(latents))
         try:
             processed = processing.process_images(p)
         except devices.NansException as error:
@@ -130,9 +130,32 @@ class WebUIFamily(SDVAESetting):
         first = processed.index_of_first_image
         return list(zip(processed.images[first:], processed.infotexts[first:], strict=False))
 
-    def grid(self, pictures: Sequence[Image.Image], batch_size: int) -> Image.Image:
+    def _vae_of(self, latents: Latents) -> Mapping[str, Any]:
+        """The setting that chooses the VAE of these latents; empty where it is not known, or in use anyway.
+
+        Raises:
+            InputError: when the VAE is not there any more, or its file is another one.
+        """
+        values = latents.afterwards.values
+        chosen = values.get("vae") or {}
+        if chosen:
+            self.check_vae_is_there(chosen, values.get("sd_vae_hash"))
+        is_loaded = checkpoint_name(self.loaded_model()) == latents.model_name
+        return {} if is_loaded and chosen == self.vae_of_generation() else chosen
+
+    def grid(self, pictures: Sequence[Image.Image], batch_size: int, infotext: str, tab: str) -> Image.Image:
         grid: Image.Image = images.image_grid(list(pictures), batch_size)
+        grid.info["parameters"] = infotext
+        if shared.opts.grid_save:
+            folder = shared.opts.outdir_grids or getattr(shared.opts, f"outdir_{tab}_grids")
+            images.save_image(
+                grid, folder, "grid", extension=shared.opts.grid_format, info=infotext,
+                short_filename=not shared.opts.grid_extended_filename, grid=True,
+            )  # fmt: skip
         return grid
+
+    def is_interrupted(self) -> bool:
+        return bool(shared.state.interrupted)
 
     def preview(self, latents: Tensor) -> Image.Image | None:
         try:

@@ -136,8 +136,12 @@ class UnfinishedList(Protocol):
     def listed(self) -> Sequence[Unfinished]:
         """The newest first."""
 
-    def finish(self, keys: Sequence[str]) -> Iterator[str | Finished]:
-        """Decode some and save their pictures: what is being done, again and again, then the end."""
+    def finish(self, keys: Sequence[str], vae_in_use: bool) -> Iterator[str | Finished]:
+        """Decode some and save their pictures: what is being done, again and again, then the end.
+
+        Args:
+            vae_in_use: with the VAE that is in use, instead of the one of their generation.
+        """
 
     def stop(self) -> None:
         """Have ``finish`` end soon; what is not decoded yet stays."""

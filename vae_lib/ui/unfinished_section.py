@@ -18,15 +18,21 @@ from vae_lib.ui.events import QUIET
 from vae_lib.ui.hints import hinted
 
 PICK = "vg_pick_unfinished"
+_WHAT = (
+    "Latents of pictures that are not there, or not exact: their decode failed, the WebUI ended in it, or TAESD made "
+    "the picture."
+)
 _NONE = (
     "Every picture is there, and exact. Latents are saved before each decode; if it fails, if the WebUI dies in it, or "
     "if TAESD has to stand in, they are listed here."
 )
+_REMOVE, _REMOVE_ALL = "Remove", "Remove all"
 _SURE = "Remove for good"
 
 
 class UnfinishedSection:
-    """A list of them; "Decode now" for the chosen one and "Decode all", with a way to stop; "Remove", asked once.
+    """A list of them; "Decode now" for the chosen one and "Decode all", which can be stopped; "Remove" and "Remove
+    all", asked once.
 
     Attributes:
         outputs: the components that ``show`` fills.
@@ -43,7 +49,11 @@ class UnfinishedSection:
             self.stop = gr.Button(
                 "Stop", variant="stop", visible=False, elem_id="vg_finish_stop", min_width=80
             )
-            self.remove = gr.Button("Remove", elem_id="vg_unfinished_remove", min_width=80)
+            self.remove = gr.Button(_REMOVE, elem_id="vg_unfinished_remove", min_width=80)
+            self.remove_all = gr.Button(_REMOVE_ALL, elem_id="vg_unfinished_remove_all", min_width=80)
+        self.vae_in_use = gr.Checkbox(
+            False, label="With the VAE in use now", elem_id="vg_unfinished_vae_in_use", container=False
+        )
         self.gallery = gr.Gallery(
             label="Pictures", columns=2, object_fit="contain", visible=False, elem_id="vg_finished"
         )
@@ -52,17 +62,21 @@ class UnfinishedSection:
             lines=6, max_lines=20, interactive=False, show_copy_button=True, visible=False, elem_id="vg_report",
         )  # fmt: skip
         self.outputs = [
-            self.said, self.table, self.pick, self.go, self.all, self.stop, self.remove, self.report
+            self.said, self.table, self.pick, self.go, self.all, self.stop, self.remove, self.remove_all,
+            self.vae_in_use, self.report,
         ]  # fmt: skip
         hinted(self.go, "Decode the chosen latents exactly, and save the pictures among the others")
         hinted(self.all, "Decode all in the list, one after the other")
         hinted(self.stop, "End the decode; what is not decoded yet stays in the list")
         hinted(self.remove, "Throw the chosen latents away")
+        hinted(self.remove_all, "Throw all latents in the list away")
+        hinted(self.vae_in_use, "Instead of the VAE that their generation had, which may be gone")
         self.pick.input(self.refresh, self.pick, self.outputs, **QUIET)
-        self.go.click(self._finish, self.pick, [*self.outputs, self.gallery], **QUIET)
-        self.all.click(self._finish_all, None, [*self.outputs, self.gallery], **QUIET)
+        self.go.click(self._finish, [self.pick, self.vae_in_use], [*self.outputs, self.gallery], **QUIET)
+        self.all.click(self._finish_all, self.vae_in_use, [*self.outputs, self.gallery], **QUIET)
         self.stop.click(unfinished.stop, None, None, queue=False, **QUIET)
         self.remove.click(self._remove, [self.pick, self.remove], self.outputs, **QUIET)
+        self.remove_all.click(self._remove_all, self.remove_all, self.outputs, **QUIET)
 
     def show(self) -> list[Any]:
         """The list as it is now, with nothing chosen but the first."""
@@ -73,34 +87,37 @@ class UnfinishedSection:
         return self._shown("", chosen)
 
     def _shown(
-        self, said: str, chosen: str | None = None, *, is_busy: bool = False, asks: bool = False
+        self, said: str, chosen: str | None = None, *, is_busy: bool = False, asks: str = ""
     ) -> list[Any]:
         items = list(self._unfinished.listed())
         keys = [item.key for item in items]
         chosen = chosen if chosen in keys else keys[0] if keys else None
         report, some = self._unfinished.report(), bool(items)
+        one, every = (_SURE if asks == label else label for label in (_REMOVE, _REMOVE_ALL))
         return [
-            said,
+            said or (markup.note(_WHAT) if some else ""),
             _table(items, chosen),
             gr.update(choices=keys, value=chosen),
             gr.update(visible=some and not is_busy),
             gr.update(visible=len(items) > 1 and not is_busy),
             gr.update(visible=is_busy),
-            gr.update(visible=some and not is_busy, value=_SURE if asks else "Remove"),
+            gr.update(visible=some and not is_busy, value=one),
+            gr.update(visible=len(items) > 1 and not is_busy, value=every),
+            gr.update(visible=some and not is_busy),
             gr.update(value=report, visible=bool(report)),
         ]
 
-    def _finish(self, key: str | None) -> Iterator[list[Any]]:
-        yield from self._finishing([key] if key else [])
+    def _finish(self, key: str | None, vae_in_use: bool) -> Iterator[list[Any]]:
+        yield from self._finishing([key] if key else [], vae_in_use)
 
-    def _finish_all(self) -> Iterator[list[Any]]:
-        yield from self._finishing([item.key for item in self._unfinished.listed()])
+    def _finish_all(self, vae_in_use: bool) -> Iterator[list[Any]]:
+        yield from self._finishing([item.key for item in self._unfinished.listed()], vae_in_use)
 
-    def _finishing(self, keys: Sequence[str]) -> Iterator[list[Any]]:
+    def _finishing(self, keys: Sequence[str], vae_in_use: bool) -> Iterator[list[Any]]:
         said, pictures, kind = "", [], ""
         try:
             busy = self._shown("", keys[0] if keys else None, is_busy=True)
-            for step in self._unfinished.finish(keys):
+            for step in self._unfinished.finish(keys, bool(vae_in_use)):
                 if isinstance(step, Finished):
                     said, pictures, kind = step.said, list(step.pictures), "" if step.is_good else "bad"
                 else:
@@ -114,9 +131,20 @@ class UnfinishedSection:
     def _remove(self, key: str | None, label: str) -> list[Any]:
         if label != _SURE:
             asked = "The latents will be deleted, and this picture cannot be decoded any more. Press again to do so."
-            return self._shown(markup.note(asked, "warn"), key, asks=True)
+            return self._shown(markup.note(asked, "warn"), key, asks=_REMOVE)
+        return self._discarded([key or ""])
+
+    def _remove_all(self, label: str) -> list[Any]:
+        keys = [item.key for item in self._unfinished.listed()]
+        if label != _SURE:
+            asked = f"All {len(keys)} will be deleted, and cannot be decoded any more. Press again to do so."
+            return self._shown(markup.note(asked, "warn"), asks=_REMOVE_ALL)
+        return self._discarded(keys)
+
+    def _discarded(self, keys: Sequence[str]) -> list[Any]:
         try:
-            self._unfinished.discard(key or "")
+            for key in keys:
+                self._unfinished.discard(key)
         except VAEGuardError as error:
             return self._shown(markup.note(str(error), "bad"))
         return self._shown(markup.note("Removed."))

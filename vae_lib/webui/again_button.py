@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from html import escape
 from typing import Any
@@ -23,14 +23,24 @@ _PARTS = ("{tab}_gallery", "generation_info_{tab}", "html_info_{tab}", "html_log
 
 Places = list[int | None]  # in the gallery, for each picture of a batch
 
+_PUT_TOGETHER = (
+    "A script has put this together of pictures that TAESD decoded, so it cannot be replaced. What it is made of can "
+    "be decoded exactly in VAE > Unfinished."
+)
+
 
 class AgainButton:
-    """Of one tab: puts every picture that is not exact right, at its own place and with its own infotext."""
+    """Of one tab: puts every picture that is not exact right, at its own place and with its own infotext.
+
+    A picture is told by its file or its pixels, so that nothing else is ever replaced: no grid of a script's, no mask,
+    no picture that was made of several.
+    """
 
     def __init__(self, guard: Guard, host: WebUI) -> None:
         self._guard, self._host = guard, host
         self._parts: dict[str, Any] = {}
         self._button: Any = None
+        self._note: Any = None
 
     def wanted(self) -> list[tuple[str, Callable[[Any], None]]]:
         """The host's components to be told of when they are made: elem_id and callback."""
@@ -43,34 +53,48 @@ class AgainButton:
                 self._button,
                 "Puts the exact picture in the place of TAESD's approximation, from the kept latents",
             )
+            self._note = gr.HTML(visible=False, elem_id=f"{tab}_vae_guard_again_note")
         self._parts[part] = made.component
         if self._button is not None and all(part in self._parts for part in _PARTS):
             self._connect(tab)
 
     def _connect(self, tab: str) -> None:
         parts = gallery, info, *_ = [self._parts[part] for part in _PARTS]
+
+        def decode(*given: Any) -> Any:
+            return self._decode_again(tab, *given)
+
         self._button.click(
-            fn=self._host.gpu_call(self._decode_again, extra_outputs=[gr.update()] * 3),
-            inputs=[self._button, gallery, info],
+            fn=self._host.gpu_call(decode, extra_outputs=[gr.update()] * 3),
+            inputs=[self._button, gallery, info, self._button],  # the script puts a task and the selection in
             outputs=parts,
             show_progress="hidden",
             **with_javascript(f"vaeGuardAgain_{tab}"),
         )
-        info.change(self._update, info, self._button, **QUIET)
+        info.change(self._update, [gallery, info], [self._button, self._note], **QUIET)
 
-    def _update(self, info: str) -> Any:
-        return gr.update(visible=bool(self._approximate(*_read(info))))
+    def _update(self, gallery: Any, info: str) -> list[Any]:
+        texts, _ = _read(info)
+        found = self._approximate(_shown_in(gallery))
+        missed = not found and any(
+            item.is_approximate and not set(item.infotexts).isdisjoint(texts)
+            for item in self._guard.kept.items()
+        )
+        note = f"<p>{escape(_PUT_TOGETHER)}</p>" if missed else ""
+        return [gr.update(visible=bool(found)), gr.update(visible=missed, value=note)]
 
-    def _approximate(self, texts: Sequence[str], first: int) -> list[tuple[Kept, Places]]:
-        """Kept batches of which approximations are in the gallery, in its order, and where: told by their infotexts."""
-        free = dict.fromkeys(range(first, len(texts)))
+    def _approximate(self, shown: Sequence[Any]) -> list[tuple[Kept, Places]]:
+        """Kept batches of which approximations are in the gallery, in its order, and where."""
+        free = dict.fromkeys(range(len(shown)))
         found: list[tuple[Kept, Places]] = []
         for item in self._guard.kept.items():
             if not item.is_approximate:
                 continue
             places: Places = []
-            for text in item.infotexts:
-                place = next((place for place in free if texts[place] == text), None)
+            for picture in item.pictures:
+                place = None
+                if picture is not None:
+                    place = next((place for place in free if picture.is_in(shown[place])), None)
                 if place is not None:
                     del free[place]
                 places.append(place)
@@ -78,33 +102,52 @@ class AgainButton:
                 found.append((item, places))
         return sorted(found, key=lambda each: min(place for place in each[1] if place is not None))
 
-    def _decode_again(self, id_task: str, gallery: Any, info: str) -> tuple[Any, str, str, str]:
+    def _decode_again(
+        self, tab: str, id_task: str, gallery: Any, info: str, selected: Any
+    ) -> tuple[Any, Any, Any, str]:
         """The gallery with exact pictures, its generation info, the infotext shown, and a line below it."""
         texts, first = _read(info)
-        found = self._approximate(texts, first)
-        pictures: list[Any] = [_path(item) for item in gallery or []]
-        shown, said, done = "", "", 0
-        exact: dict[int, Image.Image] = {}
+        pictures = _shown_in(gallery)
+        found = self._approximate(pictures)
+        said, exact, done = "", dict[int, Image.Image](), list[str]()
         for item, places in found:
+            before = list(item.infotexts)
             try:
-                made = decode_again(self._guard, item)
+                made = decode_again(self._guard, item, cancelled=self._host.is_interrupted)
             except VAEGuardError as error:
                 said = f"<div class='error'>{escape(str(error))}</div>"
                 break
-            for place, (image, text) in zip(places, made, strict=False):
-                done += 1
-                if place is not None and place < len(pictures):
-                    exact[place], texts[place] = _shown(image, text), text
-                    shown = shown or text
-        if first == 1 and len(exact) == len(texts) - 1:  # the grid before them is of approximations as well
-            grid = self._host.grid([exact[place] for place in sorted(exact)], found[0][0].shape[0])
-            exact[0], texts[0] = _shown(grid, shown), shown
-        pictures = [exact.get(place, picture) for place, picture in enumerate(pictures)]
-        said += f"<p>{escape(_line(done, [item for item, _ in found]))}</p>" if done else ""
+            for place, (image, text), old in zip(places, made, before, strict=False):
+                if place is None:
+                    continue
+                exact[place] = _with_infotext(image, text)
+                done.append(text)
+                if old in texts:  # masks have none, so they are not at the pictures' places
+                    texts[texts.index(old)] = text
+        said += f"<p>{escape(_line(len(done), [item for item, _ in found]))}</p>" if done else ""
+        if self._is_whole(first, pictures, exact, found):
+            grid = self._host.grid(
+                [exact[place] for place in sorted(exact)], found[0][0].shape[0], done[0], tab
+            )
+            exact[0], texts[0] = grid, done[0]
+        elif first and exact and 0 not in exact:
+            said += "<p>The grid is as it was.</p>"
         if not found:
             said = "<p>There is nothing in this gallery to decode again: every picture is exact.</p>"
-        changed = json.dumps({**json.loads(info or "{}"), "infotexts": texts}) if done else gr.update()
-        return pictures if done else gr.update(), changed, _as_html(shown) if done else gr.update(), said
+        if not done:
+            return gr.update(), gr.update(), gr.update(), said
+        now = [exact.get(place, picture) for place, picture in enumerate(pictures)]
+        changed = json.dumps({**json.loads(info or "{}"), "infotexts": texts})
+        at = int(selected) if str(selected).isdecimal() else -1
+        return now, changed, _as_html(texts[at] if 0 <= at < len(texts) else done[0]), said
+
+    @staticmethod
+    def _is_whole(
+        first: int, shown: Sequence[Any], exact: Mapping[int, Any], found: Sequence[tuple[Kept, Places]]
+    ) -> bool:
+        """Whether the first picture is the host's own grid of pictures that are all exact now."""
+        grid = found[0][0].grid if found else None
+        return first == 1 and grid is not None and grid.is_in(shown[0]) and len(exact) == len(shown) - 1
 
 
 def _line(done: int, items: Sequence[Kept]) -> str:
@@ -130,7 +173,12 @@ def _path(item: Any) -> Any:
     return item.split("?")[0] if isinstance(item, str) else item
 
 
-def _shown(image: Image.Image, text: str) -> Image.Image:
+def _shown_in(gallery: Any) -> list[Any]:
+    """The files of a gallery, or its pictures."""
+    return [_path(item) for item in gallery or []]
+
+
+def _with_infotext(image: Image.Image, text: str) -> Image.Image:
     image.info.setdefault("parameters", text)
     return image
 

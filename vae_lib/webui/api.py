@@ -149,13 +149,14 @@ class Routes:
             raise unprocessable(error) from error
         return {"kept": len(kept.items())}
 
-    def decode_latents(self, index: int) -> dict[str, Any]:
-        """Decode kept latents once more, exactly: base64 PNGs and their infotexts."""
+    def decode_latents(self, index: int, vae_in_use: bool = False) -> dict[str, Any]:
+        """Decode kept latents again, exactly, with their generation's VAE or the one in use: base64 PNGs and their
+        infotexts."""
         guard = self._guard
         try:
             held = guard.kept.item(index)
             with self._host.job("vae-guard"):
-                pictures = decode_again(guard, held, saved=False)
+                pictures = decode_again(guard, held, saved=False, vae_in_use=vae_in_use)
         except VAEGuardError as error:
             raise unprocessable(error) from error
         return _encoded(pictures) | {"not_repeated": list(held.not_repeated)}

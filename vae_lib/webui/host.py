@@ -40,8 +40,11 @@ class WebUI(Host, VAEChoice, Protocol):
         time. After an error the outputs are ``extra_outputs`` and that line.
         """
 
-    def grid(self, pictures: Sequence[Image.Image], batch_size: int) -> Image.Image:
-        """The pictures of a generation as one, in the host's order."""
+    def grid(self, pictures: Sequence[Image.Image], batch_size: int, infotext: str, tab: str) -> Image.Image:
+        """The pictures of a generation as one, in the host's order, saved if the host saves grids."""
+
+    def is_interrupted(self) -> bool:
+        """Whether the user has pressed Interrupt."""
 
     def has_api(self) -> bool: ...
 

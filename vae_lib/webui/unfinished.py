@@ -48,13 +48,13 @@ class UnfinishedPictures:
     def report(self) -> str:
         return self._guard.notices.last_report()
 
-    def finish(self, keys: Sequence[str]) -> Iterator[str | Finished]:
+    def finish(self, keys: Sequence[str], vae_in_use: bool) -> Iterator[str | Finished]:
         """Decode batches in a thread, and say how far it is meanwhile."""
         items = [self._item(key) for key in keys]
         self._stop.clear()
         place = [0]
         with ThreadPoolExecutor(1, "vae-guard-finish") as pool:
-            work = pool.submit(self._run, items, place)
+            work = pool.submit(self._run, items, place, vae_in_use)
             while not work.done():
                 text = self._guard.host.progress_text() or "working"
                 of = f"{place[0] + 1} of {len(items)}: " if len(items) > 1 else ""
@@ -62,12 +62,14 @@ class UnfinishedPictures:
                 time.sleep(_SECONDS)
             yield work.result()
 
-    def _run(self, items: Sequence[Kept], place: list[int]) -> Finished:
+    def _run(self, items: Sequence[Kept], place: list[int], vae_in_use: bool) -> Finished:
         pictures: list[Image.Image] = []
         for place[0], item in enumerate(items):
             try:
                 with self._guard.host.job("VAE Guard"):
-                    made = decode_again(self._guard, item, saved=True, cancelled=self._stop.is_set)
+                    made = decode_again(
+                        self._guard, item, saved=True, cancelled=self._stop.is_set, vae_in_use=vae_in_use
+                    )
             except Cancelled:
                 return Finished(pictures, "Stopped. What was not decoded is still in the list.", False)
             except VAEGuardError as error:
