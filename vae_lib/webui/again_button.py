@@ -130,8 +130,8 @@ class AgainButton:
                 [exact[place] for place in sorted(exact)], found[0][0].shape[0], done[0], tab
             )
             exact[0], texts[0] = grid, done[0]
-        elif first and exact and 0 not in exact:
-            said += "<p>The grid is as it was.</p>"
+        elif exact and len(exact) < len(pictures):
+            said += "<p>The other pictures in the gallery are as they were.</p>"
         if not found:
             said = "<p>There is nothing in this gallery to decode again: every picture is exact.</p>"
         if not done:
