@@ -170,8 +170,9 @@ def test_the_hosts_own_grid_is_made_again(page: Page) -> None:
 
     images, texts = page.generate(2, among=with_grid, grid=Late())
     page.show([drawn[0], *images], [texts[0], *texts], 1)
-    now, _, _, said = page.press()
+    now, told, _, said = page.press()
     assert all(map(is_decoded, now[1:], texts))
+    assert all("decoded again" in text for text in told)  # the grid has the first one's
     assert np.array_equal(np.asarray(now[0]), np.asarray(side_by_side(now[1:])))
     assert "as they were" not in said
 

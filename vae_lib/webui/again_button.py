@@ -122,8 +122,10 @@ class AgainButton:
                     continue
                 exact[place] = _with_infotext(image, text)
                 done.append(text)
-                if old in texts:  # masks have none, so they are not at the pictures' places
-                    texts[texts.index(old)] = text
+                if len(texts) == len(pictures):
+                    texts[place] = text
+                elif old in texts[first:]:  # masks have none, so these are not at the pictures' places
+                    texts[texts.index(old, first)] = text
         said += f"<p>{escape(_line(len(done), [item for item, _ in found]))}</p>" if done else ""
         if self._is_whole(first, pictures, exact, found):
             grid = self._host.grid(
