@@ -11,6 +11,9 @@ from tests.webui.scenarios import SCENARIOS
 from tests.webui.test_pictures import assert_same, entry
 
 
+pytestmark = pytest.mark.skipif(hosts.IS_NEO, reason="Neo has no such arguments")
+
+
 @pytest.fixture(scope="module", params=["--medvram", "--lowvram"])
 def low(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[hosts.Host]:
     data = tmp_path_factory.mktemp("low")
