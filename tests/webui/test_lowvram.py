@@ -10,7 +10,6 @@ from tests.webui import host as hosts
 from tests.webui.scenarios import SCENARIOS
 from tests.webui.test_pictures import assert_same, entry
 
-
 pytestmark = pytest.mark.skipif(hosts.IS_NEO, reason="Neo has no such arguments")
 
 
