@@ -1,4 +1,4 @@
-"""Pictures of the extension's page in a WebUI, for docs/: ``python -m tools.shots forge docs`` (or reforge).
+"""Pictures of the extension's page in a WebUI, for docs/: ``python -m tools.shots forge docs`` (or neo, reforge).
 
 The WebUI is that of ``WEBUI_DIR`` and ``WEBUI_PYTHON``, else the double; its weights are the tests' small ones.
 One sheet in its light theme and one in its dark.
