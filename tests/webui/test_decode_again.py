@@ -123,17 +123,23 @@ def test_latents_on_disk_become_the_pictures(host: hosts.Host) -> None:
     host.post("/probe/break")
     try:
         for name in wanted:
+            if hosts.IS_NEO:  # which goes on with a black picture
+                assert not pictures(host.generate(**KINDS[name]), count_of(KINDS[name]))[0][0].any()
+                continue
             with pytest.raises(hosts.ApiError, match="vae-guard-latents"):
                 host.generate(**KINDS[name])
     finally:
         host.post("/probe/mend")
     host.reload()
     listed = [item for item in host.get("/vae-guard/latents") if item["file"]]
-    assert len(listed) == len(wanted)
+    # the first batch fails, and the generation with it
+    batches = {name: KINDS[name].get("n_iter", 1) if hosts.IS_NEO else 1 for name in wanted}
+    assert len(listed) == sum(batches.values())
     for name, (images, texts) in reversed(wanted.items()):
-        size = KINDS[name].get("batch_size", 1)  # the first batch fails, and the generation with it
-        again = host.decode_again()
-        assert_is(again, images[:size], texts[:size])
+        size = KINDS[name].get("batch_size", 1)
+        for batch in reversed(range(batches[name])):
+            part = slice(batch * size, (batch + 1) * size)
+            assert_is(host.decode_again(), images[part], texts[part])
 
 
 def test_inpainting_killed_in_its_decode(tmp_path: Path) -> None:
