@@ -123,8 +123,8 @@ def test_latents_on_disk_become_the_pictures(host: hosts.Host) -> None:
     host.post("/probe/break")
     try:
         for name in wanted:
-            if hosts.IS_NEO:  # which goes on with a black picture
-                assert not pictures(host.generate(**KINDS[name]), count_of(KINDS[name]))[0][0].any()
+            if hosts.IS_NEO:  # which goes on with a black picture, and corrects its colours
+                host.generate(**KINDS[name])
                 continue
             with pytest.raises(hosts.ApiError, match="vae-guard-latents"):
                 host.generate(**KINDS[name])
