@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.webui import host as hosts
-from tests.webui.scenarios import HIRES, IMG2IMG
+from tests.webui.scenarios import HIRES, IMG2IMG, UPSCALER
 
 MB = 10**6
 ROUTES = ("Auto", "Full", "Tiled", "Tiled + RAM", "TAESD", "CPU")
@@ -29,7 +29,11 @@ def generations(count: int) -> Iterator[dict[str, Any]]:
         size = {"width": 8 * chosen.randint(8, 24), "height": 8 * chosen.randint(8, 24)}
         guard = [chosen.random() < 0.8, ROUTES[index % len(ROUTES)], chosen.choice([0, 0, 1000])]
         kind = chosen.choice(["txt2img", "txt2img", "batch", "hires", "img2img"])
-        extra = {"txt2img": {}, "batch": {"batch_size": 2}, "hires": {**HIRES, "hr_upscaler": "Latent"}}
+        extra = {
+            "txt2img": {},
+            "batch": {"batch_size": 2},
+            "hires": {**HIRES, "hr_upscaler": UPSCALER if hosts.IS_NEO else "Latent"},
+        }
         yield {**(IMG2IMG | size if kind == "img2img" else size | extra[kind]), "guard": guard, "seed": index}
 
 

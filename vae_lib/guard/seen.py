@@ -1,7 +1,7 @@
-"""Which of the host's pictures one is: told by its file, or by its pixels where a page shows a copy.
+"""Which of the host's pictures one is: recognised by its file, or by its pixels where a page shows a copy.
 
 A gallery shows what a generation made, and what scripts put together of several: grids, an upscaled picture of many
-tiles. Infotexts do not tell them apart, for a script gives its result the first one's.
+tiles. Infotexts do not distinguish them, for a script gives its result the first one's.
 """
 
 from __future__ import annotations
