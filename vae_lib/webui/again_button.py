@@ -32,8 +32,8 @@ _PUT_TOGETHER = (
 class AgainButton:
     """Of one tab: puts every picture that is not exact right, at its own place and with its own infotext.
 
-    A picture is recognised by its file or its pixels, so that nothing else is ever replaced: no grid of a script's, no mask,
-    no picture that was made of several.
+    A picture is recognised by its file or its pixels, so that nothing else is ever replaced: no grid of a script's, no
+    mask, no picture that was made of several.
     """
 
     def __init__(self, guard: Guard, host: WebUI) -> None:
