@@ -121,6 +121,8 @@ def test_a_saved_picture_is_told_by_its_file(page: Page, tmp_path: Path) -> None
     _, texts = page.generate(2, among=saved)
     gallery: Any = [{"name": f"{tmp_path}/{number}.jpg?1700000000.5"} for number in range(2)]
     assert page.show(gallery, texts)[0]
+    opened = [Image.open(tmp_path / f"{number}.jpg") for number in range(2)]  # as gradio 4 gives them
+    assert page.show(opened, texts)[0]
     now, *_ = page.press()
     assert all(map(is_decoded, now, texts))
 

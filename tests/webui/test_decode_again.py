@@ -222,7 +222,7 @@ def page(browser: Browser, tmp_path: Path) -> Iterator[tuple[Page, hosts.Host]]:
     """Of a host that saves its pictures."""
     data = tmp_path / "data"
     hosts.prepare_data(data)
-    running = hosts.start(data, samples_save=True)
+    running = hosts.start(data, samples_save=True, grid_format="png")  # Neo: JPEG
     opened = open_page(browser, running)
     for name, value in (("width", 128), ("height", 128), ("steps", 2)):
         number(opened, f"txt2img_{name}", value)

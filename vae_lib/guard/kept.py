@@ -25,7 +25,7 @@ from vae_lib.guard import seen
 from vae_lib.guard.generation import Generation, Record
 from vae_lib.guard.host import Host, HostVAE
 from vae_lib.guard.notices import Notices, log
-from vae_lib.guard.seen import Seen
+from vae_lib.guard.seen import Looks
 from vae_lib.guard.settings import Settings
 from vae_lib.networks import TAESD
 from vae_lib.planning import Route
@@ -48,8 +48,8 @@ class Kept:
     def __init__(self, latents: Latents, generation: Generation | None, path: Path | None = None) -> None:
         self.token, self.path = None if generation is None else generation.token, path
         self.infotexts = list(latents.infotexts)
-        self.pictures: list[Seen | None] = []
-        self.grid: Seen | None = None
+        self.pictures: list[Looks] = []
+        self.grid = Looks()
         self.route: str | None = None
         self.model_name, self.created = latents.model_name, latents.created
         self.shape, self.space = tuple(latents.tensor.shape), latents.space
@@ -228,7 +228,7 @@ class KeptLatents:
         made = iter(seen.pictures(infotexts, images))
         for item in batches:
             item.pictures = [picture for _, picture in zip(range(item.shape[0]), made, strict=False)]
-            item.grid = Seen.of(grid[0]) if len(grid) == 1 else None
+            item.grid = seen.looks(grid[0]) if len(grid) == 1 else Looks()
 
     def promise(self, held: Kept | None) -> str:
         """How long an approximate picture's latents are kept, as a sentence."""

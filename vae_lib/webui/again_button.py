@@ -12,7 +12,7 @@ import gradio as gr
 from PIL import Image
 
 from vae_lib.errors import VAEGuardError
-from vae_lib.guard import Guard, Kept, decode_again, not_repeated
+from vae_lib.guard import Guard, Kept, decode_again, not_repeated, seen
 from vae_lib.ui.events import QUIET
 from vae_lib.ui.hints import hinted
 from vae_lib.ui.versions import with_javascript
@@ -32,8 +32,8 @@ _PUT_TOGETHER = (
 class AgainButton:
     """Of one tab: puts every picture that is not exact right, at its own place and with its own infotext.
 
-    A picture is recognised by its file or its pixels, so that nothing else is ever replaced: no grid of a script's, no
-    mask, no picture that was made of several.
+    A picture is recognised by its pixels, so that nothing else is ever replaced: no grid of a script's, no mask, no
+    picture that was made of several.
     """
 
     def __init__(self, guard: Guard, host: WebUI) -> None:
@@ -85,16 +85,13 @@ class AgainButton:
 
     def _approximate(self, shown: Sequence[Any]) -> list[tuple[Kept, Places]]:
         """Kept batches of which approximations are in the gallery, in its order, and where."""
-        free = dict.fromkeys(range(len(shown)))
+        items = [item for item in self._guard.kept.items() if item.is_approximate and any(item.pictures)]
+        free = dict(enumerate(map(seen.digest, shown if items else ())))
         found: list[tuple[Kept, Places]] = []
-        for item in self._guard.kept.items():
-            if not item.is_approximate:
-                continue
+        for item in items:
             places: Places = []
-            for picture in item.pictures:
-                place = None
-                if picture is not None:
-                    place = next((place for place in free if picture.is_in(shown[place])), None)
+            for looks in item.pictures:
+                place = next((place for place, digest in free.items() if digest in looks), None)
                 if place is not None:
                     del free[place]
                 places.append(place)
@@ -148,8 +145,8 @@ class AgainButton:
         first: int, shown: Sequence[Any], exact: Mapping[int, Any], found: Sequence[tuple[Kept, Places]]
     ) -> bool:
         """Whether the first picture is the host's own grid of pictures that are all exact now."""
-        grid = found[0][0].grid if found else None
-        return first == 1 and grid is not None and grid.is_in(shown[0]) and len(exact) == len(shown) - 1
+        is_grid = first == 1 and len(exact) == len(shown) - 1 and bool(found)
+        return is_grid and seen.digest(shown[0]) in found[0][0].grid
 
 
 def _line(done: int, items: Sequence[Kept]) -> str:
