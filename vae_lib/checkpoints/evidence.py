@@ -122,11 +122,13 @@ def _signs(described: Described, channels: int, sha256: str | None, known: Looku
             yield _Sign(family, "hash", f"This is {entry.title}: its SHA-256 is in the catalog.")
     for family in families_of(channels):
         if family.packing is not None and family.packing == described.packing:
-            told = f"It holds the statistics of {family.name}'s latents ({quote(family.packing.mean)})."
-            yield _Sign(family, "tensors", told)
+            explanation = (
+                f"It holds the statistics of {family.name}'s latents ({quote(family.packing.mean)})."
+            )
+            yield _Sign(family, "tensors", explanation)
         if family.packing is not None and described.keys.is_taesd:
-            told = f"Only the TAESD of {family.name} has {channels} latent channels."
-            yield _Sign(family, "tensors", told)
+            explanation = f"Only the TAESD of {family.name} has {channels} latent channels."
+            yield _Sign(family, "tensors", explanation)
     header = described.header
     if (found := _family_in_metadata(header.metadata, channels)) is not None:
         yield _Sign(found[0], "metadata", f"The file's metadata says {found[0].name} ({found[1]}).")

@@ -18,16 +18,28 @@ from vae_lib.guard.notices import log
 _MOST = 256  # VAEs in the file; the oldest entries go first
 
 
-def identity(path: str, sha256: Callable[[str, str], str | None]) -> str:
-    """What tells a file's weights from others: its hash, or (where the host does not hash) its path, size and time.
+def file_hash(path: str, sha256: Callable[[str, str], str | None]) -> str | None:
+    """The SHA-256 of a file's content; None where the host does not hash.
 
     Args:
         sha256: the host's, which remembers; given the path and a key. Its own key for VAEs is one for all of them, so
             ours has the file's name in it.
+
+    Raises:
+        OSError: when the file cannot be read.
+    """
+    return sha256(path, f"vae-guard/{os.path.basename(path)}")
+
+
+def identity(path: str, sha256: Callable[[str, str], str | None]) -> str:
+    """What tells a file's weights from others: its hash, or (where the host does not hash) its path, size and time.
+
+    Args:
+        sha256: as in ``file_hash``.
     """
     try:
         state = os.stat(path)
-        known = sha256(path, f"vae-guard/{os.path.basename(path)}")
+        known = file_hash(path, sha256)
     except OSError:
         return path
     return known or f"{path}|{state.st_size}|{state.st_mtime_ns}"

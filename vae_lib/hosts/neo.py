@@ -60,7 +60,8 @@ class Host(forge.Host):
 
     def check_vae_is_there(self, chosen: Mapping[str, Any], known_hash: str | None) -> None:
         super().check_vae_is_there(chosen, known_hash)
-        if not os.path.isfile(path := chosen.get("sd_vae", __file__)):
+        path = chosen.get("sd_vae")
+        if path is not None and not os.path.isfile(path):
             raise InputError(vae_is_gone(os.path.basename(path)))
 
     # settings and arguments that it does not have

@@ -13,7 +13,7 @@ from modules.call_queue import queue_lock
 
 from vae_lib.errors import InputError
 from vae_lib.files import write_atomically
-from vae_lib.guard import NOTHING_LOADED
+from vae_lib.guard import NOTHING_LOADED, precision
 from vae_lib.guard.notices import Notices
 from vae_lib.hosts import vae_files
 from vae_lib.hosts.patching import Patches
@@ -90,7 +90,7 @@ class SDVAESetting:
         path = sd_vae.vae_dict.get(name)
         if path is None:
             raise InputError(vae_is_gone(name))
-        now = hashes.sha256(path, f"vae/{os.path.basename(path)}") if known_hash else None
+        now = precision.file_hash(path, hashes.sha256) if known_hash else None
         if now and not now.startswith(known_hash or ""):
             raise InputError(
                 f"The VAE of these latents, {name}, is another file now. Put the one back that they were made for, or "

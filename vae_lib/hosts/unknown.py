@@ -42,7 +42,7 @@ class Host:
 
 
 def recognised() -> str:
-    """The name of a WebUI that is told by its version; empty for any other."""
+    """The name of a WebUI that its version names; empty for any other."""
     return NAMED.get(forge_version(), "")
 
 

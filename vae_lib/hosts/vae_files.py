@@ -179,9 +179,8 @@ def _refresh_vae_list(original: Wrapper) -> Wrapper:
 
 def folders() -> list[Path]:
     """Where the host looks for VAEs, apart from those beside checkpoints."""
-    given = getattr(shared.cmd_opts, "vae_dirs", None) or [
-        getattr(shared.cmd_opts, "vae_dir", None)
-    ]  # Neo: several
+    one = getattr(shared.cmd_opts, "vae_dir", None)
+    given = getattr(shared.cmd_opts, "vae_dirs", [one])  # Neo has a list
     return [Path(folder) for folder in (sd_vae.vae_path, *given) if folder is not None]
 
 

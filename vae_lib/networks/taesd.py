@@ -123,12 +123,8 @@ class TAESD(nn.Module):
         Raises:
             CheckpointError: when the weights hold no decoder.
         """
-        if self.decoder is None:
-            raise CheckpointError(
-                "This TAESD file holds only an encoder, so it cannot decode; add its decoder."
-            )
-        at = 1 + max(_pools(self.decoder), default=-1)
-        return _divided(self.decoder, at)
+        layers = _held(self.decoder, "only an encoder, so it cannot decode; add its decoder")
+        return _divided(layers, 1 + max(_pools(layers), default=-1))
 
     @property
     def encoder_parts(self) -> tuple[nn.Sequential, nn.Sequential]:
@@ -137,12 +133,8 @@ class TAESD(nn.Module):
         Raises:
             CheckpointError: when the weights hold no encoder.
         """
-        if self.encoder is None:
-            raise CheckpointError(
-                "This TAESD file holds only a decoder, so it cannot encode; add its encoder."
-            )
-        at = min(_pools(self.encoder), default=len(self.encoder))
-        return _divided(self.encoder, at)
+        layers = _held(self.encoder, "only a decoder, so it cannot encode; add its encoder")
+        return _divided(layers, min(_pools(layers), default=len(layers)))
 
     @property
     def decoder_reach(self) -> int:
@@ -156,6 +148,12 @@ class TAESD(nn.Module):
         The tile's edges are multiples of 8 pixels.
         """
         return 0 if self.encoder is None else _reach(self.encoder_parts[0])
+
+
+def _held(half: nn.Sequential | None, otherwise: str) -> nn.Sequential:
+    if half is None:
+        raise CheckpointError(f"This TAESD file holds {otherwise}.")
+    return half
 
 
 def _pools(network: nn.Sequential) -> list[int]:
