@@ -36,7 +36,8 @@ PICTURES := tests/device tests/engine tests/planning tests/decode tests/networks
 test-avx2: setup-test
 	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(VENV_PYTHON) -m pytest $(PICTURES)
 
-PAGE := tests/ui tests/webui/test_browser.py tests/webui/test_tab.py tests/webui/test_downloads_page.py
+PAGE := tests/ui tests/webui/test_browser.py tests/webui/test_tab.py tests/webui/test_downloads_page.py \
+	tests/webui/test_decode_again.py::test_every_picture_in_the_gallery_is_put_right_at_its_place
 
 test-gradio4: setup-test
 	PYTHONPATH=.venv/gradio4 $(VENV_PYTHON) -m pytest $(PAGE)
