@@ -13,6 +13,7 @@ import itertools
 import os
 import types
 from collections.abc import Sequence
+from typing import Any, overload
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +22,16 @@ from torch import Tensor, nn
 from vae_lib.device import PeakMemory
 from vae_lib.engine import Compute, Edge, Padding, Tiling, decode, encode_moments
 from vae_lib.engine.padding import ZEROS
-from vae_lib.networks import TAESD, AutoencoderKL, AutoencoderKLConfig
+from vae_lib.networks import (
+    TAESD,
+    Architecture,
+    AutoencoderKL,
+    AutoencoderKLConfig,
+    Network,
+    WanConfig,
+    WanVAE,
+    build,
+)
 from vae_lib.planning import Work
 
 CPU = torch.device("cpu")
@@ -36,6 +46,7 @@ PADDINGS = [Padding(*edges) for edges in itertools.product(Edge, Edge)]
 
 SMALL = AutoencoderKLConfig(ch=32, ch_mult=(1, 2), num_res_blocks=1)
 SD = AutoencoderKLConfig(ch=32, ch_mult=(1, 2, 4, 4), num_res_blocks=2)
+WAN = WanConfig(widths=(8, 16, 24, 32), num_res_blocks=2, z_channels=4)
 FLUX2 = AutoencoderKLConfig(ch=32, ch_mult=(1, 2), num_res_blocks=1, z_channels=32, embed_dim=32)
 
 
@@ -46,18 +57,24 @@ def sd3_like(**fields: object) -> AutoencoderKLConfig:
     )  # type: ignore[arg-type]
 
 
-def network(config: AutoencoderKLConfig = SMALL, dtype: torch.dtype = FP32, seed: int = 1) -> AutoencoderKL:
+@overload
+def network(
+    config: AutoencoderKLConfig = ..., dtype: torch.dtype = ..., seed: int = ...
+) -> AutoencoderKL: ...
+@overload
+def network(config: WanConfig, dtype: torch.dtype = ..., seed: int = ...) -> WanVAE: ...
+def network(config: Architecture = SMALL, dtype: torch.dtype = FP32, seed: int = 1) -> Any:
     """Random weights, always the same ones for a configuration and a seed; norms scale and shift too."""
     return _network(config, dtype, seed)  # one, however it was asked for
 
 
 @functools.lru_cache(maxsize=32)
-def _network(config: AutoencoderKLConfig, dtype: torch.dtype, seed: int) -> AutoencoderKL:
+def _network(config: Architecture, dtype: torch.dtype, seed: int) -> Network:
     torch.manual_seed(seed)
-    vae = AutoencoderKL(config)
+    vae = build(config)
     for name, parameter in vae.named_parameters():
         if "norm" in name:
-            nn.init.normal_(parameter, mean=float(name.endswith("weight")), std=0.3)
+            nn.init.normal_(parameter, mean=float(name.endswith(("weight", "gamma"))), std=0.3)
     return vae.to(dtype).eval().requires_grad_(False)
 
 
@@ -101,9 +118,7 @@ def padded(net: nn.Module, padding: Padding) -> nn.Module:
     return net
 
 
-def latents_for(
-    config: AutoencoderKLConfig, height: int, width: int, batch: int = 1, seed: int = 0
-) -> Tensor:
+def latents_for(config: Architecture, height: int, width: int, batch: int = 1, seed: int = 0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(batch, config.latent_channels, height, width, generator=generator)
 

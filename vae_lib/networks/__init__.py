@@ -14,3 +14,4 @@ from vae_lib.networks.config import AutoencoderKLConfig
 from vae_lib.networks.known import STANDARD, build, recognise, sample_network
 from vae_lib.networks.network import Architecture, Network
 from vae_lib.networks.taesd import TAESD
+from vae_lib.networks.wan import WanConfig, WanVAE

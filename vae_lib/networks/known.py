@@ -7,8 +7,9 @@ import torch
 from vae_lib.networks.autoencoder_kl import AutoencoderKL
 from vae_lib.networks.config import AutoencoderKLConfig, Shapes
 from vae_lib.networks.network import Architecture, Network
+from vae_lib.networks.wan import WanConfig, WanVAE
 
-_NETWORKS: dict[type, type] = {AutoencoderKLConfig: AutoencoderKL}
+_NETWORKS: dict[type, type] = {AutoencoderKLConfig: AutoencoderKL, WanConfig: WanVAE}
 
 # What a decode takes is the same for all VAEs of a shape.
 STANDARD: dict[str, Architecture] = {
@@ -20,13 +21,14 @@ STANDARD: dict[str, Architecture] = {
 
 
 def recognise(shapes: Shapes) -> Network:
-    """The network of ldm-layout ``key -> shape``, on the meta device.
+    """The network of ``key -> shape`` in the names that it has here, on the meta device.
 
     Raises:
         CheckpointError: when it is none that we have.
     """
+    config = WanConfig if WanConfig.is_in(shapes) else AutoencoderKLConfig
     with torch.device("meta"):
-        return build(AutoencoderKLConfig.from_state_dict(shapes))
+        return build(config.from_state_dict(shapes))
 
 
 def build(architecture: Architecture) -> Network:
