@@ -13,7 +13,8 @@ from tests.networks.small import BF16, CPU, FP32, distance
 from vae_lib.device import PeakMemory
 from vae_lib.engine import Compute, Edge, Padding
 from vae_lib.engine.buffers import Memory, Workspace
-from vae_lib.engine.convolution import WINOGRAD_TILES, Convolution, ConvShape, Linear, best_shape, tokens
+from vae_lib.engine.convolution import WINOGRAD_TILES, Convolution, ConvShape, best_shape
+from vae_lib.engine.linear import Linear, tokens
 from vae_lib.planning.cost import CountedMemory
 
 

@@ -15,6 +15,7 @@ from tests.networks.small import (
     PADDINGS,
     SD,
     SMALL,
+    WAN,
     images,
     latents_for,
     measured_peak,
@@ -27,6 +28,7 @@ from vae_lib.decode import Ladder
 from vae_lib.device import PeakMemory
 from vae_lib.engine import Edge, Padding, Tiling
 from vae_lib.engine.padding import ZEROS
+from vae_lib.networks import WanConfig
 from vae_lib.planning import Route, Work, cost
 from vae_lib.planning.plan import cost_of
 
@@ -130,6 +132,38 @@ def test_counting_many_bands_by_one_changes_nothing(
         patch.setattr(cost, "_sampled", lambda todo, *_: ((index, 1) for index in range(len(todo))))
         one_by_one = cost_of.__wrapped__(work, tiling)
     assert cost_of.__wrapped__(work, tiling) == one_by_one
+
+
+WIDE_WAN = WanConfig((64, 66), 1, 2)
+
+
+@pytest.mark.parametrize("tiling", TILINGS.values(), ids=TILINGS.keys())
+@pytest.mark.parametrize("operation", ["decode", "encode"])
+def test_a_stream(operation: str, tiling: Tiling) -> None:
+    check(Work(WAN, operation, 5, 7, 2, CPU, FP32), tiling)
+    check(Work(WIDE_WAN, operation, 17, 35, 1, CPU, FP32), tiling)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tiling", TILINGS.values(), ids=TILINGS.keys())
+@pytest.mark.parametrize("operation", ["decode", "encode"])
+def test_a_stream_in_other_dtypes_and_with_other_padding(operation: str, tiling: Tiling) -> None:
+    for config in (WAN, WIDE_WAN):
+        for padding in (ZEROS, Padding(Edge.CIRCULAR, Edge.REFLECT)):
+            check(Work(config, operation, 24, 4, 1, CPU, FP32, padding=padding), tiling)
+        for resident in (True, False):
+            check(Work(config, operation, 6, 5, 1, CPU, BF16, resident=resident), tiling)
+    work = Work(WAN, operation, 6, 5, 1, CPU, FP32, picture=(51, 47) if operation == "encode" else None)
+    check(work, tiling)
+
+
+@pytest.mark.parametrize("operation", ["decode", "encode"])
+def test_counting_many_bands_of_a_stream_by_one_changes_nothing(operation: str) -> None:
+    work = Work(WAN, operation, 90, 6, 1, torch.device("cuda"), FP32)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cost, "_sampled", lambda todo, *_: ((index, 1) for index in range(len(todo))))
+        one_by_one = cost_of.__wrapped__(work, Tiling(1 << 11))
+    assert cost_of.__wrapped__(work, Tiling(1 << 11)) == one_by_one
 
 
 @pytest.mark.slow

@@ -13,11 +13,15 @@ from torch import Tensor
 
 from vae_lib.device import kernels
 from vae_lib.engine.buffers import Workspace, rows_of
+from vae_lib.engine.compute import Compute
 from vae_lib.engine.context import Context, add_in_place
-from vae_lib.engine.convolution import Linear, tokens
+from vae_lib.engine.linear import Linear, tokens
 from vae_lib.engine.maps import Arrivals, FeatureMap
 from vae_lib.engine.normalization import Statistics
-from vae_lib.engine.passes import AttentionPass
+from vae_lib.engine.passes import AttentionPass, MapSize, Tiling
+
+# Keys in a block of offloaded attention at least, where memory allows: the sums so far are rescaled for every block.
+KEYS = 1024
 
 
 def attend_fused(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
@@ -29,11 +33,12 @@ def attend_fused(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
 def attend(queries: Tensor, blocks: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
     """Softmax attention of ``queries`` (q, channels) over blocks of (keys, values), each (k, channels)."""
     q = queries * queries.shape[1] ** -0.5
-    highest = q.new_full((q.shape[0], 1), -torch.inf, dtype=torch.float32)
+    wide = torch.promote_types(q.dtype, torch.float32)
+    highest = q.new_full((q.shape[0], 1), -torch.inf, dtype=wide)
     total = torch.zeros_like(highest)
-    result = q.new_zeros(q.shape, dtype=torch.float32)
+    result = q.new_zeros(q.shape, dtype=wide)
     for keys, values in blocks:
-        weights = torch.mm(q, keys.t()).float()
+        weights = torch.mm(q, keys.t()).to(wide)
         higher = torch.maximum(highest, weights.amax(1, keepdim=True))
         correction = highest.sub_(higher).exp_()
         weights.sub_(higher).exp_()
@@ -44,12 +49,30 @@ def attend(queries: Tensor, blocks: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
     return result.div_(total).to(queries.dtype)
 
 
+def attention_rows(size: MapSize, tiling: Tiling, compute: Compute) -> tuple[int, int]:
+    """Rows of queries at a time, and of keys in a block, of a map of such a size."""
+    most = min(size.height, tiling.rows(size, compute.dtype))
+    fused = kernels.prefers_fused_attention(compute.device, compute.dtype, size.channels)
+    if fused and not tiling.offload:
+        return most, size.height  # the scores are never kept
+    scores = tiling.attention_bytes // 4 // size.width**2  # of rows of queries with rows of keys
+    if tiling.offload:  # many queries at once, so that the keys in host memory are read few times
+        key_rows = min(size.height, -(-KEYS // size.width))
+        rows = max(1, min(most, scores // key_rows))
+        return rows, max(1, min(most, scores // rows))
+    key_rows = size.height
+    if 16 * size.height > scores:
+        row = size.width * size.channels * compute.dtype.itemsize
+        key_rows = min(size.height, max(1, tiling.band_bytes // row))
+    return max(1, min(most, scores // key_rows)), key_rows
+
+
 def run_attention_pass(step: AttentionPass, context: Context) -> None:
-    memory, block = context.memory, step.block
+    memory = context.memory
     source = context.maps[step.source]
     height, width, channels = source.height, source.width, source.channels
-    normalise = context.normaliser(block.norm, step.statistics_in, source.offset)
-    query, key, value, project = (Linear(m, memory) for m in (block.q, block.k, block.v, block.proj_out))
+    normalise = context.normaliser(step.norm, step.statistics_in, source.offset)
+    query, key, value, project = (Linear(m, memory) for m in step.projections)
     workspace = Workspace(memory)
     stored = Arrivals(source, workspace, memory.dtype, "source")
 
@@ -101,8 +124,10 @@ def run_attention_pass(step: AttentionPass, context: Context) -> None:
         del attended
         context.store.retire()
         add_in_place(source, stored, first, band)
-        statistics.add(band, workspace, repeats)
+        if step.statistics_out:
+            statistics.add(band, workspace, repeats)
         del band
         context.after_band()
     context.store.retire()
-    context.statistics[step.statistics_out] = statistics
+    if step.statistics_out:
+        context.statistics[step.statistics_out] = statistics

@@ -6,14 +6,26 @@ import torch
 from torch import Tensor
 
 from vae_lib.engine import programs
+from vae_lib.engine.attention import run_attention_pass
 from vae_lib.engine.buffers import DeviceStore, Memory
 from vae_lib.engine.compute import Compute
 from vae_lib.engine.context import Context
-from vae_lib.engine.convolution import Linear, tokens
+from vae_lib.engine.linear import Linear, tokens
 from vae_lib.engine.maps import FeatureMap
 from vae_lib.engine.padding import Padding
-from vae_lib.engine.passes import INPUT, OUTPUT, MapSize, Pass, Tiling, count_bands
-from vae_lib.engine.run import run
+from vae_lib.engine.passes import (
+    INPUT,
+    OUTPUT,
+    AttentionPass,
+    ConvPass,
+    MapSize,
+    Pass,
+    StreamPass,
+    Tiling,
+    count_bands,
+)
+from vae_lib.engine.run import run_conv_pass
+from vae_lib.engine.stream import run_stream_pass
 from vae_lib.errors import Cancelled, CheckpointError
 from vae_lib.networks import Network
 
@@ -88,7 +100,24 @@ def _pointwise(linear: Linear, band: Tensor) -> Tensor:
 def _run(passes: list[Pass], source: Tensor, out: Tensor, context: Context) -> None:
     """One picture: (1, c, h, w) ``source`` through ``passes`` into (1, C, H, W) ``out``."""
     context.maps = {INPUT: FeatureMap.of(source), OUTPUT: FeatureMap.of(out)}
-    run(passes, context)
+    needed_until = {
+        name: i for i, step in enumerate(passes) for name in (step.source, getattr(step, "add_to", ""))
+    }
+    try:
+        for index, step in enumerate(passes):
+            match step:
+                case ConvPass():
+                    run_conv_pass(step, context)
+                case AttentionPass():
+                    run_attention_pass(step, context)
+                case StreamPass():
+                    run_stream_pass(step, context)
+            for name in [name for name, last in needed_until.items() if last == index]:
+                context.maps.pop(name, None)
+                context.statistics.pop(name, None)
+    finally:
+        context.maps.clear()
+        context.store.close()
 
 
 def _context(memory: Memory, tiling: Tiling, padding: Padding, ticker: _Ticker) -> Context:

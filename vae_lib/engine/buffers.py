@@ -18,6 +18,8 @@ from vae_lib.device.transfers import Transfers
 from vae_lib.engine.scratch import Scratch
 
 Item = TypeVar("Item")
+# Rows from the edge of a picture within which a band may read other rows than one further in.
+BORDER = 4
 
 
 class Band(NamedTuple):
@@ -97,8 +99,10 @@ class Memory:
         """(count, ...) of as many arrays; of fewer in the twin."""
         return torch.stack(arrays)
 
-    def bands(self, height: int, rows: int, period: int = 1) -> Iterator[Band]:
-        """The bands of ``rows`` rows; the twin lets one stand for those like it, which ``period`` helps it to find."""
+    def bands(self, height: int, rows: int, period: int = 1, border: int = BORDER) -> Iterator[Band]:
+        """The bands of ``rows`` rows. The twin lets one stand for those like it, which ``period`` helps it to find, and
+        ``border``: rows from the picture's edges within which they are not alike.
+        """
         for first in range(0, height, rows):
             last = min(first + rows, height)
             yield Band(first, last, 1, None if last == height else (last, min(last + rows, height)))

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from vae_lib.engine.buffers import Memory, Store, rows_of
 from vae_lib.engine.maps import Arrivals, FeatureMap
-from vae_lib.engine.normalization import Normaliser, Statistics
+from vae_lib.engine.normalization import ChannelNormaliser, Norm, Normaliser, Statistics
 from vae_lib.engine.padding import Padding
 
 
@@ -24,7 +24,12 @@ class Context:
     maps: dict[str, FeatureMap] = field(default_factory=dict)
     statistics: dict[str, Statistics] = field(default_factory=dict)
 
-    def normaliser(self, norm: nn.GroupNorm, statistics: str, offset: Tensor | None) -> Normaliser:
+    def normaliser(
+        self, norm: Norm, statistics: str, offset: Tensor | None
+    ) -> Normaliser | ChannelNormaliser:
+        if not isinstance(norm, nn.GroupNorm):
+            assert offset is None, "a bias cannot be left for later: the norm does not add up"
+            return ChannelNormaliser.of(norm, self.memory)
         return self.statistics[statistics].normaliser(norm, self.memory, offset)
 
 

@@ -215,7 +215,7 @@ def _subpixel_weight(weight: Tensor, memory: Memory, planar: bool) -> Tensor:
             if error is not None:
                 taps = taps + error
             target.copy_(taps)
-            if memory.dtype != torch.float32:
+            if memory.dtype != taps.dtype:
                 error = taps - target
     if planar:
         return result.view(4 * out, channels, 2, 2)
@@ -227,7 +227,7 @@ def _doubled_taps(taps: Sequence[Tensor]) -> Iterator[tuple[bool, Tensor]]:
 
     First where two come together (an even pixel's second, an odd one's first), then where there is one.
     """
-    first, second, third = (tap.float() for tap in taps)
+    first, second, third = (tap.to(torch.promote_types(tap.dtype, torch.float32)) for tap in taps)
     yield True, torch.stack((second + third, first + second), -1)
     yield False, torch.stack((first, third), -1)
 
@@ -301,43 +301,3 @@ def best_shape(in_channels: int, out_channels: int, scale: str, pixels: int, com
         algorithm = "winograd" if worth_it else "planar" if in_channels >= 64 else "direct"
     pads = algorithm != "winograd" and scale != "down" and compute.padding.width is Edge.ZEROS
     return ConvShape(in_channels, out_channels, scale, algorithm, pads)
-
-
-def tokens(band: Tensor) -> Tensor:
-    """(1, channels, rows, width), channels last, as (rows * width, channels)."""
-    return band.permute(0, 2, 3, 1).view(-1, band.shape[1])
-
-
-class Linear:
-    """A 1x1 convolution, as a matrix product on the pixels of a band.
-
-    Attributes:
-        offset: what is still to be added to the result, (channels,) float32, or None. With ``given_offset``, which is
-            still to be added to the input, it is that much of the result, and the bias.
-    """
-
-    def __init__(self, module: nn.Conv2d, memory: Memory, given_offset: Tensor | None = None) -> None:
-        weight = memory.parameter(module.weight)
-        self.out_channels, in_channels = weight.shape[:2]
-        matrix = weight.view(self.out_channels, in_channels)
-        self._weight = matrix.t()
-        self._bias = None if module.bias is None else memory.parameter(module.bias)
-        self.offset: Tensor | None = None
-        if given_offset is not None:
-            self.offset = torch.mv(matrix.float(), given_offset.float())
-            if self._bias is not None:
-                self.offset, self._bias = self.offset.add_(self._bias), None
-
-    def into(self, out: Tensor, rows: Tensor) -> None:
-        """The band ``out`` becomes the result for the band ``rows``."""
-        pixels, result = tokens(rows), tokens(out)
-        if self._bias is None:
-            torch.mm(pixels, self._weight, out=result)
-        else:
-            torch.addmm(self._bias, pixels, self._weight, out=result)
-
-    def __call__(self, pixels: Tensor) -> Tensor:
-        """(n, channels) to (n, out channels)."""
-        if self._bias is None:
-            return torch.mm(pixels, self._weight)
-        return torch.addmm(self._bias, pixels, self._weight)

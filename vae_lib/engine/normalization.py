@@ -22,9 +22,14 @@ from torch import Tensor, nn
 
 from vae_lib.device import kernels, kinds
 from vae_lib.engine.buffers import Memory, Workspace, rows_of
+from vae_lib.networks.wan import ChannelNorm
 
 # Added to a channel's variance by the fused kernel, and taken off again: what the norms of these networks add.
 EPS = 1e-6
+# Of a pixel's channels, below which PyTorch's ``normalize`` divides by this instead.
+SHORTEST = 1e-12
+
+Norm = nn.GroupNorm | ChannelNorm
 
 
 def stretch_rows(rows: int, width: int, channels: int, device: torch.device) -> int:
@@ -85,6 +90,60 @@ class Normaliser:
             return self
         scale = self.inverse * self.scale
         return Normaliser(scale, self.shift - self.mean * scale)
+
+
+@dataclass(frozen=True)
+class ChannelNormaliser:
+    """Divides each pixel by the length of its channels and multiplies with ``scale`` (1, channels, 1, 1), in float32.
+
+    It needs no statistics. With ``silu`` that follows, before anything is rounded.
+    """
+
+    scale: Tensor
+    silu: bool = False
+
+    @classmethod
+    def of(cls, norm: ChannelNorm, memory: Memory) -> ChannelNormaliser:
+        gamma = memory.parameter(norm.gamma).to(_wide(memory.dtype))
+        return cls((gamma * norm.num_channels**0.5).view(1, norm.num_channels, 1, 1))
+
+    def __call__(self, out: Tensor, rows: Tensor, workspace: Workspace) -> None:
+        """``out`` becomes the rows normalised; it may be the rows themselves, and have gaps."""
+        _, channels, count, width = rows.shape
+        step = stretch_rows(count, width, channels, rows.device)
+        for stretch in workspace.memory.stretches(count, step):
+            part, target = (rows_of(band, stretch.first, stretch.last) for band in (rows, out))
+            if not _goes_by_float32(out.device, out.dtype):
+                self._normalise(target, part)
+                continue
+            wide = workspace.band("normalised", (channels, part.shape[2], width), _wide(out.dtype))
+            wide.copy_(part)
+            self._normalise(wide, wide)
+            if self.silu:
+                F.silu(wide, inplace=True)
+            target.copy_(wide)
+
+    def _normalise(self, out: Tensor, rows: Tensor) -> None:
+        length = torch.linalg.vector_norm(rows, dim=1, keepdim=True, dtype=self.scale.dtype)
+        torch.div(rows, length.clamp_(min=SHORTEST), out=out)
+        out.mul_(self.scale)
+
+    def with_silu(self, device: torch.device, dtype: torch.dtype) -> ChannelNormaliser:
+        """The same with SiLU, where it goes by float32 in any case; else itself."""
+        return replace(self, silu=True) if _goes_by_float32(device, dtype) else self
+
+    def for_gaps(self) -> ChannelNormaliser:
+        """The same for results that have gaps."""
+        return self
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
+
+
+def _goes_by_float32(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether what is narrower is copied to be computed with."""
+    return dtype != _wide(dtype) and not kernels.of(device, dtype).mixes
 
 
 class Statistics:

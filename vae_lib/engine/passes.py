@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from vae_lib.engine.convolution import ConvShape
-from vae_lib.networks import AttnBlock
+from vae_lib.engine.linear import Pointwise
+from vae_lib.engine.normalization import Norm
 
 INPUT, OUTPUT = "input", "output"
 
@@ -62,7 +63,7 @@ class Stage:
 
     conv: nn.Conv2d
     shape: ConvShape
-    norm: nn.GroupNorm | None = None
+    norm: Norm | None = None
     statistics: str = ""
 
 
@@ -100,17 +101,48 @@ class ConvPass:
 
 @dataclass(frozen=True)
 class AttentionPass:
-    """Self-attention over the map ``source``, in place: ``rows`` of queries at a time, in blocks of ``key_rows``."""
+    """Self-attention over the map ``source``, in place: ``rows`` of queries at a time, in blocks of ``key_rows``.
+
+    ``projections`` make queries, keys and values, and the result of what was attended. Without ``statistics_out`` none
+    are gathered of it.
+    """
 
     source: str
-    block: AttnBlock
-    statistics_in: str
-    statistics_out: str
+    norm: Norm
+    projections: tuple[nn.Conv2d | Pointwise, ...]
     rows: int
     key_rows: int
+    statistics_in: str = ""
+    statistics_out: str = ""
 
 
-Pass = ConvPass | AttentionPass
+@dataclass(frozen=True)
+class Link:
+    """A part of a stream: ``stages`` one after the other, and what a residual block adds to them, if it is one."""
+
+    stages: tuple[Stage, ...]
+    shortcut: Shortcut | None = None
+
+
+@dataclass(frozen=True)
+class StreamPass:
+    """Run ``links`` over the map ``source`` into the map ``store``, ``rows`` output rows at a time.
+
+    For norms that need no statistics. Of its input each stage keeps the last rows for the next band, instead of reading
+    and computing a halo again.
+    """
+
+    source: str
+    links: tuple[Link, ...]
+    rows: int
+    store: str
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        return tuple(stage for link in self.links for stage in link.stages)
+
+
+Pass = ConvPass | AttentionPass | StreamPass
 
 
 class Chain:
@@ -153,6 +185,28 @@ class Chain:
             row = {"same": row, "up": row // 2, "down": 2 * row}[shape.scale]
         return row
 
+    def reached(self, last: int) -> list[int]:
+        """Rows of the source, and of each stage, that there must be for the first ``last`` rows of the last stage."""
+        if not last:
+            return [0] * len(self.sizes)
+        rows = [last]
+        for shape, size in zip(reversed(self._shapes), reversed(self.sizes[:-1]), strict=True):
+            rows[-1] = shape.output_rows(0, rows[-1])[1]
+            rows.append(min(size.height, shape.input_rows(0, rows[-1])[1]))
+        return rows[::-1]
+
+    def unsettled(self, step: int) -> int:
+        """Rows above the last stage's end from which on some stage is done, in steps of ``step``: before them, all
+        bands of a stream but the first take the same rows of each stage.
+        """
+        border, heights = step, [size.height for size in self.sizes[:-1]]
+        while border < self.output.height and any(
+            rows >= height
+            for rows, height in zip(self.reached(self.output.height - border), heights, strict=False)
+        ):
+            border += step
+        return border
+
 
 def count_bands(passes: list[Pass], source: MapSize) -> int:
     """How many bands `run` reports for one picture."""
@@ -162,6 +216,8 @@ def count_bands(passes: list[Pass], source: MapSize) -> int:
         if isinstance(step, ConvPass):
             out = Chain(step.stages, size).output
             sizes |= {name: out for name in (step.store, step.side) if name}
+        elif isinstance(step, StreamPass):
+            out = sizes[step.store] = Chain(step.stages, size).output
         else:
             total += -(-size.height // step.key_rows)
         total += -(-out.height // step.rows)

@@ -1,4 +1,4 @@
-"""Runs the passes over one picture: read a window, compute a band, use the result.
+"""Runs a pass of convolutions over one picture: read a window, compute a band, use the result.
 
 A band that is the whole picture takes the kernels' own padding, and is normalised in place where nobody else needs it.
 What runs here is also what the planner counts: the arrays are PyTorch's or `Counted`.
@@ -9,108 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from vae_lib.device import kernels
-from vae_lib.engine.attention import run_attention_pass
 from vae_lib.engine.buffers import Workspace, rows_of
 from vae_lib.engine.context import Context, add_in_place
-from vae_lib.engine.convolution import Convolution, Linear
+from vae_lib.engine.layer import Layer
+from vae_lib.engine.linear import Linear
 from vae_lib.engine.maps import Arrivals, FeatureMap, RowReader
-from vae_lib.engine.normalization import Normaliser, Statistics
-from vae_lib.engine.padding import Edge
-from vae_lib.engine.passes import OUTPUT, Chain, ConvPass, MapSize, Pass, Stage
-
-
-class _Layer:
-    """A stage made ready for a pass: its weights, what its input is normalised with, and its window."""
-
-    def __init__(
-        self,
-        index: int,
-        stage: Stage,
-        size: MapSize,
-        given_offset: Tensor | None,
-        context: Context,
-        last: bool,
-    ) -> None:
-        """``given_offset``: still to be added to the input. ``last``: nothing after it could add its bias."""
-        memory = context.memory
-        self.shape, self._size, self._name = stage.shape, size, f"window {index}"
-        scale, padding = stage.shape.scale, context.padding
-        self._above_and_below = padding.height.stand_ins(size.height, scale)
-        self._beside = padding.width.stand_ins(size.width, scale)
-        self.wraps = padding.height is Edge.CIRCULAR and self._above_and_below is not None
-        apart = kernels.of(memory.device, memory.dtype).bias_apart and not last
-        self.convolution = Convolution(stage.shape, stage.conv, memory, apart)
-        self._normaliser: Normaliser | None = None
-        self._silu = stage.norm is not None
-        if stage.norm is not None:
-            self._normaliser = context.normaliser(stage.norm, stage.statistics, given_offset)
-        elif given_offset is not None:
-            nothing = memory.full(size.channels, 0.0), memory.full(size.channels, 1.0)
-            self._normaliser = Normaliser(nothing[1], given_offset.float(), *nothing)
-        if self._normaliser is not None and not stage.shape.pads:
-            self._normaliser = self._normaliser.for_gaps()
-        if self._normaliser is not None and self._silu:
-            self._normaliser = self._normaliser.with_silu(memory.device, memory.dtype)
-            self._silu = not self._normaliser.silu
-
-    @property
-    def pads(self) -> bool:
-        """Whether the kernel can do all the padding."""
-        return self.shape.pads and self._above_and_below is None
-
-    def activated(self, picture: Tensor, own: bool, workspace: Workspace) -> Tensor:
-        """The whole picture normalised and activated, in place if it is the pass's ``own``."""
-        if self._normaliser is None:
-            return picture
-        out = picture if own else torch.empty_like(picture)
-        self._normaliser(out, picture, workspace)
-        return F.silu(out, inplace=True) if self._silu else out
-
-    def window(
-        self, pieces: Iterable[tuple[int, Tensor]], low: int, rows: int, workspace: Workspace
-    ) -> Tensor:
-        """The padded window from row ``low`` on for ``rows`` output rows, normalised and activated.
-
-        What lies outside the picture is zero after the activation, or what the padding puts there. With zeros nothing
-        writes above the picture's first row or beside it: there the buffer still has its first ones.
-        """
-        size, left, dtype = self._size, self.shape.left_padding, workspace.memory.dtype
-        shape = _, height, columns = self.shape.window(rows, size.width)
-        window = workspace.band(self._name, shape, dtype)
-        inside = window if columns == size.width else window.narrow(3, left, size.width)
-        filled_to = max(low, 0)
-        for row, piece in pieces:
-            first, last = max(row, low), min(row + piece.shape[2], low + height)
-            if not self.wraps:
-                first, last = max(first, 0), min(last, size.height)
-            if first >= last:
-                continue
-            target, piece = rows_of(inside, first - low, last - low), rows_of(piece, first - row, last - row)
-            if self._normaliser is None:
-                target.copy_(piece)
-            else:
-                self._normaliser(target, piece, workspace)
-            filled_to = last
-        if filled_to < low + height:
-            window.narrow(2, filled_to - low, low + height - filled_to).zero_()
-        if self._silu:
-            F.silu(window, inplace=True)
-        if not self.wraps:  # else the rows beyond have been read like the others
-            _pad(window, 2, low, size.height, self._above_and_below)
-        _pad(window, 3, -left, size.width, self._beside)
-        return window
-
-
-def _pad(window: Tensor, axis: int, low: int, size: int, stand_ins: tuple[int, int] | None) -> None:
-    """Fill what the window, from row (or column) ``low`` on, has of those just before and just after the picture's."""
-    for outside, inside in () if stand_ins is None else zip((-1, size), stand_ins, strict=True):
-        if low <= outside < low + window.shape[axis]:
-            window.narrow(axis, outside - low, 1).copy_(window.narrow(axis, inside - low, 1))
+from vae_lib.engine.normalization import Statistics
+from vae_lib.engine.passes import OUTPUT, Chain, ConvPass, MapSize
 
 
 def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
@@ -125,13 +32,13 @@ class _ConvRun:
         self.step, self.context, memory = step, context, context.memory
         self.source = source = context.maps[step.source]
         self.chain = chain = Chain(step.stages, MapSize(source.height, source.width, source.channels))
-        self.layers: list[_Layer] = []
+        self.layers: list[Layer] = []
         offset, self.tap_offset = source.offset, None
         for index, stage in enumerate(step.stages):
             if step.shortcut is not None and step.shortcut.tap == index:
                 self.tap_offset = offset
             last = step.store == OUTPUT and index == len(step.stages) - 1
-            self.layers.append(_Layer(index, stage, chain.sizes[index], offset, context, last))
+            self.layers.append(Layer(f"window {index}", stage, chain.sizes[index], offset, context, last))
             offset = self.layers[-1].convolution.offset
         self.offset = offset
         self.linear: Linear | None = None
@@ -267,22 +174,3 @@ class _ConvRun:
 
 def run_conv_pass(step: ConvPass, context: Context) -> None:
     _ConvRun(step, context).run()
-
-
-def run(passes: list[Pass], context: Context) -> None:
-    """One picture: the map `INPUT` of the context through the passes into its map `OUTPUT`."""
-    needed_until = {
-        name: i for i, step in enumerate(passes) for name in (step.source, getattr(step, "add_to", ""))
-    }
-    try:
-        for index, step in enumerate(passes):
-            if isinstance(step, ConvPass):
-                run_conv_pass(step, context)
-            else:
-                run_attention_pass(step, context)
-            for name in [name for name, last in needed_until.items() if last == index]:
-                context.maps.pop(name, None)
-                context.statistics.pop(name, None)
-    finally:
-        context.maps.clear()
-        context.store.close()

@@ -17,6 +17,7 @@ STANDARD: dict[str, Architecture] = {
     "Any SD3 or FLUX.1 VAE": AutoencoderKLConfig(
         z_channels=16, embed_dim=16, use_quant_conv=False, use_post_quant_conv=False
     ),
+    "Any VAE of Qwen-Image or Wan 2.1": WanConfig(),
 }
 
 

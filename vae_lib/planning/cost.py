@@ -13,7 +13,7 @@ from torch import nn
 
 from vae_lib.device import transfers
 from vae_lib.engine import batch as engine
-from vae_lib.engine.buffers import Band, HostStore, Item, Memory
+from vae_lib.engine.buffers import BORDER, Band, HostStore, Item, Memory
 from vae_lib.engine.compute import Compute
 from vae_lib.engine.passes import Tiling
 from vae_lib.networks import Network
@@ -21,18 +21,17 @@ from vae_lib.planning import counted_functions as counted_functions  # fills the
 from vae_lib.planning.counted import DEVICE, HOST, OUTSIDE, Counted, Meter, Shape4, Storage
 from vae_lib.planning.work import Cost
 
-# Rows from the edge of a picture within which a band may read other rows than one further in.
-BORDER = 4
 
-
-def _sampled(todo: list[tuple[int, int]], rows: int, height: int, period: int) -> Iterator[tuple[int, int]]:
+def _sampled(
+    todo: list[tuple[int, int]], rows: int, height: int, period: int, border: int
+) -> Iterator[tuple[int, int]]:
     """(band, how many from it on are counted by it): of those alike, a few at both ends one by one.
 
     What is kept grows and what is freed shrinks steadily, but for steps that repeat after ``period`` bands, so the most
     is alive near one of the ends. Those between are counted by one for each step of the period: in as many stretches,
     each one more than a multiple of it long.
     """
-    inner = range(-(-BORDER // rows), (height - BORDER) // rows)
+    inner = range(-(-border // rows), (height - border) // rows)
     between = inner[period - 1 : -period]
     stretch = (len(between) // period - 1) // period * period + 1
     index = 0
@@ -134,9 +133,9 @@ class CountedMemory(Memory):
     def host_store(self) -> HostStore:
         return _CountedHostStore(self.meter)
 
-    def bands(self, height: int, rows: int, period: int = 1) -> Iterator[Band]:
+    def bands(self, height: int, rows: int, period: int = 1, border: int = BORDER) -> Iterator[Band]:
         todo = [(first, min(first + rows, height)) for first in range(0, height, rows)]
-        for index, repeats in _sampled(todo, rows, height, period):
+        for index, repeats in _sampled(todo, rows, height, period, border):
             following = todo[index + repeats] if index + repeats < len(todo) else None
             before = self.meter.transferred
             with self.repeated(repeats):

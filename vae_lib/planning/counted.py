@@ -290,6 +290,9 @@ class Counted:
 
     zero_ = fill_ = add_ = sub_ = mul_ = div_ = exp_ = square_ = pow_ = rsqrt_ = neg_ = _in_place
 
+    def clamp_(self, **_: Any) -> Counted:
+        return self._in_place()
+
     def addcmul_(self, a: Counted, b: Counted) -> Counted:
         return self._in_place(a, b)
 

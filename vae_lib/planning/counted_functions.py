@@ -122,6 +122,15 @@ def _padded(x: Counted, sides: tuple[int, int, int, int], **_: Any) -> Counted:
     return result
 
 
+def _length(x: Counted, dim: int, keepdim: bool, dtype: torch.dtype) -> Counted:
+    return x.sum(dim, keepdim, dtype)
+
+
+def _unit(x: Counted, dim: int) -> Counted:
+    """The lengths, and what they are divided by, spread over all channels without a copy."""
+    return x / x.sum(dim, True).clamp(0.0, 0.0)
+
+
 def _zeros_like(x: Counted) -> Counted:
     return x.new_empty(x.shape)
 
@@ -132,14 +141,17 @@ RULES |= {
     F.group_norm: _group_norm,
     F.interpolate: _doubled,
     F.pad: _padded,
+    F.normalize: _unit,
     F.scaled_dot_product_attention: _attention,
     torch.mm: _mm,
     torch.addmm: _addmm,
     torch.mv: _mv,
     torch.bmm: _bmm,
     torch.stack: _stack,
+    torch.linalg.vector_norm: _length,
     torch.addcmul: _into,
     torch.add: _into,
+    torch.div: _into,
     torch.sub: _into,
     torch.maximum: lambda a, b: a._elementwise(b),
     torch.zeros_like: _zeros_like,

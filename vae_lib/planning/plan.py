@@ -10,6 +10,7 @@ import torch
 
 from vae_lib.device import kinds, transfers
 from vae_lib.device.memory import largest_block
+from vae_lib.engine import programs
 from vae_lib.engine.compute import Compute, Operation
 from vae_lib.engine.passes import MapSize, Tiling
 from vae_lib.engine.programs import taesd as tiny
@@ -187,7 +188,9 @@ def _tilings(work: Work, route: Route) -> list[list[Tiling]]:
     sizes = _band_sizes(work, route)
     # computing again also saves copies, but a CPU has no copies to save
     apart = route is Route.OFFLOAD and transfers.kind_for(work.device) is not None
-    most = 2 if route is Route.TILED or apart else 0
+    assert work.config is not None
+    recomputes = programs.of(_skeleton(work.config)).RECOMPUTES
+    most = 2 if recomputes and (route is Route.TILED or apart) else 0
     return [
         [Tiling(size, recompute, route is Route.OFFLOAD, min(64 * MIB, max(MIB, 4 * size))) for size in sizes]
         for recompute in range(most + 1)

@@ -12,7 +12,13 @@ from vae_lib.networks import Network
 
 
 class Program(Protocol):
-    """A network's halves as passes; the 1x1 convolutions between them and the latents are not in it."""
+    """A network's halves as passes; the 1x1 convolutions between them and the latents are not in it.
+
+    Attributes:
+        RECOMPUTES: whether `Tiling.recompute` makes a difference.
+    """
+
+    RECOMPUTES: bool
 
     def decoder_passes(self, network: Any, latent: MapSize, tiling: Tiling, compute: Compute) -> list[Pass]:
         """From the latents to the picture."""

@@ -6,7 +6,7 @@ from typing import cast
 
 from torch import nn
 
-from vae_lib.device import kernels
+from vae_lib.engine.attention import attention_rows
 from vae_lib.engine.compute import Compute
 from vae_lib.engine.convolution import best_shape
 from vae_lib.engine.passes import (
@@ -23,8 +23,7 @@ from vae_lib.engine.passes import (
 from vae_lib.networks import AttnBlock, AutoencoderKL, DownLevel, MidBlock, ResnetBlock, UpLevel
 
 NETWORK = AutoencoderKL
-# Keys in a block of offloaded attention at least, where memory allows: the sums so far are rescaled for every block.
-KEYS = 1024
+RECOMPUTES = True
 
 
 class _Builder:
@@ -124,26 +123,9 @@ class _Builder:
         self.size = middle
 
     def attention(self, block: AttnBlock) -> None:
-        rows, key_rows = self._attention_rows()
-        self.passes.append(AttentionPass(self.x, block, self.x, self.x, rows, key_rows))
-
-    def _attention_rows(self) -> tuple[int, int]:
-        """Rows of queries at a time, and of keys in a block."""
-        size, offload = self.size, self.tiling.offload
-        most = min(size.height, self.tiling.rows(size, self.dtype))
-        fused = kernels.prefers_fused_attention(self.compute.device, self.dtype, size.channels)
-        if fused and not offload:
-            return most, size.height  # the scores are never kept
-        scores = self.tiling.attention_bytes // 4 // size.width**2  # of rows of queries with rows of keys
-        if offload:  # many queries at once, so that the keys in host memory are read few times
-            key_rows = min(size.height, -(-KEYS // size.width))
-            rows = max(1, min(most, scores // key_rows))
-            return rows, max(1, min(most, scores // rows))
-        key_rows = size.height
-        if 16 * size.height > scores:
-            row = size.width * size.channels * self.dtype.itemsize
-            key_rows = min(size.height, max(1, self.tiling.band_bytes // row))
-        return max(1, min(most, scores // key_rows)), key_rows
+        rows, key_rows = attention_rows(self.size, self.tiling, self.compute)
+        projections = block.q, block.k, block.v, block.proj_out
+        self.passes.append(AttentionPass(self.x, block.norm, projections, rows, key_rows, self.x, self.x))
 
     def mid(self, mid: MidBlock) -> None:
         self.resnet(mid.block_1, False)
