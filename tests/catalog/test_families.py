@@ -13,6 +13,7 @@ from vae_lib.catalog import (
     family_by_factors,
     family_in_text,
     family_of_diffusion_model,
+    family_of_space,
 )
 
 
@@ -26,10 +27,11 @@ def test_the_rows() -> None:
         "FLUX.1": (16, 0.3611, 0.1159),
         "FLUX.2": (32, 1.0, 0.0),
         "Mugen": (32, 1.0, 0.0),
+        "Qwen-Image": (16, 1.0, 0.0),
     }
     stems = [family.taesd_stem for family in FAMILIES.values()]
-    assert stems == ["taesd", "taesd", "taesdxl", "taesd3", "taef1", "taef2", "taef2"]
-    assert [family.sampler_channels for family in FAMILIES.values()] == [4, 4, 4, 16, 16, 128, 32]
+    assert stems == ["taesd", "taesd", "taesdxl", "taesd3", "taef1", "taef2", "taef2", None]
+    assert [family.sampler_channels for family in FAMILIES.values()] == [4, 4, 4, 16, 16, 128, 32, 16]
 
 
 def test_who_shares_latents() -> None:
@@ -41,7 +43,52 @@ def test_who_shares_latents() -> None:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_each_is_found_by_its_own_name(name: str) -> None:
     assert family_in_text(f"my {name} vae") is FAMILIES[name]
-    assert (FAMILIES[name] in families_of(FAMILIES[name].latent_channels)) is (name != "Mugen")
+    family = FAMILIES[name]
+    assert (family in families_of(family.latent_channels, family.architecture)) is (name != "Mugen")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "qwen_image_vae",
+        "Qwen2D_VAE",
+        "wan_2.1_vae",
+        "Wan2.1_VAE",
+        "anima-preview",
+        "krea-2",
+        "Qwen-Image-Edit",
+    ],
+)
+def test_the_names_of_those_who_share_wans_vae(text: str) -> None:
+    assert family_in_text(text) is FAMILIES["Qwen-Image"]
+
+
+@pytest.mark.parametrize("text", ["wan2.2_vae", "swan 2.1", "animal", "krea", "flux1-krea-dev"])
+def test_other_names(text: str) -> None:
+    assert family_in_text(text) is not FAMILIES["Qwen-Image"]
+
+
+def test_qwen_images_latents_are_normalised_channel_by_channel() -> None:
+    family = FAMILIES["Qwen-Image"]
+    space = LatentSpace.of(family, {})
+    latents = torch.randn(2, 16, 3, 2)
+    z = space.for_vae(latents)
+    torch.testing.assert_close(z[1, 3], latents[1, 3] * 2.6558 + 0.1075)
+    torch.testing.assert_close(space.for_diffusion(z), latents)
+    assert family_of_space(16, LatentSpace.parse(space.metadata()["latent_space"])) is family
+    assert not family.shares_latents(FAMILIES["SD3"])
+    assert family not in families_of(16)
+    other = LatentSpace(torch.ones(1, 16, 1, 1), torch.zeros(1, 16, 1, 1))
+    assert family_of_space(16, other) is None
+
+
+def test_the_numbers_are_those_of_diffusers() -> None:
+    from diffusers import AutoencoderKLQwenImage
+
+    with torch.device("meta"):
+        config = AutoencoderKLQwenImage().config
+    family = FAMILIES["Qwen-Image"]
+    assert (tuple(config.latents_mean), tuple(config.latents_std)) == (family.mean, family.deviation)
 
 
 @pytest.mark.parametrize(

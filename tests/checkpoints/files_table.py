@@ -9,6 +9,7 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +19,15 @@ from diffusers import AutoencoderTiny
 from safetensors.torch import save_file
 
 from tests.checkpoints import corpus, odd
-from tests.networks.small import FLUX2, network, taesd, weights_of
+from tests.networks.small import FLUX2, WAN, network, taesd, weights_of
+from tests.networks.wan_layouts import diffusers_names, names_of_2d, own_names
 from vae_lib.checkpoints import load_latents, load_vae
 from vae_lib.errors import VAEGuardError
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "files.md"
 BEGIN, END = "<!-- made by tests/checkpoints/files_table.py -->", "<!-- end -->"
+
+SMALL_WAN = replace(WAN, z_channels=16)
 
 Weights = dict[str, torch.Tensor]
 Row = tuple[str, str, str]  # what it is, the file's name, what becomes of it
@@ -95,6 +99,24 @@ def _vaes(folder: Path) -> Iterator[tuple[str, Path]]:
     yield "diffusers' file alone", safetensors("moved.safetensors", weights_of(theirs))
     yield "FLUX.2", safetensors("flux2.safetensors", flux2)
     yield ("FLUX.2 without its statistics", safetensors("flux2-bare.safetensors", weights_of(network(FLUX2))))
+    wan = weights_of(network(SMALL_WAN))
+    yield (
+        "Wan 2.1, Qwen-Image (Comfy-Org's copies)",
+        safetensors("qwen_image_vae.safetensors", own_names(wan)),
+    )
+    yield "the same of its makers", pickled("Wan2.1_VAE.pth", own_names(wan))
+    (folder / "qwen").mkdir()
+    yield (
+        "AutoencoderKLQwenImage and AutoencoderKLWan of diffusers",
+        safetensors("qwen/diffusion_pytorch_model.safetensors", diffusers_names(wan, SMALL_WAN)),
+    )
+    yield "Qwen2D, a conversion", safetensors("Qwen2D_VAE.safetensors", names_of_2d(wan, SMALL_WAN))
+    yield (
+        "Wan 2.2 5B",
+        safetensors(
+            "wan2.2_vae.safetensors", {"decoder.upsamples.0.upsamples.0.residual.0.gamma": torch.ones(1)}
+        ),
+    )
     yield "half of a TAESD", pickled("taesd_decoder.pth", _half(tiny, "decoder"))
     yield "TAESD of diffusers", safetensors("taesd.safetensors", weights_of(AutoencoderTiny()))
     (folder / "odd").mkdir()

@@ -129,7 +129,7 @@ def test_whose_latents_they_are(flux2_weights: Weights, vae_file: Path, tmp_path
     check_channels(flux2, 128)
     check_channels(flux2, 32)
     with pytest.raises(
-        InputError, match=r"have 16 channels and x\.safetensors takes 32 or 128; those of SD3 or FLUX\.1"
+        InputError, match=r"have 16 channels and x\.safetensors takes 32 or 128; those of SD3, FLUX\.1 or "
     ):
         check_channels(flux2, 16)
     with pytest.raises(

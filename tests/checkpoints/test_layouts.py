@@ -158,7 +158,7 @@ def test_layouts_of_taesd(taesd_weights: Weights) -> None:
         (["vision_model.encoder.layers.0.mlp.fc1.weight"], "an image encoder"),
         (["ip_adapter.1.to_k_ip.weight", "image_proj.proj.weight"], "an IP-Adapter"),
         (["conv_first.weight", "body.0.rdb1.conv1.weight"], "an upscaler"),
-        (["decoder.upsamples.0.residual.0.gamma", "decoder.middle.0.residual.0.gamma"], "a video VAE"),
+        (["decoder.head.0.gamma", "per_channel_statistics.mean-of-means"], "a video VAE"),
         (["something.weight"], "something unknown"),
         ([], "an empty set of weights"),
     ],

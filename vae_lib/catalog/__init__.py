@@ -8,6 +8,6 @@ from vae_lib.catalog.families import (
     family_of_diffusion_model,
     family_of_space,
 )
-from vae_lib.catalog.family import Family, Packing
+from vae_lib.catalog.family import Architecture, Family, Packing
 from vae_lib.catalog.files import load_catalog
 from vae_lib.catalog.space import LatentSpace

@@ -7,10 +7,20 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from vae_lib.catalog.family import Family, Packing
+from vae_lib.catalog.family import Architecture, Family, Packing
 from vae_lib.catalog.space import LatentSpace
 
 _FLUX2 = Packing(patch=2, mean="bn.running_mean", variance="bn.running_var", eps=1e-4)
+
+# Published in Wan's code (wan/modules/vae.py) and in diffusers' config.json (latents_mean, latents_std).
+_WAN_MEAN = (
+    -0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508,
+    0.4134, -0.0715, 0.5517, -0.3632, -0.1922, -0.9497, 0.2503, -0.2921,
+)  # fmt: skip
+_WAN_DEVIATION = (
+    2.8184, 1.4541, 2.3275, 2.6558, 1.2196, 1.7708, 2.6052, 2.0743,
+    3.2687, 2.1526, 2.8652, 1.5579, 1.6382, 1.1253, 2.8251, 1.9160,
+)  # fmt: skip
 
 FAMILIES: dict[str, Family] = {
     family.name: family
@@ -75,18 +85,29 @@ FAMILIES: dict[str, Family] = {
             words=r"(?<![a-z])mugen(?![a-z])",
             packing=replace(_FLUX2, packed=False),
         ),
+        # The VAE of Wan 2.1, with which Qwen-Image, Anima, Krea 2 and Wan 2.2 14B were trained as well.
+        Family(
+            "Qwen-Image",
+            16,
+            words=r"qwen[-_. ]?(image|2d)|(?<![a-z])(anima|krea[-_. ]?2)(?![a-z0-9])"
+            r"|(?<![a-z])wan[-_. ]?(2[._-]?1)(?![0-9])",
+            mean=_WAN_MEAN,
+            deviation=_WAN_DEVIATION,
+            architecture="WanVAE",
+        ),
     )
 }
 
 _CONTEXT = re.compile(r"model\.diffusion_model\..*\.attn2\.to_k\.weight")
 
 
-def families_of(channels: int) -> list[Family]:
-    """Those that a VAE's file with so many latent channels may be of: not Mugen, whose file is FLUX.2's."""
+def families_of(channels: int, architecture: Architecture = "AutoencoderKL") -> list[Family]:
+    """Those that a file with such a VAE of so many latent channels may be of: not Mugen, whose file is FLUX.2's."""
     return [
         family
         for family in FAMILIES.values()
-        if family.latent_channels == channels and (family.packing is None or family.packing.packed)
+        if (family.latent_channels, family.architecture) == (channels, architecture)
+        and (family.packing is None or family.packing.packed)
     ]
 
 
@@ -120,6 +141,9 @@ def family_of_space(channels: int, space: LatentSpace) -> Family | None:
 
     Packed ones are told by their packing: their numbers are in each file.
     """
+    per_channel = (f for f in FAMILIES.values() if f.deviation and f.latent_channels == channels)
+    if found := next((f for f in per_channel if LatentSpace.of(f, {}).same_as(space)), None):
+        return found
     if not isinstance(space.scale, float) or not isinstance(space.shift, float):
         shape = space.patch, space.packed
         packed = (f for f in FAMILIES.values() if f.packing and (f.packing.patch, f.packing.packed) == shape)

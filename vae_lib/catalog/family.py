@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -21,17 +22,22 @@ class Packing:
     packed: bool = True
 
 
+Architecture = Literal["AutoencoderKL", "WanVAE"]
+
+
 @dataclass(frozen=True)
 class Family:
     """A latent space, and the signs by which its files are told. Rows are in ``families``.
 
     Attributes:
         scaling_factor, shift_factor: the sampler's latents are ``(z - shift_factor) * scaling_factor`` of the VAE's
-            ``z``; 1 and 0 where ``packing`` says how they are normalised instead.
+            ``z``; 1 and 0 where ``packing`` or ``mean`` and ``deviation`` say how they are normalised instead.
         taesd_stem: the tiny autoencoder of the same space ("taesd": taesd_decoder.pth), or None.
         words: a regular expression for its name in metadata and file names.
         context_widths: widths of the text context that its UNets attend to.
         beside: a regular expression for names of tensors that only its checkpoints have beside the VAE.
+        mean, deviation: of each channel, where the sampler's latents are ``(z - mean) / deviation``; else empty.
+        architecture: the network of its VAE, by the name of its class.
     """
 
     name: str
@@ -43,6 +49,9 @@ class Family:
     context_widths: tuple[int, ...] = ()
     beside: str | None = None
     packing: Packing | None = None
+    mean: tuple[float, ...] = ()
+    deviation: tuple[float, ...] = ()
+    architecture: Architecture = "AutoencoderKL"
 
     @property
     def sampler_channels(self) -> int:
@@ -57,9 +66,10 @@ class Family:
 
     def shares_latents(self, other: Family) -> bool:
         """Whether latents of the one are latents of the other, as with SD1 and SD2."""
-        return (self.latent_channels, self.scaling_factor, self.shift_factor, self.packing) == (
-            other.latent_channels,
-            other.scaling_factor,
-            other.shift_factor,
-            other.packing,
-        )
+        return self._latents == other._latents
+
+    @property
+    def _latents(self) -> tuple[object, ...]:
+        """All that tells latents of one family from another's."""
+        factors = self.scaling_factor, self.shift_factor
+        return self.latent_channels, factors, self.packing, self.mean, self.deviation, self.architecture

@@ -32,6 +32,9 @@ class LatentSpace:
     def of(cls, family: Family, statistics: Mapping[str, Tensor]) -> LatentSpace:
         """The space of a family; ``statistics`` are the tensors, by name, that its packing asks for."""
         packing = family.packing
+        if family.deviation:
+            mean, deviation = (torch.tensor(x).view(1, -1, 1, 1) for x in (family.mean, family.deviation))
+            return cls(1 / deviation, mean)
         if packing is None:
             return cls(family.scaling_factor, family.shift_factor)
         mean, variance = (

@@ -82,7 +82,7 @@ def judge(described: Described, sha256: str | None, known: Lookup | None) -> Ver
     stem = described.header.path.stem
     channels = described.network.latent_channels
     by_name = family_in_text(stem)
-    if by_name is not None and by_name.latent_channels != channels:
+    if by_name is not None and not _has_such_a_vae(by_name, described):
         by_name = None
     signs = [
         sign for sign in _signs(described, channels, sha256, known) if _is_usable(sign.family, described)
@@ -90,6 +90,8 @@ def judge(described: Described, sha256: str | None, known: Lookup | None) -> Ver
     config = _sign_in_config(described, channels, by_name)
     if isinstance(config, _Sign):
         signs.append(config)
+    elif config is not None and config.is_foreign and described.keys.is_wan:
+        signs = []  # its network alone does not tell
     if signs:
         return _decided(signs, by_name)
     candidates, explanation = _open_question(described, channels)
@@ -120,7 +122,11 @@ def _signs(described: Described, channels: int, sha256: str | None, known: Looku
         family = FAMILIES.get(entry.family)
         if family is not None and family.latent_channels == channels:
             yield _Sign(family, "hash", f"This is {entry.title}: its SHA-256 is in the catalog.")
-    for family in families_of(channels):
+    for family in families_of(channels, described.architecture):
+        if family.deviation:
+            yield _Sign(
+                family, "tensors", f"Only the VAE of {family.name} and its relatives has this network."
+            )
         if family.packing is not None and family.packing == described.packing:
             explanation = (
                 f"It holds the statistics of {family.name}'s latents ({quote(family.packing.mean)})."
@@ -138,12 +144,19 @@ def _signs(described: Described, channels: int, sha256: str | None, known: Looku
 
 
 def _is_usable(family: Family, described: Described) -> bool:
+    if not _has_such_a_vae(family, described):
+        return False
     return described.keys.is_taesd or family.packing is None or family.packing == described.packing
+
+
+def _has_such_a_vae(family: Family, described: Described) -> bool:
+    found = described.network.latent_channels, described.architecture
+    return (family.latent_channels, family.architecture) == found
 
 
 def _open_question(described: Described, channels: int) -> tuple[tuple[Family, ...], str]:
     """The families that it may be, and the sentence for a VAE of which nothing tells the family."""
-    families = families_of(channels)
+    families = families_of(channels, described.architecture)
     candidates = tuple(family for family in families if _is_usable(family, described))
     names = join([family.name for family in families], "and")
     if not families:
@@ -219,6 +232,8 @@ def _sign_in_config(
     """
     path = described.header.path
     config = _read_config(path.parent / "config.json")
+    if described.keys.is_wan:
+        return _sign_of_statistics(config, described)
     if config.get("_class_name") != "AutoencoderKL" or config.get("latent_channels") != channels:
         return None
     own = path.name.startswith("diffusion_pytorch_model")
@@ -242,6 +257,26 @@ def _sign_in_config(
             is_foreign=False,
         )
     return _Sign(family, "metadata", f"The config.json beside the file says {family.name}.")
+
+
+def _sign_of_statistics(config: dict[str, Any], described: Described) -> _Unbelieved | None:
+    """Where diffusers' ``config.json`` beside the file gives its latents other numbers than those of the family."""
+    classes = ("AutoencoderKLWan", "AutoencoderKLQwenImage")
+    if config.get("_class_name") not in classes or config.get("z_dim") != described.network.latent_channels:
+        return None
+    for family in families_of(described.network.latent_channels, described.architecture):
+        for name, known in (("latents_mean", family.mean), ("latents_std", family.deviation)):
+            given = config.get(name)
+            numbers = [number(value) for value in given] if isinstance(given, list) else list(known)
+            if len(numbers) != len(known) or any(
+                x is None or not math.isclose(x, y, rel_tol=1e-3) for x, y in zip(numbers, known, strict=True)
+            ):
+                return _Unbelieved(
+                    f"The config.json beside the file gives its latents another {name} than {family.name} has; "
+                    f"{_BY_HAND}.",
+                    is_foreign=True,
+                )
+    return None
 
 
 def state_beside(path: Path) -> object:

@@ -18,7 +18,7 @@ from vae_lib.errors import CheckpointError, InputError
 from vae_lib.files import PathLike
 from vae_lib.networks import TAESD
 
-Kind = Literal["AutoencoderKL", "TAESD", "TAESD encoder", "TAESD decoder"]
+Kind = Literal["AutoencoderKL", "WanVAE", "TAESD", "TAESD encoder", "TAESD decoder"]
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Identity:
 
     @property
     def is_taesd(self) -> bool:
-        return self.kind != "AutoencoderKL"
+        return self.kind.startswith("TAESD")
 
     def likely_family(self) -> Family:
         """The family, or the likeliest of the candidates.
@@ -98,7 +98,7 @@ def identify_described(described: Described, *, hash_file: bool, known: Lookup |
     """``identify`` of a header that was read and found good already."""
     header, network, keys = described.header, described.network, described.keys
     infos = [header.tensors[source] for source in keys.sources.values()]
-    kind: Kind = "AutoencoderKL"
+    kind: Kind = described.architecture
     if isinstance(network, TAESD):
         kind = (
             "TAESD encoder"
@@ -119,7 +119,7 @@ def identify_described(described: Described, *, hash_file: bool, known: Lookup |
     factors = (None, None) if family is None else (family.scaling_factor, family.shift_factor)
     if keys.is_taesd:
         factors = (1.0, 0.0)
-    names = join([family.name for family in families_of(channels)], "or") or "unknown"
+    names = join([family.name for family in families_of(channels, described.architecture)], "or") or "unknown"
     explanation = found.explanation
     if not keys.is_taesd and (network.encoder is None or network.decoder is None):
         half, verb = ("an encoder", "decode") if network.decoder is None else ("a decoder", "encode")

@@ -42,7 +42,9 @@ def load_latents(path: PathLike) -> tuple[torch.Tensor, dict[str, str]]:
     shape = tuple(latents.shape)
     if 0 in shape:
         raise InputError(f"The latents in {name} are empty: their shape is {shape}.")
-    if latents.ndim == 3 and shape[0] in _CHANNELS:
+    if latents.ndim == 5 and shape[2] == 1:  # one frame, as the models of videos have a picture
+        latents = latents[:, :, 0]
+    elif latents.ndim == 3 and shape[0] in _CHANNELS:
         latents = latents[None]
     elif latents.ndim != 4:
         raise InputError(

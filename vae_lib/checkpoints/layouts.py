@@ -4,6 +4,9 @@
 ``ldm``                  ``decoder.up.0.block.0.conv1.weight``: the original, and our own
 ``ldm in a checkpoint``  the same under ``first_stage_model.`` (or ``vae.``), beside UNet and text encoders
 ``diffusers``            ``decoder.up_blocks.3.resnets.0.conv1.weight``
+``wan``                  ``decoder.upsamples.0.residual.2.weight``: Wan 2.1's own, of Qwen-Image too; 3-D convolutions
+``wan (diffusers)``      ``decoder.up_blocks.0.resnets.0.norm1.gamma``: the same in diffusers
+``wan (2-D)``            the same without time: Qwen2D, a conversion for pictures
 ``taesd``                ``3.conv.0.weight``, one file each for encoder and decoder
 ``taesd (diffusers)``    ``decoder.layers.2.conv.0.weight``, both in one file
 =======================  ================================================================================
@@ -21,7 +24,16 @@ import torch
 from vae_lib.checkpoints.foreign import describe_foreign
 from vae_lib.errors import CheckpointError
 
-Layout = Literal["ldm", "ldm in a checkpoint", "diffusers", "taesd", "taesd (diffusers)"]
+Layout = Literal[
+    "ldm",
+    "ldm in a checkpoint",
+    "diffusers",
+    "wan",
+    "wan (diffusers)",
+    "wan (2-D)",
+    "taesd",
+    "taesd (diffusers)",
+]
 
 # what wrappers put before a VAE's keys, and what checkpoints do
 _PREFIX = re.compile(
@@ -37,6 +49,14 @@ _LDM_KEY = re.compile(
 _DIFFUSERS_KEY = re.compile(
     r"(encoder\.down_blocks|decoder\.up_blocks)\.\d+\.|(encoder|decoder)\.mid_block\."
 )
+_WAN_KEY = re.compile(
+    r"(encoder|decoder)\.(middle\.[02]\.residual|(up|down)samples\.\d+\.(residual|resample))\."
+)
+_WAN_DIFFUSERS_KEY = re.compile(
+    r"(encoder|decoder)\.mid_block\.(resnets\.[01]\.norm1\.gamma|attentions\.0\.to_qkv\.)"
+)
+_WAN_TOP = re.compile(r"(encoder|decoder|conv[12]|quant_conv|post_quant_conv)\.")
+_TIME = re.compile(r"\.time_conv\.")  # between frames: not used for a picture
 _TAESD_BARE = re.compile(r"\d{1,3}\..+")
 _TAESD_KEY = re.compile(r"(?:taesd_)?(encoder|decoder)\.(\d{1,3})\.(.+)")
 _TINY_KEY = re.compile(r"(encoder|decoder)\.layers\.(\d{1,3})\.(.+)")
@@ -69,6 +89,27 @@ _RENAMES = tuple(
         (r"\.conv_norm_out\.", ".norm_out."),
     )
 )
+_WAN_RENAMES = tuple(
+    (re.compile(pattern), replacement)
+    for pattern, replacement in (
+        (r"^conv1\.", "quant_conv."),
+        (r"^conv2\.", "post_quant_conv."),
+        (r"^(encoder|decoder)\.conv1\.", r"\1.conv_in."),
+        (r"\.middle\.0\.|\.mid_block\.resnets\.0\.", ".mid.block_1."),
+        (r"\.middle\.1\.|\.mid_block\.attentions\.0\.", ".mid.attn_1."),
+        (r"\.middle\.2\.|\.mid_block\.resnets\.1\.", ".mid.block_2."),
+        (r"\.(?:downsamples|upsamples|down_blocks)\.(\d+)\.", r".layers.\1."),
+        (r"\.residual\.0\.", ".norm1."),
+        (r"\.residual\.2\.", ".conv1."),
+        (r"\.residual\.3\.", ".norm2."),
+        (r"\.residual\.6\.", ".conv2."),
+        (r"\.conv_shortcut\.", ".shortcut."),
+        (r"\.resample\.1\.", ".conv."),
+        (r"\.head\.0\.", ".norm_out."),
+        (r"\.head\.2\.", ".conv_out."),
+    )
+)
+_WAN_UP = re.compile(r"decoder\.up_blocks\.(\d{1,3})\.(resnets\.(\d{1,3})|upsamplers\.0)\.")
 _ATTENTION_WEIGHT = re.compile(r"(encoder|decoder)\.mid\.attn_1\.(q|k|v|proj_out)\.weight")
 
 
@@ -86,6 +127,20 @@ class KeyMap:
     @property
     def is_taesd(self) -> bool:
         return self.layout.startswith("taesd")
+
+    @property
+    def is_wan(self) -> bool:
+        return self.layout.startswith("wan")
+
+    def shape(self, key: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """That which a tensor of the file, of ``shape``, has in our network."""
+        return _wan_shape(shape) if self.is_wan else ldm_shape(key, shape)
+
+    def tensor(self, key: str, stored: torch.Tensor) -> torch.Tensor:
+        """A tensor of the file as our network has it; of a convolution with a temporal axis a copy of its last tap."""
+        if self.is_wan and stored.ndim == 5:
+            return stored[:, :, -1].clone()
+        return stored.reshape(self.shape(key, tuple(stored.shape)))
 
 
 def layout_of(keys: Iterable[str]) -> Layout | None:
@@ -105,6 +160,8 @@ def map_keys(keys: Iterable[str]) -> KeyMap | None:
         bare = {_NESTED.sub(r"\1", key[len(prefix) :]): key for key in keys if key.startswith(prefix)}
         own = {key: source for key, source in bare.items() if _VAE_KEY.match(key)}
         beside = {key: bare[key] for key in bare if key not in own and not _UNRELATED.match(key)}
+        if found := _map_wan(bare):
+            return found
         if any(_LDM_KEY.match(key) for key in bare):
             layout: Layout = "ldm in a checkpoint" if _IN_A_CHECKPOINT.search(prefix) else "ldm"
             return KeyMap(layout, own, beside)
@@ -129,6 +186,8 @@ def convert_to_ldm(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Te
         raise CheckpointError(f"This is {describe_foreign(state_dict)}, not a VAE.")
     if found.is_taesd:
         raise CheckpointError("This is a TAESD, the tiny autoencoder, not a full VAE.")
+    if found.is_wan:
+        raise CheckpointError("This is the VAE of Qwen-Image or Wan 2.1, not an AutoencoderKL.")
     return {key: as_ldm(key, state_dict[source]) for key, source in found.sources.items()}
 
 
@@ -154,6 +213,36 @@ def _from_diffusers(bare: Mapping[str, str]) -> dict[str, str]:
             renamed = pattern.sub(replacement, renamed)
         sources[renamed] = source
     return sources
+
+
+def _wan_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Of a convolution's last temporal tap, or of a norm's factors without the axis of time."""
+    if len(shape) == 5:
+        return (*shape[:2], *shape[3:])
+    return shape[:3] if len(shape) == 4 and shape[1:] == (1, 1, 1) else shape
+
+
+def _map_wan(bare: Mapping[str, str]) -> KeyMap | None:
+    """The VAE of Wan 2.1 in one of its three layouts, without what works between frames."""
+    is_own = any(_WAN_KEY.match(key) for key in bare)
+    if not is_own and not any(_WAN_DIFFUSERS_KEY.match(key) for key in bare):
+        return None
+    has_time = any(_TIME.search(key) for key in bare)
+    layout: Layout = "wan" if is_own else "wan (diffusers)" if has_time else "wan (2-D)"
+    ups = [match for key in bare if (match := _WAN_UP.match(key))]
+    blocks = 1 + max((int(match[3]) for match in ups if match[3]), default=0)
+    sources = {}
+    for key, source in bare.items():
+        if not _WAN_TOP.match(key) or _TIME.search(key):
+            continue
+        if match := _WAN_UP.match(key):  # diffusers numbers layers within a level, Wan all of them
+            at = int(match[1]) * (blocks + 1) + (int(match[3]) if match[3] else blocks)
+            key = f"decoder.layers.{at}.{key[match.end() :]}"
+        for pattern, replacement in _WAN_RENAMES:
+            key = pattern.sub(replacement, key)
+        sources[key] = source
+    beside = {key: bare[key] for key in bare if not _WAN_TOP.match(key) and not _UNRELATED.match(key)}
+    return KeyMap(layout, sources, beside)
 
 
 def _map_taesd(bare: Mapping[str, str]) -> KeyMap | None:

@@ -10,7 +10,6 @@ import torch
 from vae_lib.catalog import LatentSpace
 from vae_lib.checkpoints.header import quote
 from vae_lib.checkpoints.identify import Identity, identify_described
-from vae_lib.checkpoints.layouts import as_ldm
 from vae_lib.checkpoints.network import VAE, Described, describe
 from vae_lib.checkpoints.numbers import all_finite, read_numbers, read_statistics
 from vae_lib.checkpoints.source import WeightsFile, open_weights
@@ -92,7 +91,7 @@ def _read(
     state_dict = {}
     for key, source in described.keys.sources.items():
         stored = read_numbers(weights, source)
-        tensor = as_ldm(key, stored).to(dtype)
+        tensor = described.keys.tensor(key, stored).to(dtype)
         if tensor.dtype != stored.dtype and not all_finite(tensor):
             raise CheckpointError(
                 f"{weights.header.path.name} has weights too large for {str(dtype).removeprefix('torch.')} "

@@ -8,10 +8,10 @@ from functools import reduce
 
 import torch
 
-from vae_lib.catalog import Packing, families_of
+from vae_lib.catalog import Architecture, Packing, families_of
 from vae_lib.checkpoints.foreign import describe_foreign, describe_other_vae
 from vae_lib.checkpoints.header import Header, quote, quote_some
-from vae_lib.checkpoints.layouts import KeyMap, ldm_shape, map_keys
+from vae_lib.checkpoints.layouts import KeyMap, map_keys
 from vae_lib.errors import CheckpointError, UnknownVAE
 from vae_lib.networks import TAESD, Network, recognise
 from vae_lib.networks.config import MAX_CHANNELS
@@ -19,7 +19,7 @@ from vae_lib.networks.config import MAX_CHANNELS
 VAE = Network | TAESD
 
 _MIDDLE_ATTENTION = ".mid.attn_1."
-_KNOWN = "choose a VAE of Stable Diffusion 1, 2, XL or 3, or of FLUX"
+_KNOWN = "choose a VAE of Stable Diffusion 1, 2, XL or 3, of FLUX or of Qwen-Image"
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,11 @@ class Described:
         """The network, if it is a full VAE."""
         return None if isinstance(self.network, TAESD) else self.network
 
+    @property
+    def architecture(self) -> Architecture:
+        """That of the VAE whose latents these are."""
+        return "WanVAE" if self.keys.is_wan else "AutoencoderKL"
+
 
 def describe(header: Header) -> Described:
     """The VAE in a file, after checking that all of it is there and that we have its network.
@@ -54,10 +59,10 @@ def describe(header: Header) -> Described:
     """
     keys = find_vae(header)
     name = header.path.name
-    shapes = {key: ldm_shape(key, header.tensors[source].shape) for key, source in keys.sources.items()}
+    shapes = {key: keys.shape(key, header.tensors[source].shape) for key, source in keys.sources.items()}
     network = _network(name, shapes, keys.is_taesd)
     _check_shapes(name, shapes, {key: tuple(value.shape) for key, value in network.state_dict().items()})
-    packing = None if keys.is_taesd else _packing(header, keys, network.latent_channels)
+    packing = None if keys.is_taesd or keys.is_wan else _packing(header, keys, network.latent_channels)
     return Described(header, keys, network, _dtype(header, keys), packing)
 
 

@@ -117,15 +117,17 @@ def details(backend: Backend, row: Row | None) -> str:
     if row.identity is None:
         return markup.page(f"<h4>{escape(row.name)}</h4>") + markup.note(row.problem or "", "bad")
     found = row.identity
-    factors = "unknown"
-    if found.scaling_factor is not None:
-        factors = f"{found.scaling_factor:g}" + (
+    factors = "scaling factor unknown"
+    if found.family is not None and (found.family.deviation or found.family.packing) and not found.is_taesd:
+        factors = "each with a mean and deviation of its own"
+    elif found.scaling_factor is not None:
+        factors = f"scaling factor {found.scaling_factor:g}" + (
             f", shift {found.shift_factor:g}" if found.shift_factor else ""
         )
     pairs = [
         ("Family", f"{family_text(found)}, {_certainty(found)}"),
         ("Kind", f"{found.kind}, {found.layout} layout"),
-        ("Latents", f"{found.latent_channels} channels, scaling factor {factors}"),
+        ("Latents", f"{found.latent_channels} channels, {factors}"),
         ("Weights", f"{found.parameters / 1e6:.1f} million, {_dtype(found.dtype)}"),
         ("File", f"{found.path} ({size_text(found.file_size)})"),
         (

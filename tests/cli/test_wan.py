@@ -1,0 +1,74 @@
+"""Qwen-Image's VAE on the command line: the sampler's latents to a picture and back, by every route."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from tests.networks import small
+from tests.networks.small import WAN, weights_of
+from tests.networks.wan_layouts import own_names
+from vae_lib.catalog import FAMILIES
+from vae_lib.networks import WanVAE
+
+from .conftest import Run
+
+Runner = Callable[..., Run]
+CONFIG = replace(WAN, z_channels=16)
+MEAN, DEVIATION = (
+    torch.tensor(numbers).view(1, -1, 1, 1)
+    for numbers in (FAMILIES["Qwen-Image"].mean, FAMILIES["Qwen-Image"].deviation)
+)
+
+
+@pytest.fixture
+def network() -> WanVAE:
+    return small.network(CONFIG)
+
+
+@pytest.fixture
+def vae(network: WanVAE, tmp_path: Path) -> Path:
+    save_file(own_names(weights_of(network)), tmp_path / "qwen_image_vae.safetensors")
+    return tmp_path / "qwen_image_vae.safetensors"
+
+
+@pytest.mark.parametrize("route", ["auto", "full", "tiled", "offload", "cpu"])
+def test_decode(route: str, run: Runner, network: WanVAE, vae: Path, tmp_path: Path) -> None:
+    latents = torch.randn(1, 16, 5, 3)
+    save_file({"latents": latents}, tmp_path / "l.safetensors")
+    image = tmp_path / "i.safetensors"
+    done = run(
+        "decode", tmp_path / "l.safetensors", "--vae", vae, "--tensor", image, "--device", "cpu", "--route", route
+    )  # fmt: skip
+    assert (done.code, done.err) == (0, "")
+    wanted = network.decode(latents * DEVIATION + MEAN)
+    torch.testing.assert_close(load_file(image)["image"], wanted, atol=1e-5, rtol=0)
+
+
+def test_encode_and_decode_again(run: Runner, network: WanVAE, vae: Path, tmp_path: Path) -> None:
+    pixels = torch.randint(0, 256, (24, 40, 3), dtype=torch.uint8)
+    Image.fromarray(pixels.numpy()).save(tmp_path / "p.png")
+    latents = tmp_path / "l.safetensors"
+    done = run("encode", tmp_path / "p.png", "--vae", vae, "-o", latents, "--device", "cpu")
+    assert (done.code, done.err) == (0, "")
+    picture = pixels.permute(2, 0, 1)[None].float() / 127.5 - 1
+    mean = network.encode_moments(picture)[0]
+    torch.testing.assert_close(load_file(latents)["latents"], (mean - MEAN) / DEVIATION, atol=1e-5, rtol=0)
+    image = tmp_path / "i.safetensors"
+    assert run("decode", latents, "--vae", vae, "--tensor", image, "--device", "cpu").code == 0
+    torch.testing.assert_close(load_file(image)["image"], network.decode(mean), atol=1e-4, rtol=0)
+
+
+def test_inspect_and_plan(run: Runner, vae: Path) -> None:
+    found = json.loads(run("inspect", vae, "--json").out)
+    assert (found["kind"], found["layout"], found["family"]) == ("WanVAE", "wan", "Qwen-Image")
+    done = run("plan", "--vae", vae, "--width", "256", "--height", "192", "--device", "cpu")
+    assert done.code == 0
+    assert "tiled" in done.out
