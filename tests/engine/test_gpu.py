@@ -16,14 +16,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tests.engine.gpu import META, Dispatches, as_on_a_gpu
-from tests.networks.small import FP16, FP32, SMALL, sd3_like
+from tests.networks.small import BF16, FP16, FP32, SMALL, WAN, sd3_like
 from tests.planning.plans import candidates
 from vae_lib.device import PeakMemory, transfers
 from vae_lib.device.transfers import Transfers
 from vae_lib.engine import Compute, Edge, Operation, Padding, Tiling, decode, encode_moments
 from vae_lib.engine.buffers import HostStore
 from vae_lib.engine.padding import SEAMLESS, ZEROS
-from vae_lib.networks import AutoencoderKL, AutoencoderKLConfig
+from vae_lib.networks import Architecture, AutoencoderKLConfig, Network, WanConfig, build
 from vae_lib.planning import Route, Work
 from vae_lib.planning.plan import WHOLE, cost_of
 
@@ -50,9 +50,9 @@ def _apart(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @functools.cache
-def network(config: AutoencoderKLConfig, dtype: torch.dtype) -> AutoencoderKL:
+def network(config: Architecture, dtype: torch.dtype) -> Network:
     with torch.device(META):
-        return AutoencoderKL(config).to(dtype).requires_grad_(False)
+        return build(config).to(dtype).requires_grad_(False)
 
 
 def source(work: Work) -> Tensor:
@@ -80,7 +80,7 @@ def picture(side: int, operation: str = "decode", **options: Any) -> Work:
 @pytest.mark.parametrize("offload", [False, True])
 def test_nothing_waits_for_the_device(offload: bool, padding: Padding, operation: str) -> None:
     for dtype in (FP32, FP16):
-        for config in (SMALL, sd3_like(ch=32, ch_mult=(1,), num_res_blocks=1)):
+        for config in (SMALL, sd3_like(ch=32, ch_mult=(1,), num_res_blocks=1), WAN):
             work = Work(config, Operation(operation), 7, 5, 2, META, dtype, padding=padding)
             for tiling in (Tiling(1 << 24, 0, offload), Tiling(1 << 13, 2, offload, 1 << 12)):
                 shape = (2, 3, *work.pixels) if operation == "decode" else (2, config.latent_channels, 7, 5)
@@ -103,6 +103,35 @@ def test_peaks_at_real_sizes(side: int, route: Route, operation: str) -> None:
         with PeakMemory(META) as peak:
             run(work, given, plan.tiling)
         assert peak.bytes <= plan.peak_bytes <= 1.01 * peak.bytes
+
+
+STREAMS = {"whole": Tiling(WHOLE), "bands": Tiling(32 * MIB), "rows": Tiling(2 * MIB)}
+
+
+@pytest.mark.parametrize("operation", ["decode", "encode"])
+@pytest.mark.parametrize("tiling", STREAMS.values(), ids=STREAMS.keys())
+def test_a_stream_takes_what_is_counted(tiling: Tiling, operation: str) -> None:
+    """Bytes and operations of Qwen-Image's VAE at 512x512, in bfloat16."""
+    work = Work(WanConfig(), Operation(operation), 64, 64, 1, META, BF16)
+    network(WanConfig(), BF16)
+    given, counted = source(work), cost_of(work, tiling)
+    with PeakMemory(META) as peak, Dispatches() as dispatched:
+        run(work, given, tiling)
+    assert peak.bytes <= counted.peak_bytes <= 1.02 * peak.bytes
+    assert (
+        abs(counted.dispatches - dispatched.count) <= 8
+    )  # of weights that are one array for three projections
+
+
+@pytest.mark.parametrize(
+    ("latents", "peak"), [((64, 64), 69), ((128, 128), 173), ((180, 320), 486), ((512, 512), 1152)], ids=str
+)
+def test_a_stream_takes_little(latents: tuple[int, int], peak: int) -> None:
+    """Of 1,731 (in float32), 3,459, 12,158 and 55,321 MiB by diffusers' own decode."""
+    work = Work(WanConfig(), Operation.DECODE, *latents, 1, META, BF16)
+    plans = [p for p in candidates(work, Route.TILED) if p.peak_bytes <= peak * MIB]
+    assert min(plan.bands for plan in plans) < 120
+    assert cost_of(work, Tiling(WHOLE)).dispatches <= 800
 
 
 TILINGS = {

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from tests.engine.gpu import as_on_a_gpu
 from tests.networks.small import (
     BF16,
     CPU,
@@ -109,6 +110,16 @@ def test_half_precision_rounds_no_more_than_the_plain_network() -> None:
     exact, vae, z = network(WAN, FP64), network(WAN, BF16), latents_for(WAN, 6, 5)
     wanted = exact.decode(z.double())
     assert distance(run_decode(vae, z, BANDS, BF16), wanted) < 1.1 * distance(vae.decode(z.to(BF16)), wanted)
+
+
+@tilings
+def test_exact_by_a_gpus_kernels(tiling: Tiling) -> None:
+    with as_on_a_gpu("cpu"):
+        check(WAN, (7, 3), tiling, FP32)
+        wanted, z = network(WAN, FP64), latents_for(WAN, 6, 5)
+        exact = wanted.decode(z.double())
+        rounded = distance(network(WAN, BF16).decode(z.to(BF16)), exact)
+        assert distance(run_decode(network(WAN, BF16), z, tiling, BF16), exact) < 1.1 * rounded
 
 
 def test_weights_of_another_dtype() -> None:

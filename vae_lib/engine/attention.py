@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vae_lib.device import kernels
+from vae_lib.device.dtypes import at_least_float32
 from vae_lib.engine.buffers import Workspace, rows_of
 from vae_lib.engine.compute import Compute
 from vae_lib.engine.context import Context, add_in_place
@@ -33,7 +34,7 @@ def attend_fused(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
 def attend(queries: Tensor, blocks: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
     """Softmax attention of ``queries`` (q, channels) over blocks of (keys, values), each (k, channels)."""
     q = queries * queries.shape[1] ** -0.5
-    wide = torch.promote_types(q.dtype, torch.float32)
+    wide = at_least_float32(q.dtype)
     highest = q.new_full((q.shape[0], 1), -torch.inf, dtype=wide)
     total = torch.zeros_like(highest)
     result = q.new_zeros(q.shape, dtype=wide)

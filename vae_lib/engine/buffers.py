@@ -101,7 +101,7 @@ class Memory:
 
     def bands(self, height: int, rows: int, period: int = 1, border: int = BORDER) -> Iterator[Band]:
         """The bands of ``rows`` rows. The twin lets one stand for those like it, which ``period`` helps it to find, and
-        ``border``: rows from the picture's edges within which they are not alike.
+        ``border``: rows from the lower edge within which they are not alike.
         """
         for first in range(0, height, rows):
             last = min(first + rows, height)

@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vae_lib.device import kernels
+from vae_lib.device.dtypes import at_least_float32
 from vae_lib.engine.buffers import Memory, Workspace
 from vae_lib.engine.compute import Compute
 from vae_lib.engine.padding import Edge
@@ -227,7 +228,7 @@ def _doubled_taps(taps: Sequence[Tensor]) -> Iterator[tuple[bool, Tensor]]:
 
     First where two come together (an even pixel's second, an odd one's first), then where there is one.
     """
-    first, second, third = (tap.to(torch.promote_types(tap.dtype, torch.float32)) for tap in taps)
+    first, second, third = (tap.to(at_least_float32(tap.dtype)) for tap in taps)
     yield True, torch.stack((second + third, first + second), -1)
     yield False, torch.stack((first, third), -1)
 

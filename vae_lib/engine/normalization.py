@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vae_lib.device import kernels, kinds
+from vae_lib.device.dtypes import at_least_float32
 from vae_lib.engine.buffers import Memory, Workspace, rows_of
 from vae_lib.networks.wan import ChannelNorm
 
@@ -104,19 +105,21 @@ class ChannelNormaliser:
 
     @classmethod
     def of(cls, norm: ChannelNorm, memory: Memory) -> ChannelNormaliser:
-        gamma = memory.parameter(norm.gamma).to(_wide(memory.dtype))
+        gamma = memory.parameter(norm.gamma).to(at_least_float32(memory.dtype))
         return cls((gamma * norm.num_channels**0.5).view(1, norm.num_channels, 1, 1))
 
     def __call__(self, out: Tensor, rows: Tensor, workspace: Workspace) -> None:
         """``out`` becomes the rows normalised; it may be the rows themselves, and have gaps."""
         _, channels, count, width = rows.shape
-        step = stretch_rows(count, width, channels, rows.device)
+        step, by_float32 = count, _goes_by_float32(out.device, out.dtype)
+        if by_float32 or kinds.of(out.device).in_main_memory:
+            step = stretch_rows(count, width, channels, out.device)
         for stretch in workspace.memory.stretches(count, step):
             part, target = (rows_of(band, stretch.first, stretch.last) for band in (rows, out))
-            if not _goes_by_float32(out.device, out.dtype):
+            if not by_float32:
                 self._normalise(target, part)
                 continue
-            wide = workspace.band("normalised", (channels, part.shape[2], width), _wide(out.dtype))
+            wide = workspace.band("normalised", (channels, part.shape[2], width), at_least_float32(out.dtype))
             wide.copy_(part)
             self._normalise(wide, wide)
             if self.silu:
@@ -137,13 +140,9 @@ class ChannelNormaliser:
         return self
 
 
-def _wide(dtype: torch.dtype) -> torch.dtype:
-    return torch.promote_types(dtype, torch.float32)
-
-
 def _goes_by_float32(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether what is narrower is copied to be computed with."""
-    return dtype != _wide(dtype) and not kernels.of(device, dtype).mixes
+    return dtype != at_least_float32(dtype) and not kernels.of(device, dtype).mixes
 
 
 class Statistics:

@@ -31,7 +31,7 @@ def _sampled(
     is alive near one of the ends. Those between are counted by one for each step of the period: in as many stretches,
     each one more than a multiple of it long.
     """
-    inner = range(-(-border // rows), (height - border) // rows)
+    inner = range(-(-BORDER // rows), (height - border) // rows)
     between = inner[period - 1 : -period]
     stretch = (len(between) // period - 1) // period * period + 1
     index = 0
