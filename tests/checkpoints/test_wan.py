@@ -121,6 +121,15 @@ def test_damaged_files(layout: str, change: str, problem: str, tmp_path: Path) -
         load_vae(written(weights, tmp_path))
 
 
+@layouts
+@pytest.mark.parametrize("gone", ["quant_conv", "post_quant_conv"])
+def test_every_file_has_the_convolutions_beside_its_halves(layout: str, gone: str, tmp_path: Path) -> None:
+    names = {"quant_conv": ("conv1.", "quant_conv."), "post_quant_conv": ("conv2.", "post_quant_conv.")}
+    weights = {key: value for key, value in stored(layout).items() if not key.startswith(names[gone])}
+    with pytest.raises(CheckpointError, match=f"incomplete VAE: its '{gone}' is missing"):
+        load_vae(written(weights, tmp_path))
+
+
 @pytest.mark.parametrize(
     "key",
     [

@@ -29,7 +29,7 @@ from vae_lib.engine.padding import SEAMLESS, ZEROS
 from vae_lib.engine.passes import INPUT, MapSize, StreamPass
 from vae_lib.engine.programs import of
 from vae_lib.errors import Cancelled, CheckpointError, InputError
-from vae_lib.networks import WanConfig, WanVAE
+from vae_lib.networks import WanConfig, WanVAE, assign
 from vae_lib.planning.plan import WHOLE
 
 ROWS = Tiling(64, attention_bytes=1 << 10)  # as few rows as there can be in a band
@@ -120,6 +120,24 @@ def test_exact_by_a_gpus_kernels(tiling: Tiling) -> None:
         exact = wanted.decode(z.double())
         rounded = distance(network(WAN, BF16).decode(z.to(BF16)), exact)
         assert distance(run_decode(network(WAN, BF16), z, tiling, BF16), exact) < 1.1 * rounded
+
+
+def test_parts_of_weights_as_a_host_has_them() -> None:
+    """The last taps of 5-D weights, views in which rows do not follow one another, and no convolution beside."""
+    config = replace(WAN, widths=(64, 64), has_encoder=False, use_post_quant_conv=False)
+    vae = network(config)
+    z = latents_for(config, 9, 8)
+    wanted = vae.decode(z)
+    views = {}
+    for name, tensor in vae.state_dict().items():
+        whole = torch.zeros(*tensor.shape[:2], 3, *tensor.shape[2:]) if tensor.ndim == 4 else tensor
+        if tensor.ndim == 4:
+            whole[:, :, -1] = tensor
+        views[name] = whole[:, :, -1] if tensor.ndim == 4 and tensor.shape[-1] == 3 else tensor
+    borrowed = WanVAE(config).eval().requires_grad_(False)
+    assign(borrowed, {name: torch.nn.Parameter(view, requires_grad=False) for name, view in views.items()})
+    for tiling in (BANDS, FULL, Tiling(1 << 18)):
+        assert distance(run_decode(borrowed, z, tiling), wanted) < 1e-5
 
 
 def test_weights_of_another_dtype() -> None:

@@ -70,6 +70,8 @@ def test_the_usual_one_is_the_published_one() -> None:
         replace(WAN, has_encoder=False),
         replace(WAN, has_decoder=False),
         WanConfig((6,), 1, 3, 1, 4),
+        replace(WAN, has_encoder=False, use_post_quant_conv=False),
+        replace(WAN, has_decoder=False, use_quant_conv=False),
         WanConfig((4, 6), 3, 1),
     ],
     ids=str,

@@ -13,7 +13,7 @@ from vae_lib.checkpoints.foreign import describe_foreign, describe_other_vae
 from vae_lib.checkpoints.header import Header, quote, quote_some
 from vae_lib.checkpoints.layouts import KeyMap, map_keys
 from vae_lib.errors import CheckpointError, UnknownVAE
-from vae_lib.networks import TAESD, Network, recognise
+from vae_lib.networks import TAESD, Network, WanConfig, recognise
 from vae_lib.networks.config import MAX_CHANNELS
 
 VAE = Network | TAESD
@@ -87,9 +87,16 @@ def _network(name: str, shapes: Mapping[str, tuple[int, ...]], is_taesd: bool) -
         with torch.device("meta"):
             return TAESD(channels, encoder="encoder" in halves, decoder="decoder" in halves)
     try:
-        return recognise(shapes)
+        network = recognise(shapes)
     except CheckpointError as error:
         raise type(error)(f"{name}: {error}") from error
+    config = network.config
+    if isinstance(config, WanConfig) and not (config.use_quant_conv and config.use_post_quant_conv):
+        conv = "post_quant_conv" if config.use_quant_conv else "quant_conv"
+        raise CheckpointError(
+            f"{name} is an incomplete VAE: its '{conv}' is missing; use another copy of it."
+        )
+    return network
 
 
 def _taesd_channels(shapes: Mapping[str, tuple[int, ...]], name: str) -> int:

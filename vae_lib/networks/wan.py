@@ -32,6 +32,8 @@ class WanConfig:
     Attributes:
         widths: channels of each level; an upsampling halves those that come into the next one.
         num_res_blocks: residual blocks in a level of the encoder; the decoder has one more.
+        use_quant_conv, use_post_quant_conv: whether the half's 1x1 convolution is there. Every file has it; a decoder
+            that a host calls after its own has none.
     """
 
     widths: tuple[int, ...] = (96, 192, 384, 384)
@@ -41,6 +43,8 @@ class WanConfig:
     out_channels: int = 3
     has_encoder: bool = True
     has_decoder: bool = True
+    use_quant_conv: bool = True
+    use_post_quant_conv: bool = True
 
     @property
     def latent_channels(self) -> int:
@@ -96,8 +100,18 @@ class WanConfig:
             raise CheckpointError(
                 "This VAE has a level whose channels cannot be halved: the file is damaged."
             )
-        halves = {"has_encoder": "encoder" in found, "has_decoder": "decoder" in found}
-        return cls(widths, blocks, z_channels, in_channels, out_channels, **halves)
+        has_encoder, has_decoder = "encoder" in found, "decoder" in found
+        return cls(
+            widths,
+            blocks,
+            z_channels,
+            in_channels,
+            out_channels,
+            has_encoder,
+            has_decoder,
+            use_quant_conv=not has_encoder or "quant_conv.weight" in shapes,
+            use_post_quant_conv=not has_decoder or "post_quant_conv.weight" in shapes,
+        )
 
 
 def _conv(shapes: Shapes, key: str) -> tuple[int, int]:
@@ -290,8 +304,10 @@ class WanVAE(Network):
         z = config.z_channels
         self.encoder = Encoder(config) if config.has_encoder else None
         self.decoder = Decoder(config) if config.has_decoder else None
-        self.quant_conv = nn.Conv2d(2 * z, 2 * z, kernel_size=1) if config.has_encoder else None
-        self.post_quant_conv = nn.Conv2d(z, z, kernel_size=1) if config.has_decoder else None
+        has_quant = config.has_encoder and config.use_quant_conv
+        has_post_quant = config.has_decoder and config.use_post_quant_conv
+        self.quant_conv = nn.Conv2d(2 * z, 2 * z, kernel_size=1) if has_quant else None
+        self.post_quant_conv = nn.Conv2d(z, z, kernel_size=1) if has_post_quant else None
 
     def encode_moments(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of the latents, not normalised, of a picture (B, 3, H, W) in [-1, 1].
@@ -301,11 +317,14 @@ class WanVAE(Network):
         Raises:
             CheckpointError: when the weights hold no encoder.
         """
-        if self.encoder is None or self.quant_conv is None:
+        if self.encoder is None:
             raise CheckpointError(
                 "This VAE file holds only a decoder, so it cannot encode; choose a full VAE."
             )
-        mean, log_variance = self.quant_conv(self.encoder(image)).chunk(2, dim=1)
+        moments = self.encoder(image)
+        if self.quant_conv is not None:
+            moments = self.quant_conv(moments)
+        mean, log_variance = moments.chunk(2, dim=1)
         return mean, log_variance.clamp(-30.0, 20.0)
 
     def decode(self, latents: Tensor) -> Tensor:
@@ -314,8 +333,9 @@ class WanVAE(Network):
         Raises:
             CheckpointError: when the weights hold no decoder.
         """
-        if self.decoder is None or self.post_quant_conv is None:
+        if self.decoder is None:
             raise CheckpointError(
                 "This VAE file holds only an encoder, so it cannot decode; choose a full VAE."
             )
-        return cast(Tensor, self.decoder(self.post_quant_conv(latents)))
+        z = latents if self.post_quant_conv is None else self.post_quant_conv(latents)
+        return cast(Tensor, self.decoder(z))
