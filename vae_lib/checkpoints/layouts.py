@@ -136,11 +136,17 @@ class KeyMap:
         """That which a tensor of the file, of ``shape``, has in our network."""
         return _wan_shape(shape) if self.is_wan else ldm_shape(key, shape)
 
+    def view(self, key: str, stored: torch.Tensor) -> torch.Tensor:
+        """A tensor of the file as our network has it; of a convolution with a temporal axis the last tap."""
+        shape = self.shape(key, tuple(stored.shape))
+        if stored.shape == shape:
+            return stored
+        return stored[:, :, -1] if stored.ndim == 5 else stored.reshape(shape)
+
     def tensor(self, key: str, stored: torch.Tensor) -> torch.Tensor:
-        """A tensor of the file as our network has it; of a convolution with a temporal axis a copy of its last tap."""
-        if self.is_wan and stored.ndim == 5:
-            return stored[:, :, -1].clone()
-        return stored.reshape(self.shape(key, tuple(stored.shape)))
+        """As ``view``, and no other taps are kept for it."""
+        view = self.view(key, stored)
+        return view.clone() if stored.ndim == 5 else view
 
 
 def layout_of(keys: Iterable[str]) -> Layout | None:

@@ -1,4 +1,4 @@
-"""The host's loaded VAE as our network: the same tensors, so no second copy and never a stale one."""
+"""The host's loaded VAE as our network: the same memory, so no second copy and never a stale one."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from vae_lib.checkpoints import FAMILIES, load_vae
+from vae_lib.checkpoints.layouts import map_keys
 from vae_lib.engine import Operation
 from vae_lib.errors import CheckpointError
 from vae_lib.networks import TAESD, Network, assign, recognise
@@ -37,19 +38,30 @@ def _is_known(shapes: tuple[tuple[str, tuple[int, ...]], ...]) -> bool:
     return True
 
 
-def _parameters(first_stage: nn.Module, operation: Operation) -> dict[str, nn.Parameter]:
-    """Those of the half that ``operation`` needs, by name."""
+def _parameters(first_stage: nn.Module, operation: Operation) -> dict[str, Tensor]:
+    """Those of the half that ``operation`` needs, by their names and in their shapes in our networks."""
     half = operation.half
     prefixes = (f"{half}.",) if operation is Operation.DECODE else (f"{half}.", "quant_conv.")
-    return {name: value for name, value in first_stage.named_parameters() if name.startswith(prefixes)}
+    own = dict(first_stage.named_parameters())
+    if (keys := map_keys(own)) is None:
+        return {}
+    wanted = {name: source for name, source in keys.sources.items() if name.startswith(prefixes)}
+    return {name: keys.view(name, own[source]) for name, source in wanted.items()}
 
 
-def _shapes(parameters: Mapping[str, nn.Parameter]) -> dict[str, tuple[int, ...]]:
+def quant_conv(first_stage: nn.Module) -> nn.Module | None:
+    """The 1x1 convolution that the encoder's result goes through, whatever its host calls it."""
+    keys = map_keys(dict(first_stage.named_parameters()))
+    source = None if keys is None else keys.sources.get("quant_conv.weight")
+    return None if source is None else first_stage.get_submodule(source.rpartition(".")[0])
+
+
+def _shapes(parameters: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     return {name: tuple(parameter.shape) for name, parameter in parameters.items()}
 
 
 def borrow(first_stage: nn.Module, operation: Operation) -> Network:
-    """The half of the host's VAE that ``operation`` needs, made of its own Parameters.
+    """The half of the host's VAE that ``operation`` needs, made of its own Parameters, or of views of them.
 
     Built anew for each picture (milliseconds): nothing of ours holds on to the weights afterwards, and a VAE that was
     switched, moved or converted is seen at once. The decoder starts where the host calls it, after
@@ -76,7 +88,7 @@ def compute_dtype(half: nn.Module) -> torch.dtype:
 
 def memory_format(half: Any) -> torch.memory_format:
     """How results of the host's convolutions lie in memory: as their weights, which ``--opt-channelslast`` changes."""
-    weight = half.conv_in.weight
+    weight = next(parameter for parameter in half.parameters() if parameter.ndim == 4)
     channels_last = not weight.is_contiguous() and weight.is_contiguous(memory_format=torch.channels_last)
     return torch.channels_last if channels_last else torch.contiguous_format
 

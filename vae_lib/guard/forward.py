@@ -14,7 +14,7 @@ from vae_lib.decode import Ladder, Outcome, wording
 from vae_lib.device import is_out_of_memory, kinds
 from vae_lib.engine import Operation
 from vae_lib.errors import Cancelled, DeviceLost, InputError, NumericError, VAEGuardError
-from vae_lib.guard import borrow, layers, policy, report
+from vae_lib.guard import borrow, frames, layers, policy, report
 from vae_lib.guard.generation import Generations, Record
 from vae_lib.guard.host import Host, HostVAE
 from vae_lib.guard.notices import Notices, log
@@ -23,6 +23,7 @@ from vae_lib.guard.settings import Settings
 from vae_lib.planning import Preference
 
 Wrapped = Callable[..., Any]
+VIDEO = "VAE Guard decodes and encodes single pictures: the WebUI does this video by itself."
 
 
 class Owner(Protocol):
@@ -46,9 +47,10 @@ class Forward:
     def __init__(self, owner: Owner, vae: HostVAE, scaled: Tensor | None) -> None:
         """
         Args:
-            scaled: the sampler's latents (B, C, h, w) that are being decoded, which TAESD would take.
+            scaled: the sampler's latents (B, C, h, w), or (B, C, 1, h, w), that are being decoded.
         """
-        self._owner, self._vae, self._scaled = owner, vae, scaled
+        self._owner, self._vae = owner, vae
+        self._scaled = None if scaled is None else frames.without_time(scaled)
         self._module: Any = vae.module
         self._thread = threading.get_ident()
         self._has_failed = False
@@ -61,17 +63,24 @@ class Forward:
         if "forward" in vars(half):
             self._replaced[operation] = hosts
 
+        def ours(x: Tensor, preference: Preference | None = None) -> Any:
+            return self._given(operation, self._run(operation, frames.without_time(x), preference), x)
+
         def forward(x: Tensor, *args: Any, **kwargs: Any) -> Any:
             if threading.get_ident() != self._thread or self._has_failed:
                 return hosts(x, *args, **kwargs)
+            if frames.is_video(x, kwargs.get("feat_cache")):
+                self._owner.notices.tell_once("video", VIDEO, warning=False)
+                return hosts(x, *args, **kwargs)
             try:
-                return self._run(operation, x)
+                return ours(x)
             except (DeviceLost, Cancelled):  # nor can the host compute anything there, or is it wanted to
                 raise
             except VAEGuardError as error:
                 failure: BaseException = error
                 if operation is Operation.DECODE and _is_of_the_numbers(error, x):
-                    return self._not_a_number(str(error), x)
+                    black = self._not_a_number(str(error), frames.without_time(x))
+                    return self._given(operation, black, x)
             except Exception as error:
                 failure = error
             details = report.text(failure, operation.value, tuple(x.shape), self._module)
@@ -88,9 +97,11 @@ class Forward:
             except Exception as error:
                 if not surprised or not is_out_of_memory(error):
                     raise
-                result = self._in_less_memory(operation, x)
-                if result is None:
-                    raise
+                try:  # our smaller ways, which an error of ours that nobody expected may not concern
+                    result = ours(x, policy.SMALLER)
+                except Exception as again:
+                    log.warning("the smaller ways failed as well: %s", again)
+                    raise error from None
                 if current is not None:
                     current.fell_to_host = False
                 return result
@@ -103,14 +114,12 @@ class Forward:
 
         return forward
 
-    def _in_less_memory(self, operation: Operation, x: Tensor) -> Tensor | None:
-        """After an error of ours that nobody expected, and a decode of the host's that ran out of memory: our smaller
-        ways, which that error may not concern; None if it does."""
-        try:
-            return self._run(operation, x, policy.SMALLER)
-        except Exception as error:
-            log.warning("the smaller ways failed as well: %s", error)
-            return None
+    def _given(self, operation: Operation, result: Tensor, x: Tensor) -> Any:
+        """What the host's own forward would have given for ``x``."""
+        given = frames.with_time(result, x)
+        if operation is Operation.ENCODE:
+            self._moments = given
+        return frames.as_given(getattr(self._module, operation.half), given)
 
     def _run(self, operation: Operation, x: Tensor, preference: Preference | None = None) -> Tensor:
         current = self._owner.generations.current
@@ -166,8 +175,7 @@ class Forward:
             assert outcome.log_variance is not None
             moments = torch.cat([outcome.result, outcome.log_variance], dim=1)  # (B, 2C, h, w)
         # SD3 draws its random numbers in the order in which these lie in memory, so they lie as the host's.
-        self._moments = moments.contiguous(memory_format=borrow.memory_format(self._module.encoder))
-        return self._moments
+        return moments.contiguous(memory_format=borrow.memory_format(self._module.encoder))
 
     def _tell(self, operation: Operation, outcome: Outcome, x: Tensor) -> None:
         made = outcome.result if operation is Operation.DECODE else x

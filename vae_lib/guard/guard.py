@@ -19,13 +19,13 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from vae_lib.catalog import LatentSpace, family_of_space
 from vae_lib.decode import Ladder, wording
 from vae_lib.device import free_memory
 from vae_lib.engine import Compute, Operation
-from vae_lib.guard import borrow, infotext, layers, policy
+from vae_lib.guard import borrow, frames, infotext, layers, policy
 from vae_lib.guard import settings as settings_of
 from vae_lib.guard.forward import Forward
 from vae_lib.guard.generation import Generation, Generations
@@ -95,7 +95,7 @@ class Guard:
             return result
         self.last_decode = ""
         current.is_first_pass = self.host.is_first_pass(current.p)
-        held = self.kept.hold(current, vae, latents)
+        held = self.kept.hold(current, vae, frames.without_time(latents))
         current.promise = functools.partial(self.kept.promise, held)
         try:
             result = decode()
@@ -136,8 +136,7 @@ class Guard:
             for half, operation in ((module.decoder, Operation.DECODE), (module.encoder, Operation.ENCODE)):
                 ours = forward.replacing(operation, half.forward)
                 stack.enter_context(_attribute(half, "forward", ours))
-            quant_conv = getattr(module, "quant_conv", None)
-            if isinstance(quant_conv, nn.Module):
+            if (quant_conv := borrow.quant_conv(module)) is not None:
                 ours = forward.replacing_quant_conv(quant_conv.forward)
                 stack.enter_context(_attribute(quant_conv, "forward", ours))
             yield
@@ -240,8 +239,9 @@ class Guard:
 
 
 def _are_latents_of(vae: HostVAE, finished: Tensor) -> bool:
-    """Not the pixels that a model like PiD samples: nothing is to be decoded in them."""
-    return finished.ndim == 4 and finished.shape[1] == vae.latent_channels
+    """Not the pixels that a model like PiD samples: nothing is to be decoded in them. Nor is it a video."""
+    is_of_pictures = finished.ndim in (4, 5) and not frames.is_video(finished)
+    return is_of_pictures and finished.shape[1] == vae.latent_channels
 
 
 @contextmanager

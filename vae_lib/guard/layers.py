@@ -41,7 +41,7 @@ def padding_of(half: nn.Module, name: str, packages: Sequence[str]) -> Padding:
     for path, layer in half.named_modules(prefix=name):
         if layer is not half:  # the half itself is called around ours, hooks and all
             _check(path, layer, packages)
-        if isinstance(layer, nn.Conv2d) and any(_width(layer)):
+        if isinstance(layer, (nn.Conv2d, nn.Conv3d)) and any(_width(layer)):
             found.setdefault(_padding_of(path, layer), path)
     if len(found) > 1:
         first, second, *_ = found.values()
@@ -69,8 +69,12 @@ def _check(path: str, layer: nn.Module, packages: Sequence[str]) -> None:
             raise Altered(path, f"has a {parameter_name} of the kind {type(parameter).__name__}")
 
 
-def _padding_of(path: str, conv: nn.Conv2d) -> Padding:
+def _padding_of(path: str, conv: nn.Conv2d | nn.Conv3d) -> Padding:
     replaced = vars(conv).get("_conv_forward")
+    if isinstance(conv, nn.Conv3d):
+        if replaced is not None:
+            raise Altered(path, f"was given another _conv_forward by {origin(replaced)}")
+        return Padding.of(_edge(path, conv.padding_mode))
     is_own = replaced is None or getattr(replaced, "__func__", None) is nn.Conv2d._conv_forward
     if is_own or not _calls_its_own(conv):
         return Padding.of(_edge(path, conv.padding_mode))
@@ -109,7 +113,7 @@ def _edge(path: str, mode: str) -> Edge:
         raise Altered(path, f"pads by {mode!r}") from None
 
 
-def _width(conv: nn.Conv2d) -> Iterator[int]:
+def _width(conv: nn.Conv2d | nn.Conv3d) -> Iterator[int]:
     """Rows and columns that it adds; none where it takes what it is given."""
     return iter((1,)) if isinstance(conv.padding, str) else iter(conv.padding)
 

@@ -7,7 +7,7 @@ detail, in whichever of the family's members this runs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -51,18 +51,25 @@ def noted(p: Any, vae: Mapping[str, Any]) -> Afterwards:
     )
 
 
-def processing_of(latents: Latents, again: Again, saved: bool | None, vae: Mapping[str, Any]) -> Any:
+def processing_of(
+    latents: Latents,
+    again: Again,
+    saved: bool | None,
+    vae: Mapping[str, Any],
+    as_sampled: Callable[[Tensor], Tensor],
+) -> Any:
     """A processing object whose sampling is over: it is left to ``process_images``.
 
     Args:
         vae: the setting that chooses the VAE of these latents, as ``noted`` was given it.
+        as_sampled: asked when the model is loaded: the latents (B, C, h, w) in the shape that its sampler gives them.
     """
     values = {name: value for name, value in latents.afterwards.values.items() if name != "vae"}
     lists = {name: list(values.pop(name, None) or ()) for name in _LISTS}
     count = len(latents.tensor)
     kind = "Img2Img" if values.pop("is_img2img", False) else "Txt2Img"
     own = values.pop("postprocessing", {})
-    p = _class(getattr(processing, f"StableDiffusionProcessing{kind}"), values)()
+    p = _class(getattr(processing, f"StableDiffusionProcessing{kind}"), values, as_sampled)()
     vars(p).update({name: value for name, value in values.items() if name not in _FIXED})
     for name, found in lists.items():
         known = (found or ["" if "prompts" in name else -1] * count)[:count]
@@ -110,12 +117,11 @@ def _checkpoint(name: str) -> dict[str, str]:
     return {"sd_model_checkpoint": name}
 
 
-def _class(base: type, values: Mapping[str, Any]) -> type:
+def _class(base: type, values: Mapping[str, Any], as_sampled: Callable[[Tensor], Tensor]) -> type:
     """Of a processing object that has been at its start, its prompts and its sampling before."""
 
     def sample(self: Any, *args: Any, **kwargs: Any) -> Tensor:
-        latents: Tensor = self.vae_guard_latents.to(shared.device)
-        return latents
+        return as_sampled(self.vae_guard_latents.to(shared.device))
 
     steps = ("init", "setup_prompts", "setup_conds", "parse_extra_network_prompts")
     fixed = {name: _fixed(values[name]) for name in _FIXED if name in values}

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from modules import paths, paths_internal, processing, sd_vae, shared
 from modules_forge import main_entry
+from torch import Tensor
 
 from vae_lib.catalog import FAMILIES, LatentSpace
 from vae_lib.errors import InputError
@@ -30,6 +31,9 @@ class NeoVAE(forge.ForgeVAE):
             family = FAMILIES["Mugen" if getattr(module, "mugen", False) else "FLUX.2"]
             return LatentSpace.of(family, {f"bn.{name}": value.cpu() for name, value in norm.named_buffers()})
         form = module.latent_format
+        if hasattr(form, "latents_mean"):
+            mean, deviation = (x.float().view(1, -1, 1, 1) for x in (form.latents_mean, form.latents_std))
+            return LatentSpace(float(form.scale_factor) / deviation, mean)
         return LatentSpace(float(form.scale_factor), float(getattr(form, "shift_factor", 0.0)))
 
     def identity(self) -> str:
@@ -57,6 +61,10 @@ class Host(forge.Host):
         """With the file that a request over the API put in the place of the VAE for this generation, if it did."""
         given = processing._overridden_modules if sd_vae.base_vae is not None else None
         return {**super().vae_of_generation(), **({"sd_vae": given[-1]} if given else {})}
+
+    def as_sampled(self, latents: Tensor) -> Tensor:
+        """Models whose VAE is Wan's have an axis of time."""
+        return latents.unsqueeze(2) if shared.sd_model.is_wan else latents
 
     def check_vae_is_there(self, chosen: Mapping[str, Any], known_hash: str | None) -> None:
         super().check_vae_is_there(chosen, known_hash)

@@ -120,7 +120,8 @@ class WebUIFamily(SDVAESetting):
         return name in sd_models.checkpoint_aliases
 
     def finish(self, latents: Latents, again: Again, saved: bool | None) -> Sequence[tuple[Image.Image, str]]:
-        p = finishing.processing_of(latents, again, saved, {} if again.vae_in_use else self._vae_of(latents))
+        vae = {} if again.vae_in_use else self._vae_of(latents)
+        p = finishing.processing_of(latents, again, saved, vae, self.as_sampled)
         try:
             processed = processing.process_images(p)
         except devices.NansException as error:
@@ -129,6 +130,10 @@ class WebUIFamily(SDVAESetting):
             p.close()
         first = processed.index_of_first_image
         return list(zip(processed.images[first:], processed.infotexts[first:], strict=False))
+
+    def as_sampled(self, latents: Tensor) -> Tensor:
+        """Kept latents (B, C, h, w) in the shape that the loaded model's sampler gives them."""
+        return latents
 
     def _vae_of(self, latents: Latents) -> Mapping[str, Any]:
         """The setting that chooses the VAE of these latents; empty where it is not known, or in use anyway.
