@@ -271,3 +271,15 @@ def test_a_replacement_that_the_layer_does_not_call(host: FakeHost) -> None:
     assert distance(host.generate(latents, Request(False, "Tiled")), wanted) < 1e-5
     assert padding_of(module.decoder, "decoder", PACKAGES) == Padding()
     assert all("conv_forward" in vars(layer)["_conv_forward"].__name__ for layer in convolutions(module))
+
+
+def test_convolutions_in_time() -> None:
+    """Those of videos pad a picture like the others, or are not what we know."""
+    half: Any = nn.Sequential(nn.Conv3d(2, 2, 3, padding=(0, 1, 1)), nn.Conv2d(2, 2, 3, padding=1))
+    assert padding_of(half, "decoder", PACKAGES) == Padding()
+    half[0].padding_mode = "circular"
+    with pytest.raises(Altered, match=r"decoder\.1 pads in another way than decoder\.0"):
+        padding_of(half, "decoder", PACKAGES)
+    half[0]._conv_forward = half[0]._conv_forward
+    with pytest.raises(Altered, match=r"decoder\.0 was given another _conv_forward"):
+        padding_of(half, "decoder", PACKAGES)

@@ -24,6 +24,7 @@ from vae_lib.hosts.unknown import forge_version
 is_neo = forge_version() == "neo"
 if is_neo:
     import neo_families
+    import neo_wan
 
     neo_families.without_forges()
 
@@ -202,6 +203,49 @@ if is_neo:
         "family": vae.family,
         "kept": [item.size for item in guard.kept.items()][:1],
     }
+
+    wan = neo_wan.engine(Engine)
+    told: list[str] = []
+    guard.notices.tell_once = lambda key, text, **about: told.append(text)
+
+    def frames_by(decode_by, times):
+        management.asked.clear()
+        latents = torch.randn(2, 16, times, 6, 8, generator=torch.Generator().manual_seed(9))
+        with guard.generations.running(quiet, Request(False, decode_by)):
+            made = processing.decode_latent_batch(wan, latents, target_device=torch.device("cpu"))
+        tiled = management.VAE_ALWAYS_TILED
+        return torch.stack(list(made)), list(management.asked), tiled
+
+    def encoded_by_wan():
+        with torch.inference_mode():
+            return wan.forge_objects.vae.encode(pixels)
+
+    host.unwrap()
+    own_frames, plain_frames, _ = frames_by("Full", 1)
+    own_video, plain_video, _ = frames_by("Full", 2)
+    own_first = encoded_by_wan()
+    host.wrap(guard)
+    frames, asked_frames, _ = frames_by("Tiled", 1)
+    kept = guard.kept.items()[0]
+    sd_models.model_data.sd_model = wan
+    given_back = host.as_sampled(kept.latents().tensor)
+    sd_models.model_data.sd_model = engine
+    before = list(told)
+    count = len(guard.kept.items())
+    video, asked_video, _ = frames_by("Tiled", 2)
+    answer["frames"] = {
+        "pictures": float((frames - own_frames).abs().max()),
+        "shape": list(frames.shape),
+        "encoded": float((encoded_by_wan() - own_first).abs().max()),
+        "asked": [asked_frames, plain_frames],
+        "route": kept.route,
+        "kept": [list(kept.shape), list(given_back.shape)],
+        "a kept picture": float((kept.space.for_vae(kept.latents().tensor)[:, :, None]
+                                 - wan.forge_objects.vae.first_stage_model.process_out(given_back)).abs().max()),
+        "video": bool(torch.equal(video, own_video)) and asked_video == plain_video,
+        "told": [before, told],
+        "kept of the video": [count, len(guard.kept.items())],
+    }  # fmt: skip
 
 
 class Dropped(Exception):

@@ -92,5 +92,25 @@ def test_neos_packed_latents(answer: dict[str, Any]) -> None:
     assert all(1 < asked < own / 4 for asked, own in zip(ours, plain, strict=True))
 
 
+def test_neos_frames(answer: dict[str, Any]) -> None:
+    """Wan's VAE: one frame is a picture, and ours; several are a video, and the host's."""
+    if answer["host"] != "vae_lib.hosts.neo":
+        pytest.skip("only Neo has them")
+    found = answer["frames"]
+    assert 0 < found["pictures"] < 1e-5
+    assert found["shape"] == [2, 1, 3, 24, 32]
+    assert found["encoded"] < 1e-5
+    assert found["route"] == "tiled"
+    ours, plain = found["asked"]
+    assert all(1 < asked < own / 4 for asked, own in zip(ours, plain, strict=True))
+    assert found["kept"] == [[2, 16, 6, 8], [2, 16, 1, 6, 8]]
+    assert found["a kept picture"] < 1e-6
+    assert found["video"]
+    before, told = found["told"]
+    assert not any("video" in text for text in before)
+    assert any("does this video by itself" in text for text in told)
+    assert len(set(found["kept of the video"])) == 1
+
+
 def test_an_error_that_says_where_the_latents_are_is_not_dropped(answer: dict[str, Any]) -> None:
     assert answer["errors"] == [None, "ours"]

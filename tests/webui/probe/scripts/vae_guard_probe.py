@@ -168,13 +168,17 @@ _whole = []
 
 def break_vae():
     """Make the loaded VAE give NaN, whoever runs it."""
-    weight = network().decoder.conv_out.weight
+    weight = last_weight()
     _whole.append(weight.detach().clone())
     weight.data.fill_(float("nan"))
 
 
 def mend_vae():
-    network().decoder.conv_out.weight.data.copy_(_whole.pop())
+    last_weight().data.copy_(_whole.pop())
+
+
+def last_weight():
+    return [layer.weight for layer in network().decoder.modules() if hasattr(layer, "weight")][-1]
 
 
 @contextlib.contextmanager

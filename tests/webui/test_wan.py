@@ -1,0 +1,99 @@
+"""Qwen-Image's VAE in Forge Neo: the networks and the engine are its own, the weights small and random."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.webui.host import IS_NEO, Host, Picture
+from tests.webui.scenarios import HIRES, IMG2IMG, SCENARIOS
+from tests.webui.test_pictures import assert_close, entry
+
+pytestmark = pytest.mark.skipif(not IS_NEO, reason="only Forge Neo has these networks")
+
+KINDS: dict[str, dict[str, Any]] = {
+    "txt2img": {},
+    "not in 64s": {"width": 136, "height": 72},
+    "batch": {"batch_size": 2, "n_iter": 2},
+    "hires fix": {**HIRES, "hr_upscaler": "None"},
+    "img2img": IMG2IMG,
+    "inpaint": SCENARIOS["inpaint"],
+}
+PLAIN = 2200 * 16 * 16 * 64 * 4  # what it asks for 128x128 in fp32
+
+
+@pytest.fixture(scope="module", params=["WanVAE", "Qwen2DVAE"])
+def wan(host: Host, request: pytest.FixtureRequest) -> Iterator[Host]:
+    host.generate()  # a model is loaded
+    host.post(f"/probe/wan?kind={request.param}")
+    yield host
+    host.post("/probe/wan?kind=")
+    host.generate()
+
+
+def by_neo(host: Host, **parameters: Any) -> Picture:
+    """Its own decode and encode: ours fails each time."""
+    host.post("/probe/fail?times=-1")
+    try:
+        made = host.generate(**parameters)
+    finally:
+        host.post("/probe/fail?times=0")
+    assert entry(made.infotext) == "the WebUI's own decode"
+    return made
+
+
+def assert_same(one: Picture, other: Picture) -> None:
+    assert len(one.images) == len(other.images)
+    for ours, theirs in zip(one.images, other.images, strict=True):
+        assert theirs.std() > 5  # something to see
+        assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_pictures_are_neos(wan: Host, kind: str) -> None:
+    own = by_neo(wan, **KINDS[kind])
+    ours = wan.generate(**KINDS[kind])
+    assert str(entry(ours.infotext)).startswith("full")
+    assert_same(ours, own)
+
+
+@pytest.mark.parametrize("decode_by", ["Full", "Tiled", "Tiled + RAM", "CPU"])
+def test_by_every_exact_way(wan: Host, decode_by: str) -> None:
+    own = by_neo(wan)
+    ours = wan.generate(guard=[False, decode_by, 0])
+    assert entry(ours.infotext, "VAE Guard decode by") == decode_by
+    assert_same(ours, own)
+
+
+def test_the_manager_is_asked_for_less(wan: Host) -> None:
+    wan.generate()
+    wan.get("/probe/memory-asked")
+    wan.generate(guard=[False, "Tiled", 0])
+    asked = wan.get("/probe/memory-asked")
+    assert asked
+    assert max(asked) < PLAIN / 8
+
+
+def test_decode_again(wan: Host) -> None:
+    picture = wan.generate(guard=[False, "Tiled", 0], batch_size=2)
+    kept = wan.get("/vae-guard/latents")[0]
+    assert (kept["width"], kept["height"], kept["decoded_by"]) == (128, 128, "tiled")
+    again = wan.decode_again()
+    for one, other in zip(again.images, picture.images[-2:], strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_black_picture_is_kept_and_decoded_when_the_vae_is_whole(wan: Host) -> None:
+    whole = wan.generate()
+    wan.post("/probe/break")
+    try:
+        black = wan.generate()
+        assert not black.images[0].any()
+    finally:
+        wan.post("/probe/mend")
+    kept = wan.get("/vae-guard/latents")[0]
+    assert kept["file"]
+    assert_same(wan.decode_again(), whole)
