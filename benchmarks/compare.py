@@ -9,9 +9,10 @@ own and is the live tensor bytes beyond weights and latents on the CPU, the allo
 keeps in main memory (on the CPU: in a scratch file) is not on the device and not counted. "max error" and PSNR are to
 the float32 picture of the plain network, whose values span about 2.
 
-Peers: diffusers full, sliced and tiled with default settings; the decoder of ldm, which AUTOMATIC1111 runs; a stand-in,
-written for this comparison, for the tiled decode of ComfyUI and Forge, and the real one where COMFYUI_DIR names a
-checkout; the extension Tiled VAE where TILED_VAE_DIR does (see benchmarks/peers.py).
+Peers: diffusers full, sliced and tiled with default settings; for Wan's network (``--shapes wan``) the plain one with
+the last temporal taps alone, which is what Forge Neo and ComfyUI compute; the decoder of ldm, which AUTOMATIC1111 runs;
+a stand-in, written for this comparison, for the tiled decode of ComfyUI and Forge, and the real one where COMFYUI_DIR
+names a checkout; the extension Tiled VAE where TILED_VAE_DIR does (see benchmarks/peers.py).
 """
 
 from __future__ import annotations

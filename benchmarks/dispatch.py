@@ -17,7 +17,6 @@ import statistics
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -34,7 +33,7 @@ from vae_lib.device import DTYPES, PeakMemory, kernels
 from vae_lib.device.kind import Kernels
 from vae_lib.device.transfers import Transfers
 from vae_lib.engine import Compute, Operation, Tiling, decode
-from vae_lib.networks import AutoencoderKL, AutoencoderKLConfig
+from vae_lib.networks import Network, build
 from vae_lib.planning import Plan, Planner, Route, Work
 from vae_lib.planning.plan import WHOLE, cost_of
 
@@ -157,15 +156,14 @@ def main(arguments: list[str] | None = None) -> None:
     print(table(result))
 
 
-def _network(shape: str, dtype: torch.dtype) -> AutoencoderKL:
+def _network(shape: str, dtype: torch.dtype) -> Network:
     """Without an encoder, and without weights."""
-    config: AutoencoderKLConfig = SHAPES[shape] if shape in SHAPES else Job(shape, "fp32", 8, 1).vae().config
     with torch.device(META):
-        vae = AutoencoderKL(replace(config, has_encoder=False, use_quant_conv=False))
+        vae = build(SHAPES[shape] if shape in SHAPES else Job(shape, "fp32", 8, 1).vae().config)
     return vae.to(dtype).eval().requires_grad_(False)
 
 
-def _counted(vae: AutoencoderKL, size: int, dtype: torch.dtype) -> Iterator[dict[str, Any]]:
+def _counted(vae: Network, size: int, dtype: torch.dtype) -> Iterator[dict[str, Any]]:
     """One record for each system that is there."""
     latents = torch.empty(1, vae.latent_channels, size // 8, size // 8, dtype=dtype, device=META)
     others: dict[str, Callable[[], Decode]] = {
@@ -173,10 +171,10 @@ def _counted(vae: AutoencoderKL, size: int, dtype: torch.dtype) -> Iterator[dict
         "ldm full": lambda: peers.ldm(vae, META, dtype),
         "plain network": lambda: vae.decode,
     }
-    for name, build in others.items():
+    for name, make in others.items():
         try:
             with torch.device(META):
-                other = build()
+                other = make()
         except Missing as missing:
             print(f"{name} is left out: {missing}", file=sys.stderr, flush=True)
             continue

@@ -24,9 +24,12 @@ from benchmarks.systems import Place, by_plan
 from benchmarks.workload import SHAPES, Job, machine, timed
 from vae_lib.decode import Ladder
 from vae_lib.device import DTYPES
-from vae_lib.networks import AttnBlock, AutoencoderKL, Upsample
+from vae_lib.networks import AttnBlock, Network, Upsample, build
+from vae_lib.networks.wan import DoubledSize, PackedAttention
 from vae_lib.planning import Planner, Route
 from vae_lib.planning.plan import cost_of
+
+ATTENTION, UPSAMPLING = (AttnBlock, PackedAttention), (Upsample, DoubledSize)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -71,24 +74,25 @@ def main(arguments: list[str] | None = None) -> None:
         report.save(result, options.output, table(result))
 
 
-def least(vae: AutoencoderKL, size: int, dtype: torch.dtype) -> tuple[int, int]:
+def least(vae: Network, size: int, dtype: torch.dtype) -> tuple[int, int]:
     """(multiplications, bytes) that a decode to ``size`` pixels along a side cannot do without."""
-    model = AutoencoderKL(vae.config).to("meta")
+    with torch.device("meta"):
+        model = build(vae.config)
     total = [0, 0]
 
     def count(module: nn.Module, given: tuple[Tensor, ...], made: Tensor) -> None:
         if isinstance(module, nn.Conv2d):
             total[0] += made.numel() * module.weight[0].numel()
-        if isinstance(module, AttnBlock):
+        if isinstance(module, ATTENTION):
             total[0] += 2 * (made.shape[-2] * made.shape[-1]) ** 2 * made.shape[1]
-        if not isinstance(module, AttnBlock):
+        if not isinstance(module, ATTENTION):
             total[1] += (given[0].numel() + made.numel()) * dtype.itemsize
 
-    upsampling = {module.conv for module in model.modules() if isinstance(module, Upsample)}
+    upsampling = {module.conv for module in model.modules() if isinstance(module, UPSAMPLING)}
     for module in model.modules():
-        if isinstance(module, (nn.Conv2d, AttnBlock)) and module not in upsampling:
+        if isinstance(module, (nn.Conv2d, *ATTENTION)) and module not in upsampling:
             module.register_forward_hook(count)
-        elif isinstance(module, Upsample):
+        elif isinstance(module, UPSAMPLING):
             module.register_forward_hook(lambda m, given, made: count(m.conv, (given[0],), made))
     with torch.no_grad():
         model.decode(torch.empty(1, vae.latent_channels, size // 8, size // 8, device="meta"))

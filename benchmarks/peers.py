@@ -21,8 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vae_lib.checkpoints import convert_to_ldm
-from vae_lib.networks import AutoencoderKL, AutoencoderKLConfig
+from vae_lib.checkpoints.layouts import map_keys
+from vae_lib.networks import Architecture, AutoencoderKL, AutoencoderKLConfig, Network, WanConfig, WanVAE
 
 Decode = Callable[[Tensor], Tensor]
 TILES = ((64, 64), (32, 128), (128, 32))
@@ -32,27 +32,39 @@ class Missing(Exception):
     """A peer that is not on this machine; the message says what it takes."""
 
 
-def diffusers(vae: AutoencoderKL, device: torch.device, dtype: torch.dtype, mode: str) -> Decode:
-    """diffusers' AutoencoderKL: "full", "tiled" or "sliced", each with its default settings."""
-    other = diffusers_network(vae.config, sample_size=512)
+def diffusers(vae: Network, device: torch.device, dtype: torch.dtype, mode: str) -> Decode:
+    """diffusers' network: "full", "tiled" or "sliced", each with its default settings."""
+    other = diffusers_network(vae.config)
     copy_weights(vae, other)
-    other.encoder = other.quant_conv = None
+    if isinstance(vae, AutoencoderKL):  # Wan's counts the layers of its encoder in each decode
+        other.encoder = other.quant_conv = None
     other.eval().requires_grad_(False).to(device, dtype)
     if mode == "tiled":
         other.enable_tiling()
     elif mode == "sliced":
         other.enable_slicing()
+    if isinstance(vae, WanVAE):  # a video of one frame
+        return lambda z: other.decode(z.unsqueeze(2)).sample.squeeze(2)
     return lambda z: other.decode(z).sample
 
 
-def diffusers_network(config: AutoencoderKLConfig, **options: Any) -> Any:
-    """diffusers' AutoencoderKL of our configuration, with weights of its own."""
+def diffusers_network(config: Architecture) -> Any:
+    """diffusers' AutoencoderKL, or its AutoencoderKLQwenImage, of our configuration, with weights of its own."""
     try:
-        from diffusers import AutoencoderKL as Diffusers
+        import diffusers as library
     except ImportError:
         raise Missing("diffusers is not installed") from None
+    if isinstance(config, WanConfig):
+        widths = config.widths
+        return library.AutoencoderKLQwenImage(
+            base_dim=widths[0],
+            z_dim=config.z_channels,
+            dim_mult=[width // widths[0] for width in widths],
+            num_res_blocks=config.num_res_blocks,
+        )
+    assert isinstance(config, AutoencoderKLConfig)
     levels = len(config.ch_mult)
-    return Diffusers(
+    return library.AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * levels,
         up_block_types=("UpDecoderBlock2D",) * levels,
         block_out_channels=config.widths,
@@ -60,18 +72,20 @@ def diffusers_network(config: AutoencoderKLConfig, **options: Any) -> Any:
         latent_channels=config.z_channels,
         use_quant_conv=config.use_quant_conv,
         use_post_quant_conv=config.use_post_quant_conv,
-        **options,
+        sample_size=512,
     )
 
 
-def copy_weights(vae: AutoencoderKL, other: Any) -> None:
+def copy_weights(vae: Network, other: Any) -> None:
     """Our weights into diffusers' network: under our names its tensors are views of the same memory."""
-    theirs = convert_to_ldm(other.state_dict())
+    theirs = other.state_dict()
+    keys = map_keys(theirs)
+    assert keys is not None
     for name, weight in vae.state_dict().items():
-        theirs[name].copy_(weight)
+        keys.view(name, theirs[keys.sources[name]]).copy_(weight)
 
 
-def ldm(vae: AutoencoderKL, device: torch.device, dtype: torch.dtype) -> Decode:
+def ldm(vae: Network, device: torch.device, dtype: torch.dtype) -> Decode:
     """The decoder that AUTOMATIC1111 runs, picture by picture, with the attention that it sets in by default on a GPU.
 
     It is ldm's from WEBUI_DIR or from the package stable-diffusion-sdkit.
@@ -80,7 +94,9 @@ def ldm(vae: AutoencoderKL, device: torch.device, dtype: torch.dtype) -> Decode:
     return lambda z: torch.cat([decoder(post_quant(picture)) for picture in z.split(1)])
 
 
-def _ldm_decoder(vae: AutoencoderKL, device: torch.device, dtype: torch.dtype) -> tuple[Any, nn.Module]:
+def _ldm_decoder(vae: Network, device: torch.device, dtype: torch.dtype) -> tuple[Any, nn.Module]:
+    if not isinstance(vae, AutoencoderKL):
+        raise Missing("ldm has no such network")
     webui = os.environ.get("WEBUI_DIR")
     if webui:
         sys.path.insert(0, str(Path(webui) / "repositories" / "stable-diffusion-stability-ai"))
@@ -113,7 +129,7 @@ def _attention(self: Any, x: Tensor) -> Tensor:
     return x + self.proj_out(h)
 
 
-def three_passes(vae: AutoencoderKL, device: torch.device, dtype: torch.dtype) -> Decode:
+def three_passes(vae: Network, device: torch.device, dtype: torch.dtype) -> Decode:
     """A stand-in for the tiled decode of ComfyUI and Forge, on ldm's decoder: three passes over tiles of 64x64, 32x128
     and 128x32 latents that overlap by 16, feathered, averaged.
     """
@@ -149,7 +165,7 @@ def _tiled(decode: Decode, latents: Tensor, tile: tuple[int, int], overlap: int 
     return out.div_(weights)
 
 
-def comfyui(vae: AutoencoderKL, device: torch.device, dtype: torch.dtype) -> Decode:
+def comfyui(vae: Network, device: torch.device, dtype: torch.dtype) -> Decode:
     """ComfyUI's own tiling (``comfy.utils.tiled_scale`` from COMFYUI_DIR), with its defaults, on ldm's decoder."""
     checkout = os.environ.get("COMFYUI_DIR")
     if not checkout:
@@ -174,7 +190,7 @@ def comfyui(vae: AutoencoderKL, device: torch.device, dtype: torch.dtype) -> Dec
     return decode
 
 
-def tiled_vae(vae: AutoencoderKL, device: torch.device, dtype: torch.dtype, fast: bool) -> Decode:
+def tiled_vae(vae: Network, device: torch.device, dtype: torch.dtype, fast: bool) -> Decode:
     """The extension Tiled VAE from TILED_VAE_DIR, with the tile size that it recommends for this device.
 
     ``fast`` is its default: group norms estimated on a shrunken picture.

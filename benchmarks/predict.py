@@ -19,7 +19,7 @@ from benchmarks.systems import Place, by_plan
 from benchmarks.workload import SHAPES, machine, timed
 from vae_lib.decode import Ladder
 from vae_lib.device import DTYPES, kinds
-from vae_lib.networks import AutoencoderKL
+from vae_lib.networks import build
 from vae_lib.planning import Planner, Profile, Route
 from vae_lib.planning.calibrate import measure_speeds
 
@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"default    {kinds.of(device).speeds(dtype)}\ncalibrated {rates}", flush=True)
     profile = Profile(device, dtype, rates)
     calibrated = Planner(profiles=lambda work: profile)
-    vae = AutoencoderKL(SHAPES["sd"]).eval().requires_grad_(False).to(device, dtype)
+    vae = build(SHAPES["sd"]).eval().requires_grad_(False).to(device, dtype)
     records = []
     for size in options.sizes:
         latents = torch.randn(1, 4, size // 8, size // 8, device=device, dtype=dtype)

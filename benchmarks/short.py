@@ -46,7 +46,7 @@ from vae_lib.device.kind import Speeds
 from vae_lib.device.memory import free_memory, release_cached
 from vae_lib.engine import Compute, decode
 from vae_lib.errors import PlanError
-from vae_lib.networks import AutoencoderKL
+from vae_lib.networks import Network
 from vae_lib.planning import Plan, Planner, Profile, Route
 from vae_lib.planning.calibrate import measure_speeds
 from vae_lib.planning.planner import MemoryOf
@@ -57,7 +57,7 @@ PATIENCE = 3.0  # the smallest tiled plan that takes at most so many times the f
 SHARES = (1.0, 0.5, 0.25)
 FOR_REFERENCE = 15.0  # seconds that must be left for the largest picture's reference
 ROUTES = (Route.FULL, Route.TILED, Route.OFFLOAD)
-PEERS: dict[str, Callable[[AutoencoderKL, torch.device, torch.dtype], Decode]] = {
+PEERS: dict[str, Callable[[Network, torch.device, torch.dtype], Decode]] = {
     "diffusers full": lambda vae, device, dtype: peers.diffusers(vae, device, dtype, "full"),
     "ldm full": peers.ldm,
 }
@@ -159,12 +159,12 @@ class _Short:
     # what is compared
 
     @cached_property
-    def _original(self) -> AutoencoderKL:
+    def _original(self) -> Network:
         """In float32 on the CPU: systems are made of copies, for some change what they are given."""
         return Job(self._options.shape, "fp32", 8, 1).vae()
 
     @cached_property
-    def _vae(self) -> AutoencoderKL:
+    def _vae(self) -> Network:
         return copy.deepcopy(self._original).to(self._device, self._dtype)
 
     @cached_property

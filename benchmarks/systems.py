@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from benchmarks import peers
-from benchmarks.peers import Decode
+from benchmarks.peers import Decode, Missing
 from vae_lib.decode import Ladder
 from vae_lib.device import free_bytes
-from vae_lib.networks import AutoencoderKL
+from vae_lib.networks import Network, WanVAE
 from vae_lib.planning import Plan, Planner, Route
 
 
@@ -26,16 +26,16 @@ class Place:
     free: Callable[[torch.device], int] = free_bytes
 
 
-Builder = Callable[[AutoencoderKL, Tensor, Place], Decode]
+Builder = Callable[[Network, Tensor, Place], Decode]
 
 
-def plain(vae: AutoencoderKL, latents: Tensor, place: Place) -> Decode:
+def plain(vae: Network, latents: Tensor, place: Place) -> Decode:
     """The network as it is written, picture by picture: what the others' pictures are compared with, in float32."""
     vae.to(place.device, place.dtype)
     return lambda z: torch.cat([vae.decode(picture) for picture in z.split(1)])
 
 
-def _automatic(vae: AutoencoderKL, latents: Tensor, place: Place) -> Decode:
+def _automatic(vae: Network, latents: Tensor, place: Place) -> Decode:
     """What the extension does: the fastest exact way that fits into what is free."""
     vae.to(place.device, place.dtype)
     order = (Route.FULL, Route.TILED, Route.OFFLOAD)
@@ -46,7 +46,7 @@ def _automatic(vae: AutoencoderKL, latents: Tensor, place: Place) -> Decode:
 def _ours(route: Route, smallest: bool) -> Builder:
     """One route: in the way that is fastest, or that takes the least memory."""
 
-    def build(vae: AutoencoderKL, latents: Tensor, place: Place) -> Decode:
+    def build(vae: Network, latents: Tensor, place: Place) -> Decode:
         vae.to(place.device, place.dtype)
         batch, _, height, width = latents.shape
         work = Ladder(vae, device=place.device, dtype=place.dtype).work("decode", height, width, batch)
@@ -59,7 +59,7 @@ def _ours(route: Route, smallest: bool) -> Builder:
     return build
 
 
-def by_plan(vae: AutoencoderKL, place: Place, plan: Plan, **options: Any) -> Decode:
+def by_plan(vae: Network, place: Place, plan: Plan, **options: Any) -> Decode:
     """Decode by one plan, the fastest that its peak allows; ``options`` are the ladder's others."""
 
     def budget(device: torch.device) -> int:
@@ -81,11 +81,18 @@ def _peer(build: Callable[..., Decode], *arguments: object) -> Builder:
     return lambda vae, latents, place: build(vae, place.device, place.dtype, *arguments)
 
 
+def _last_taps(vae: Network, latents: Tensor, place: Place) -> Decode:
+    if not isinstance(vae, WanVAE):
+        raise Missing("only Wan's network has frames")
+    return plain(vae, latents, place)
+
+
 AUTOMATIC = "ours, automatic"
 SYSTEMS: dict[str, Builder] = {
     "diffusers full": _peer(peers.diffusers, "full"),
     "diffusers sliced": _peer(peers.diffusers, "sliced"),
     "diffusers tiled": _peer(peers.diffusers, "tiled"),
+    "last taps only": _last_taps,
     "ldm full": _peer(peers.ldm),
     "three tiled passes": _peer(peers.three_passes),
     "ComfyUI tiled": _peer(peers.comfyui),

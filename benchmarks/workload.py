@@ -14,20 +14,22 @@ import torch
 from torch import Tensor
 
 from vae_lib.checkpoints import load_vae
-from vae_lib.networks import AutoencoderKL, AutoencoderKLConfig
+from vae_lib.networks import Architecture, AutoencoderKLConfig, Network, WanConfig, build
 
-SHAPES = {
+SHAPES: dict[str, Architecture] = {
     "sd": AutoencoderKLConfig(has_encoder=False, use_quant_conv=False),
     "sd3": AutoencoderKLConfig(
         has_encoder=False, z_channels=16, embed_dim=16, use_quant_conv=False, use_post_quant_conv=False
     ),
+    "wan": WanConfig(has_encoder=False),
 }
 BUNDLED = Path(__file__).parent.parent / "vae_lib" / "data" / "vae_guard_tiny.safetensors"
 
 
 @dataclass(frozen=True)
 class Job:
-    """One decode: which network ("sd" for SD1, SD2 and SDXL, "sd3", "bundled"), dtype, pixels along a side, batch."""
+    """One decode: which network ("sd" for SD1, SD2 and SDXL, "sd3", "wan" for Qwen-Image and Wan 2.1, "bundled"),
+    dtype, pixels along a side, batch."""
 
     shape: str
     dtype: str
@@ -38,17 +40,17 @@ class Job:
         several = f" x{self.batch}" if self.batch > 1 else ""
         return f"{self.shape} {self.size}x{self.size} {self.dtype}{several}"
 
-    def vae(self) -> AutoencoderKL:
+    def vae(self) -> Network:
         """The network in float32 on the CPU: the same weights in every process."""
         if self.shape == "bundled":
             model = load_vae(BUNDLED, dtype=torch.float32).model
-            assert isinstance(model, AutoencoderKL)
+            assert isinstance(model, Network)
             model.encoder = model.quant_conv = None
             return model
         torch.manual_seed(0)
-        return AutoencoderKL(SHAPES[self.shape]).eval().requires_grad_(False)
+        return build(SHAPES[self.shape]).eval().requires_grad_(False)
 
-    def latents(self, vae: AutoencoderKL) -> Tensor:
+    def latents(self, vae: Network) -> Tensor:
         """(B, C, size / 8, size / 8), float32: the same in every process."""
         generator = torch.Generator().manual_seed(1)
         side = self.size // 8

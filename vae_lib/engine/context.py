@@ -11,6 +11,7 @@ from vae_lib.engine.buffers import Memory, Store, rows_of
 from vae_lib.engine.maps import Arrivals, FeatureMap
 from vae_lib.engine.normalization import ChannelNormaliser, Norm, Normaliser, Statistics
 from vae_lib.engine.padding import Padding
+from vae_lib.networks.wan import ChannelNorm
 
 
 @dataclass
@@ -23,13 +24,16 @@ class Context:
     after_band: Callable[[], None]
     maps: dict[str, FeatureMap] = field(default_factory=dict)
     statistics: dict[str, Statistics] = field(default_factory=dict)
+    _by_norm: dict[ChannelNorm, ChannelNormaliser] = field(default_factory=dict)  # of a few kB each
 
     def normaliser(
         self, norm: Norm, statistics: str, offset: Tensor | None
     ) -> Normaliser | ChannelNormaliser:
         if not isinstance(norm, nn.GroupNorm):
             assert offset is None, "a bias cannot be left for later: the norm does not add up"
-            return ChannelNormaliser.of(norm, self.memory)
+            if norm not in self._by_norm:
+                self._by_norm[norm] = ChannelNormaliser.of(norm, self.memory)
+            return self._by_norm[norm]
         return self.statistics[statistics].normaliser(norm, self.memory, offset)
 
 

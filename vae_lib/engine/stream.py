@@ -93,7 +93,8 @@ class _Stream:
                 layer = Layer("window", stage, self.chain.sizes[at], None, self.context, True, True)
                 low, _ = stage.shape.input_rows(before[at + 1], after[at + 1])
                 window = layer.window(_wrapped(given) if layer.wraps else given, low, rows, self.workspace)
-            self.kept[at] = self._kept(given, needed, after[at])
+            is_last = after[-1] == self.chain.output.height
+            self.kept[at] = None if is_last else self._kept(given, needed, after[at])
             made = None
             del given  # before more comes
             if window is not None:
