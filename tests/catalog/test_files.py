@@ -43,6 +43,10 @@ purpose = "For tests."
         "taesdxl",
         "taesd3",
         "taef1",
+        "flux2-vae",
+        "qwen-image-vae",
+        "wan-2.1-vae",
+        "qwen2d-vae",
     ],
 )
 def test_has_what_people_use(entry_id: str) -> None:

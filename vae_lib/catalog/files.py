@@ -16,7 +16,7 @@ from vae_lib.errors import InputError
 
 CATALOG_FILE = Path(__file__).with_name("files.toml")
 
-KINDS = ("AutoencoderKL", "TAESD")
+KINDS = ("AutoencoderKL", "WanVAE", "TAESD")
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _ID = re.compile(r"[a-z0-9][a-z0-9.-]*")
