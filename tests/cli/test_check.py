@@ -39,6 +39,13 @@ def test_a_table_and_a_verdict(run: Runner) -> None:
 
 
 @pytest.mark.slow
+def test_another_networks_shape(run: Runner) -> None:
+    done = run("check", "--like", "qwen-image", "--device", "cpu")
+    assert (done.code, done.err) == (0, "")
+    assert "Every route gives the plain network's picture." in done.out
+
+
+@pytest.mark.slow
 def test_as_json(run: Runner) -> None:
     report = json.loads(run("check", "--vae", VAE, "--device", "cpu", "--encode", "--json").out)
     assert {finding["side"] for finding in report["findings"]} == {32}

@@ -69,6 +69,8 @@ def test_encode_and_decode_again(run: Runner, network: WanVAE, vae: Path, tmp_pa
 def test_inspect_and_plan(run: Runner, vae: Path) -> None:
     found = json.loads(run("inspect", vae, "--json").out)
     assert (found["kind"], found["layout"], found["family"]) == ("WanVAE", "wan", "Qwen-Image")
+    assert found["scaling_factor"] is None
+    assert "scaling factor   one for each channel" in run("inspect", vae).out
     done = run("plan", "--vae", vae, "--width", "256", "--height", "192", "--device", "cpu")
     assert done.code == 0
     assert "tiled" in done.out

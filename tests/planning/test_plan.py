@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
-from tests.networks.small import BF16, CPU, FP32, SMALL, images, latents_for, network
+from tests.networks.small import BF16, CPU, FP32, SMALL, WAN, images, latents_for, network
 from tests.planning.plans import candidates, choose, smallest
 from tests.test_units import in_bytes
 from vae_lib.device import PeakMemory, dtype_name
@@ -208,12 +208,14 @@ def test_the_plain_network_where_it_was_timed_and_is_faster() -> None:
 
 
 @pytest.mark.parametrize("operation", ["decode", "encode"])
-def test_the_plain_networks_memory(operation: str) -> None:
+@pytest.mark.parametrize("config", [SMALL, WAN], ids=["AutoencoderKL", "WanVAE"])
+def test_the_plain_networks_memory(config: Any, operation: str) -> None:
     """As it is on the meta device, in float32 on a CPU: within a tenth."""
-    work = Work(SMALL, Operation(operation), 24, 20, 2, CPU, FP32)
-    given = latents_for(SMALL, 24, 20, 2) if operation == "decode" else images(48, 40, 2)
+    work = Work(config, Operation(operation), 24, 20, 2, CPU, FP32)
+    scale = config.downscale
+    given = latents_for(config, 24, 20, 2) if operation == "decode" else images(scale * 24, scale * 20, 2)
     with PeakMemory(CPU) as peak:
-        run_plain(network(SMALL), work.operation, given, Compute(CPU, FP32))
+        run_plain(network(config), work.operation, given, Compute(CPU, FP32))
     assert peak.bytes <= round(PLAIN_ROOM * plain_cost_of(work).peak_bytes) <= 1.3 * peak.bytes
 
 

@@ -54,6 +54,11 @@ class Family:
     architecture: Architecture = "AutoencoderKL"
 
     @property
+    def is_by_channel(self) -> bool:
+        """Whether each channel of the sampler's latents has factors of its own."""
+        return self.packing is not None or bool(self.deviation)
+
+    @property
     def sampler_channels(self) -> int:
         """Channels of the latents as the sampler leaves them."""
         return self.latent_channels * (self.packing.patch**2 if self.packing and self.packing.packed else 1)

@@ -28,9 +28,10 @@ class Identity:
     ``family`` is None when the file leaves it open; ``family_name`` then names those of the same shape,
     ``candidates`` are those that it may be (none where something says that it is another's), and ``guess`` is the
     one of them that the file's name suggests, if any. ``scaling_factor`` and ``shift_factor`` are those of
-    the sampler's latents, None when the family is open; a TAESD takes those latents as they are, so its
-    factors are 1 and 0. ``doubt`` is a sentence where what tells the family contradicts itself. ``parameters``
-    counts the VAE's own numbers, ``file_size`` is in bytes, ``dtype`` is torch's name (several are joined by commas).
+    the sampler's latents, None when the family is open or each channel has its own; a TAESD takes those latents as
+    they are, so its factors are 1 and 0. ``doubt`` is a sentence where what tells the family contradicts itself.
+    ``parameters`` counts the VAE's own numbers, ``file_size`` is in bytes, ``dtype`` is torch's name (several are
+    joined by commas).
     """
 
     path: Path
@@ -116,9 +117,11 @@ def identify_described(described: Described, *, hash_file: bool, known: Lookup |
     channels = network.latent_channels
     found = judge(described, sha256, known)
     family = found.family
-    factors = (None, None) if family is None else (family.scaling_factor, family.shift_factor)
+    factors: tuple[float | None, float | None] = (None, None)
     if keys.is_taesd:
         factors = (1.0, 0.0)
+    elif family is not None and not family.is_by_channel:
+        factors = family.scaling_factor, family.shift_factor
     names = join([family.name for family in families_of(channels, described.architecture)], "or") or "unknown"
     explanation = found.explanation
     if not keys.is_taesd and (network.encoder is None or network.decoder is None):

@@ -45,7 +45,7 @@ def run_check(options: argparse.Namespace) -> int:
 
 def _vae(options: argparse.Namespace, operation: Operation) -> Network:
     if options.vae is None:
-        return sample_network(operation.half)
+        return sample_network(operation.half, options.like)
     model = load_vae(options.vae, dtype=torch.float32).exact
     if model is None:
         raise CheckpointError(

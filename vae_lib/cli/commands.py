@@ -42,6 +42,8 @@ def run_inspect(options: argparse.Namespace) -> None:
         return
     described["file_size"] = f"{size_text(identity.file_size)} ({identity.file_size} bytes)"
     described["parameters"] = f"{identity.parameters:,}"
+    if identity.scaling_factor is None and identity.family is not None:
+        described |= dict.fromkeys(("scaling_factor", "shift_factor"), "one for each channel")
     for name, value in described.items():
         print(f"{name.replace('_', ' '):16} {'unknown' if value is None else printable(str(value))}")
 

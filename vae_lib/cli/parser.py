@@ -11,6 +11,7 @@ from vae_lib.cli.check import run_check
 from vae_lib.cli.demo import run_demo
 from vae_lib.cli.values import ROUTES, byte_size, factor, number, pixels, positive
 from vae_lib.device import DTYPES
+from vae_lib.networks import SHAPES
 from vae_lib.planning import Route
 
 DESCRIPTION = """\
@@ -91,8 +92,11 @@ def build_parser() -> argparse.ArgumentParser:
     checks = _command(sub, "check", "try every route on this device: same picture, time, memory", run_check)
     checks.add_argument(
         "--vae", type=Path, metavar="FILE",
-        help="VAE, or checkpoint with one inside (default: random weights of Stable Diffusion's shape)",
+        help="VAE, or checkpoint with one inside (default: random weights)",
     )  # fmt: skip
+    checks.add_argument(
+        "--like", choices=SHAPES, default="sd", help="the shape of the random weights' network (default: sd)"
+    )
     checks.add_argument("--device", choices=("cpu", "cuda", "mps"), help="default: the best there is")
     checks.add_argument("--dtype", choices=DTYPES, help="default: fp32 on the CPU, else fp16")
     checks.add_argument("--encode", action="store_true", help="check the encode")

@@ -11,7 +11,7 @@ from vae_lib.networks.autoencoder_kl import (
     Upsample,
 )
 from vae_lib.networks.config import AutoencoderKLConfig
-from vae_lib.networks.known import STANDARD, build, recognise, sample_network
+from vae_lib.networks.known import SHAPES, STANDARD, build, recognise, sample_network
 from vae_lib.networks.network import Architecture, Network
 from vae_lib.networks.taesd import TAESD
 from vae_lib.networks.wan import WanConfig, WanVAE

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from vae_lib.networks.autoencoder_kl import AutoencoderKL
@@ -11,13 +13,17 @@ from vae_lib.networks.wan import WanConfig, WanVAE
 
 _NETWORKS: dict[type, type] = {AutoencoderKLConfig: AutoencoderKL, WanConfig: WanVAE}
 
+# By the family whose shape it is.
+SHAPES: dict[str, AutoencoderKLConfig | WanConfig] = {
+    "sd": AutoencoderKLConfig(),
+    "flux": AutoencoderKLConfig(z_channels=16, embed_dim=16, use_quant_conv=False, use_post_quant_conv=False),
+    "qwen-image": WanConfig(),
+}
 # What a decode takes is the same for all VAEs of a shape.
 STANDARD: dict[str, Architecture] = {
-    "Any SD1, SD2 or SDXL VAE": AutoencoderKLConfig(),
-    "Any SD3 or FLUX.1 VAE": AutoencoderKLConfig(
-        z_channels=16, embed_dim=16, use_quant_conv=False, use_post_quant_conv=False
-    ),
-    "Any VAE of Qwen-Image or Wan 2.1": WanConfig(),
+    "Any SD1, SD2 or SDXL VAE": SHAPES["sd"],
+    "Any SD3 or FLUX.1 VAE": SHAPES["flux"],
+    "Any VAE of Qwen-Image or Wan 2.1": SHAPES["qwen-image"],
 }
 
 
@@ -38,9 +44,9 @@ def build(architecture: Architecture) -> Network:
     return network
 
 
-def sample_network(half: str) -> Network:
-    """Only the "encoder" or the "decoder" of Stable Diffusion's shape, with random weights: on the CPU, in float32."""
+def sample_network(half: str, shape: str = "sd") -> Network:
+    """Only the "encoder" or the "decoder" of one of ``SHAPES``, with random weights: on the CPU, in float32."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        config = AutoencoderKLConfig(has_encoder=half == "encoder", has_decoder=half == "decoder")
-        return build(config).eval().requires_grad_(False)
+        encodes = half == "encoder"
+        return build(replace(SHAPES[shape], has_encoder=encodes, has_decoder=not encodes)).eval().requires_grad_(False)

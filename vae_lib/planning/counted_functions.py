@@ -126,7 +126,7 @@ def _length(x: Counted, dim: int, keepdim: bool, dtype: torch.dtype) -> Counted:
     return x.sum(dim, keepdim, dtype)
 
 
-def _unit(x: Counted, dim: int) -> Counted:
+def _unit(x: Counted, p: float, dim: int, eps: float, out: None) -> Counted:
     """The lengths, and what they are divided by, spread over all channels without a copy."""
     return x / x.sum(dim, True).clamp(0.0, 0.0)
 

@@ -118,7 +118,7 @@ def details(backend: Backend, row: Row | None) -> str:
         return markup.page(f"<h4>{escape(row.name)}</h4>") + markup.note(row.problem or "", "bad")
     found = row.identity
     factors = "scaling factor unknown"
-    if found.family is not None and (found.family.deviation or found.family.packing) and not found.is_taesd:
+    if found.scaling_factor is None and found.family is not None:
         factors = "each with a mean and deviation of its own"
     elif found.scaling_factor is not None:
         factors = f"scaling factor {found.scaling_factor:g}" + (
