@@ -39,7 +39,7 @@ from vae_lib.planning.plan import WHOLE, cost_of
 
 META, CUDA = torch.device("meta"), torch.device("cuda")
 BANDS = 64 << 20
-MOST = 500_000  # operations that are run here, in about a minute; of more there is the planner's count
+MOST = 100_000  # operations that are run here, in about a minute; of more there is the planner's count
 RUN, PLANNED = "run", "planner"
 
 # One operation each. The memory that CUDA's kernels take beside their results is missing for all alike.

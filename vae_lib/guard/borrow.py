@@ -17,13 +17,16 @@ from vae_lib.engine import Operation
 from vae_lib.errors import CheckpointError
 from vae_lib.networks import TAESD, Network, assign, recognise
 
+# What of a network the hosts' halves are: they call the decoder after its 1x1 convolution.
+PARTS = {Operation.DECODE: ("decoder.",), Operation.ENCODE: ("encoder.", "quant_conv.")}
+
 
 def is_supported(module: Any) -> bool:
     """Whether it has the two halves that we can stand in for, and whether we have a network for them."""
     halves = [getattr(module, half, None) for half in ("encoder", "decoder")]
     if not isinstance(module, nn.Module) or not all(isinstance(half, nn.Module) for half in halves):
         return False
-    parameters = _parameters(module, Operation.DECODE)
+    parameters = _views(dict(module.named_parameters()), PARTS[Operation.DECODE])
     if any(".parametrizations." in name for name in parameters):
         return True  # under names of its own; which layer that is, ``layers`` says
     return _is_known(tuple(_shapes(parameters).items()))
@@ -38,14 +41,11 @@ def _is_known(shapes: tuple[tuple[str, tuple[int, ...]], ...]) -> bool:
     return True
 
 
-def _parameters(first_stage: nn.Module, operation: Operation) -> dict[str, Tensor]:
-    """Those of the half that ``operation`` needs, by their names and in their shapes in our networks."""
-    half = operation.half
-    prefixes = (f"{half}.",) if operation is Operation.DECODE else (f"{half}.", "quant_conv.")
-    own = dict(first_stage.named_parameters())
+def _views(own: Mapping[str, Tensor], parts: tuple[str, ...]) -> dict[str, Tensor]:
+    """Those of the ``parts`` of a network, by their names and in their shapes in ours."""
     if (keys := map_keys(own)) is None:
         return {}
-    wanted = {name: source for name, source in keys.sources.items() if name.startswith(prefixes)}
+    wanted = {name: source for name, source in keys.sources.items() if name.startswith(parts)}
     return {name: keys.view(name, own[source]) for name, source in wanted.items()}
 
 
@@ -70,7 +70,16 @@ def borrow(first_stage: nn.Module, operation: Operation) -> Network:
     Raises:
         CheckpointError: when it is none that we have a network for.
     """
-    parameters = _parameters(first_stage, operation)
+    return network_of(dict(first_stage.named_parameters()), PARTS[operation])
+
+
+def network_of(own: Mapping[str, Tensor], parts: tuple[str, ...]) -> Network:
+    """The ``parts`` of a network whose parameters these are, whatever the layout of their names.
+
+    Raises:
+        CheckpointError: when it is none that we have a network for.
+    """
+    parameters = _views(own, parts)
     # Weights that were loaded in inference mode can only be assigned in it.
     with torch.inference_mode(any(parameter.is_inference() for parameter in parameters.values())):
         network = recognise(_shapes(parameters))

@@ -143,7 +143,7 @@ class Forward:
         scaled = self._scaled if decodes and self._is_of_one_picture(x) else None
         if decodes and scaled is None:
             ladder.taesd = None
-        with _without_autocast(x.device), _progress(self._owner.host, operation, ladder):
+        with without_autocast(x.device), _progress(self._owner.host, operation, ladder):
             return ladder.decode(x, scaled) if decodes else ladder.encode(x)
 
     def _check_replaced(self, operation: Operation) -> None:
@@ -213,7 +213,7 @@ def _is_of_the_numbers(error: VAEGuardError, x: Tensor) -> bool:
     )
 
 
-def _without_autocast(device: torch.device) -> Any:
+def without_autocast(device: torch.device) -> Any:
     """Our engine sets its dtypes itself; SDXL and SD3 are called within autocast."""
     try:
         return torch.autocast(kinds.of(device).name, enabled=False)

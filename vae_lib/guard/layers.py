@@ -7,7 +7,7 @@ in its place. What we do not know we must not decode.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -27,12 +27,18 @@ class Altered(VAEGuardError):
         super().__init__(f"The VAE's layer {name} {what}, so VAE Guard does not know what it computes.")
 
 
-def padding_of(half: nn.Module, name: str, packages: Sequence[str]) -> Padding:
+def padding_of(
+    half: nn.Module,
+    name: str,
+    packages: Sequence[str],
+    only_brings: Callable[[nn.Module], bool] = lambda layer: False,
+) -> Padding:
     """How the convolutions of an encoder or decoder pad. Takes a millisecond.
 
     Args:
         name: of the half, for the sentence.
         packages: where the host's own layers are defined, beside torch.
+        only_brings: whether a ``forward`` that a layer was given only brings its weights.
 
     Raises:
         Altered: when a layer is not what we compute, or when they do not pad alike.
@@ -40,7 +46,7 @@ def padding_of(half: nn.Module, name: str, packages: Sequence[str]) -> Padding:
     found: dict[Padding, str] = {}
     for path, layer in half.named_modules(prefix=name):
         if layer is not half:  # the half itself is called around ours, hooks and all
-            _check(path, layer, packages)
+            _check(path, layer, packages, only_brings)
         if isinstance(layer, (nn.Conv2d, nn.Conv3d)) and any(_width(layer)):
             found.setdefault(_padding_of(path, layer), path)
     if len(found) > 1:
@@ -49,12 +55,14 @@ def padding_of(half: nn.Module, name: str, packages: Sequence[str]) -> Padding:
     return next(iter(found), Padding())
 
 
-def _check(path: str, layer: nn.Module, packages: Sequence[str]) -> None:
+def _check(
+    path: str, layer: nn.Module, packages: Sequence[str], only_brings: Callable[[nn.Module], bool]
+) -> None:
     kind = type(layer)
     if kind.__module__.partition(".")[0] not in ("torch", *packages):
         raise Altered(path, f"was replaced by a {kind.__name__} of {kind.__module__}")
     replaced = vars(layer).get("forward")
-    if replaced is not None and not is_tiling(replaced):
+    if replaced is not None and not is_tiling(replaced) and not only_brings(layer):
         raise Altered(path, f"was given another forward by {origin(replaced)}")
     for hooks in (layer._forward_hooks, layer._forward_pre_hooks):
         for hook in hooks.values():
