@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from vae_lib.checkpoints import load_vae
-from vae_lib.networks import Architecture, AutoencoderKLConfig, Network, WanConfig, build
+from vae_lib.networks import Architecture, AutoencoderKLConfig, Network, WanConfig, WanVAE, build
 
 SHAPES: dict[str, Architecture] = {
     "sd": AutoencoderKLConfig(has_encoder=False, use_quant_conv=False),
@@ -48,7 +48,11 @@ class Job:
             model.encoder = model.quant_conv = None
             return model
         torch.manual_seed(0)
-        return build(SHAPES[self.shape]).eval().requires_grad_(False)
+        vae = build(SHAPES[self.shape]).eval().requires_grad_(False)
+        if isinstance(vae, WanVAE):  # whose picture diffusers cuts off at -1 and 1
+            assert vae.decoder is not None
+            vae.decoder.conv_out.weight.mul_(0.5)
+        return vae
 
     def latents(self, vae: Network) -> Tensor:
         """(B, C, size / 8, size / 8), float32: the same in every process."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -374,3 +376,31 @@ def test_weights_that_accelerate_brings() -> None:
         guarded = guard(vae)
         assert all(distance(one, other) < 2e-5 for one, other in zip(both(vae), own, strict=True))
         assert guarded.outcome is not None
+
+
+def test_the_example_in_the_docs(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (Path(__file__).parents[1] / "docs" / "diffusers.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    outcomes = []
+
+    class Pipeline:
+        def __init__(self) -> None:
+            self.vae = kl()
+
+        @classmethod
+        def from_pretrained(cls, name: str, torch_dtype: torch.dtype) -> Pipeline:
+            return cls()
+
+        def enable_model_cpu_offload(self) -> None:
+            pass
+
+        def __call__(self, prompt: str, width: int, height: int) -> Any:
+            made = self.vae.decode(torch.randn(1, 4, 8, 8)).sample
+            outcomes.append(self.vae._vae_guard.outcome)
+            return SimpleNamespace(images=[made])
+
+    monkeypatch.setattr(library, "StableDiffusionXLPipeline", Pipeline)
+    names: dict[str, Any] = {}
+    exec(example, names)
+    assert outcomes[0] is not None
+    assert "_decode" not in vars(names["pipe"].vae)

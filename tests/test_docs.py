@@ -39,6 +39,7 @@ def test_every_document_and_picture_is_linked_and_every_picture_made_by_a_script
         ROOT / "tools" / "webui_screenshot.py",
         ROOT / "tools" / "shots.py",
         ROOT / "benchmarks" / "picture.py",
+        ROOT / "benchmarks" / "qwen_image.py",
         ROOT / "tests" / "webui" / "test_decode_again.py",
     )
     made = "".join(script.read_text(encoding="utf-8") for script in scripts)

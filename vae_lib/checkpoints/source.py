@@ -71,7 +71,7 @@ def _is_not_weights(start: bytes) -> str | None:
     if text.startswith((b'{"', b"{ ", b"[", b"{\n")):
         return f"JSON text, not weights (a settings file, or the error that a site answered with); {_AGAIN}"
     if start.startswith(b"GGUF"):
-        return "a GGUF file, which holds language or diffusion models; choose a VAE in .safetensors"
+        return "a GGUF file, which cannot be read here; choose the VAE in .safetensors"
     if start.startswith((b"\x89PNG", b"\xff\xd8\xff", b"RIFF")):
         return "a picture, not weights"
     if start.startswith((b"Rar!", b"7z\xbc\xaf", b"\x1f\x8b")):

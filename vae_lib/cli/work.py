@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from vae_lib.catalog import LatentSpace
+from vae_lib.catalog import LatentSpace, family_of_space
 from vae_lib.checkpoints import LoadedVAE, check_channels, load_latents, load_vae, save_safetensors, space_in
 from vae_lib.cli.pictures import check_picture, picture_names, read_picture, write_picture
 from vae_lib.decode import Ladder, Outcome, wording
@@ -174,6 +174,13 @@ class Job:
         check_channels(self.loaded.identity, channels)
         options, identity = self.options, self.loaded.identity
         own = space_in(metadata, "The latents")
+        theirs = None if own is None else family_of_space(channels, own)
+        if theirs is not None and identity.family is not None and not theirs.shares_latents(identity.family):
+            print(
+                f"vae_lib: The latents say that they are {theirs.name}'s, and {options.vae.name} is the VAE of "
+                f"{identity.family.name}: the picture will be wrong. Choose {theirs.name}'s VAE.",
+                file=sys.stderr,
+            )
         if channels != identity.latent_channels or self.operation is Operation.ENCODE:
             space = self.loaded.space
         elif own is not None:
