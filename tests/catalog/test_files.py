@@ -43,6 +43,7 @@ purpose = "For tests."
         "taesdxl",
         "taesd3",
         "taef1",
+        "taew2-1",
     ],
 )
 def test_has_what_people_use(entry_id: str) -> None:
