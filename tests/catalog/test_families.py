@@ -30,7 +30,7 @@ def test_the_rows() -> None:
         "Qwen-Image": (16, 1.0, 0.0),
     }
     stems = [family.taesd_stem for family in FAMILIES.values()]
-    assert stems == ["taesd", "taesd", "taesdxl", "taesd3", "taef1", "taef2", "taef2", None]
+    assert stems == ["taesd", "taesd", "taesdxl", "taesd3", "taef1", "taef2", "taef2", "taew2_1"]
     assert [family.sampler_channels for family in FAMILIES.values()] == [4, 4, 4, 16, 16, 128, 32, 16]
 
 
@@ -57,13 +57,16 @@ def test_each_is_found_by_its_own_name(name: str) -> None:
         "anima-preview",
         "krea-2",
         "Qwen-Image-Edit",
+        "taew2_1",
     ],
 )
 def test_the_names_of_those_who_share_wans_vae(text: str) -> None:
     assert family_in_text(text) is FAMILIES["Qwen-Image"]
 
 
-@pytest.mark.parametrize("text", ["wan2.2_vae", "swan 2.1", "animal", "krea", "flux1-krea-dev"])
+@pytest.mark.parametrize(
+    "text", ["wan2.2_vae", "taew2_2", "lighttaew2_1", "swan 2.1", "animal", "krea", "flux1-krea-dev"]
+)
 def test_other_names(text: str) -> None:
     assert family_in_text(text) is not FAMILIES["Qwen-Image"]
 

@@ -47,6 +47,7 @@ purpose = "For tests."
         "qwen-image-vae",
         "wan-2.1-vae",
         "qwen2d-vae",
+        "taew2-1",
     ],
 )
 def test_has_what_people_use(entry_id: str) -> None:

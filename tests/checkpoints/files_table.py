@@ -19,6 +19,7 @@ from diffusers import AutoencoderTiny
 from safetensors.torch import save_file
 
 from tests.checkpoints import corpus, odd
+from tests.networks import taehv
 from tests.networks.small import FLUX2, WAN, network, taesd, weights_of
 from tests.networks.wan_layouts import diffusers_names, names_of_2d, own_names
 from vae_lib.checkpoints import load_latents, load_vae
@@ -119,6 +120,8 @@ def _vaes(folder: Path) -> Iterator[tuple[str, Path]]:
     )
     yield "half of a TAESD", pickled("taesd_decoder.pth", _half(tiny, "decoder"))
     yield "TAESD of diffusers", safetensors("taesd.safetensors", weights_of(AutoencoderTiny()))
+    yield "TAEHV, the TAESD of Wan 2.1 and Qwen-Image", pickled("taew2_1.pth", taehv.weights())
+    yield "the same of Wan 2.2 5B", safetensors("taew2_2.safetensors", taehv.of_another_model())
     (folder / "odd").mkdir()
     for path in odd.write(folder / "odd"):
         yield "something else", path

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from tests.networks import small
+from tests.networks import small, taehv
 from tests.networks.small import weights_of
+from tests.networks.wan_layouts import own_names
 from vae_lib.cli import pictures, work
 from vae_lib.decode import Ladder
 from vae_lib.errors import InputError
@@ -118,6 +120,24 @@ def test_a_taesd_that_cannot_decode(route: str, decode: Runner, latents: Path, t
     assert "half.safetensors holds only an encoder, so it cannot decode" in error
     error = refused(decode(latents, *options, taesd(tmp_path / "other.safetensors", 16)))
     assert re.search("(takes latents of 16|takes 16)", error), error
+
+
+@pytest.mark.usefixtures("no_work")
+def test_a_taesd_of_other_latents_of_so_many_channels(run: Runner, tmp_path: Path) -> None:
+    save_file({"latents": torch.zeros(1, 16, 2, 2)}, tmp_path / "l.safetensors")
+    save_file(
+        own_names(weights_of(small.network(replace(small.WAN, z_channels=16)))), tmp_path / "wan.safetensors"
+    )
+    sd3 = small.sd3_like(ch=32, ch_mult=(1, 1, 1, 1), num_res_blocks=1)
+    save_file(weights_of(small.network(sd3)), tmp_path / "sd3.safetensors")
+    save_file(taehv.weights(), tmp_path / "taew2_1.safetensors")
+    taesd(tmp_path / "taesd3.safetensors", 16)
+    for vae, tiny in (("wan", "taesd3"), ("sd3", "taew2_1")):
+        done = run(
+            "decode", tmp_path / "l.safetensors", "--vae", tmp_path / f"{vae}.safetensors",
+            "--taesd", tmp_path / f"{tiny}.safetensors", "-o", tmp_path / "x.png", "--device", "cpu",
+        )  # fmt: skip
+        assert f"{tiny}.safetensors takes other latents than those of {vae}.safetensors" in refused(done)
 
 
 @pytest.mark.usefixtures("no_work")

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from tests.networks import small
+from tests.networks import small, taehv
 from tests.networks.small import WAN, weights_of
 from tests.networks.wan_layouts import own_names
 from vae_lib.catalog import FAMILIES
@@ -50,6 +50,22 @@ def test_decode(route: str, run: Runner, network: WanVAE, vae: Path, tmp_path: P
     assert (done.code, done.err) == (0, "")
     wanted = network.decode(latents * DEVIATION + MEAN)
     torch.testing.assert_close(load_file(image)["image"], wanted, atol=1e-5, rtol=0)
+
+
+def test_its_taesd(run: Runner, tmp_path: Path) -> None:
+    latents, image, tiny = torch.randn(1, 16, 2, 3), tmp_path / "i.safetensors", tmp_path / "taew2_1.pth"
+    torch.save(taehv.weights(), tiny)
+    save_file({"latents": latents}, tmp_path / "l.safetensors")
+    options = ("--taesd", tiny, "--route", "taesd", "--device", "cpu")
+    done = run("decode", tmp_path / "l.safetensors", "--tensor", image, *options)
+    assert (done.code, done.err) == (0, "")
+    wanted = taehv.frames(taehv.weights(), latents)[-1] * 2 - 1
+    torch.testing.assert_close(load_file(image)["image"], wanted, atol=1e-4, rtol=0)
+    Image.new("RGB", (16, 16)).save(tmp_path / "p.png")
+    done = run("encode", tmp_path / "p.png", "-o", tmp_path / "z.safetensors", *options)
+    assert "taew2_1.pth is a TAESD of a video model, of which VAE Guard has only the decoder" in done.err
+    found = json.loads(run("inspect", tiny, "--json").out)
+    assert (found["kind"], found["layout"]) == ("TAESD decoder", "taehv")
 
 
 def test_encode_and_decode_again(run: Runner, network: WanVAE, vae: Path, tmp_path: Path) -> None:

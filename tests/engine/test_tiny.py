@@ -55,6 +55,18 @@ def test_tiles_further_from_each_other_than_the_reach(padding: Padding, channels
     assert distance(picture, plain.decode(latents)) < 1e-5
 
 
+@pytest.mark.parametrize("padding", [ZEROS, Padding(Edge.REFLECT, Edge.CIRCULAR)], ids=str)
+def test_tiles_of_a_videos(padding: Padding) -> None:
+    video = taesd(16, video=True)
+    latents = scaled_latents(16, 24, 1, 1)
+    if padding.height is Edge.REFLECT:
+        latents = latents[:, :, :3]
+    picture = tiny.decode(video, latents, 4, replace(COMPUTE, padding=padding))
+    assert distance(picture, padded(video, padding).decode(latents)) < 1e-5
+    with pytest.raises(CheckpointError, match="only a decoder"):
+        tiny.encode(video, images(16, 16), 2, COMPUTE)
+
+
 def test_a_halo_one_row_too_small_would_show() -> None:
     """Tiles read what the network's reach asks for, up to the picture's edge."""
     places = list(tiny.Grid(50, 7, 20, 3))

@@ -22,6 +22,7 @@ from safetensors.torch import save
 
 from tests.hub.conftest import taesd_bytes, taesd_state, vae_bytes, vae_state
 from tests.hub.hub_server import HubServer
+from tests.networks import taehv
 from vae_lib.errors import Cancelled, DownloadError
 from vae_lib.hub import (
     Catalog,
@@ -774,6 +775,20 @@ class TestTAESD:
         assert result.identity.kind == "TAESD decoder"
         assert [path.name for path in result.also] == ["taesd3_decoder.pth"]
         assert not has_taesd(models / "VAE-taesd", "SD3")
+
+    def test_a_videos_is_one_file_as_its_makers_wrote_it(self, hub: HubServer, models: Path) -> None:
+        hub.add("acme/taew2_1", {"taew2_1.safetensors": save(taehv.weights())})
+        result = fetch(hub, models, "acme/taew2_1")
+        assert [path.name for path in result.also] == ["taew2_1.pth"]
+        assert has_taesd(models / "VAE-taesd", "Qwen-Image")
+        written = torch.load(result.also[0], weights_only=True)
+        assert written.keys() == taehv.weights().keys()
+        assert all(torch.equal(written[name], tensor) for name, tensor in taehv.weights().items())
+
+    def test_a_videos_of_other_latents_gets_no_name_of_the_host(self, hub: HubServer, models: Path) -> None:
+        """lightx2v's takes the VAE's own latents and not the sampler's."""
+        hub.add("acme/tiny", {"lighttaew2_1.safetensors": save(taehv.weights())})
+        assert fetch(hub, models, "acme/tiny").also == ()
 
     def test_a_taesd_that_says_nothing_of_its_family(self, hub: HubServer, models: Path) -> None:
         hub.add("acme/tiny", {"small.safetensors": taesd_bytes()})

@@ -101,7 +101,7 @@ def _padded_by_axis(self: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | N
         (self.padding_by_axis.height, (0, 0, 1, 1)),
     ):
         x = F.pad(x, sides, mode="constant" if edge is Edge.ZEROS else edge.value)
-    return F.conv2d(x, weight, bias, self.stride)
+    return F.conv2d(x, weight, bias, self.stride, groups=self.groups)
 
 
 def padded(net: nn.Module, padding: Padding) -> nn.Module:

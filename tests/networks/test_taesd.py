@@ -94,8 +94,9 @@ def transparent(half: nn.Module) -> nn.Module:
     return half.double().requires_grad_(False)
 
 
-def test_decoder_reach_is_exactly_how_far_a_latent_is_seen() -> None:
-    taesd = TAESD(4, encoder=False)
+@pytest.mark.parametrize("video", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_decoder_reach_is_exactly_how_far_a_latent_is_seen(video: bool) -> None:
+    taesd = TAESD(4, encoder=False, video=video)
     assert taesd.decoder is not None
     decoder, reach = transparent(taesd.decoder), taesd.decoder_reach
     start = reach + 4

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -198,6 +200,26 @@ def test_every_route_through_the_ladder(route: Route, operation: str) -> None:
                 outcome = getattr(ladder, operation)(source)
             assert outcome.plan.route is route
             assert measured.bytes <= outcome.plan.peak_bytes <= ROOM * measured.bytes
+
+
+@pytest.mark.parametrize(
+    ("padding", "dtype"), [(ZEROS, FP32), (ZEROS, BF16), (Padding.of(Edge.REFLECT), FP32)], ids=str
+)
+def test_the_taesd_of_a_video_model(padding: Padding, dtype: torch.dtype) -> None:
+    """Of all plans the memory is predicted, and the work in proportion to that of a TAESD of pictures."""
+    ladder = Ladder(None, taesd(16, video=True), order=(Route.TAESD,), wrap=padding, dtype=dtype)
+    work = ladder.work("decode", 12, 12, 1)
+    plans = candidates(work, Route.TAESD)
+    assert plans == candidates(replace(work, config=WAN, video=False), Route.TAESD)
+    pictures = candidates(replace(work, video=False), Route.TAESD)
+    assert 1.5 < plans[0].seconds / pictures[0].seconds < 1.8
+    assert plans[0].peak_bytes < pictures[0].peak_bytes
+    for plan in (plans[0], plans[-1]):
+        ladder.planner = planner(plan.peak_bytes)
+        with PeakMemory(CPU) as measured:
+            outcome = ladder.decode(latents_for(WanConfig(), 12, 12))
+        assert measured.bytes <= outcome.plan.peak_bytes <= ROOM * measured.bytes
+    assert candidates(replace(work, operation="encode"), Route.TAESD) == []
 
 
 @pytest.mark.parametrize("share", [1.0, 0.7, 0.5, 0.35])

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from tests.planning.plans import planner
-from vae_lib.networks import AutoencoderKLConfig
+from vae_lib.networks import AutoencoderKLConfig, WanConfig
 from vae_lib.planning import DEFAULT_ORDER, Outlook, Route, Work
 from vae_lib.ui.backend import Memory
-from vae_lib.ui.memory import bar, curve, plot, reach, routes_table
+from vae_lib.ui.memory import bar, curve, plot, reach, routes_table, with_taesd
 
 GB = 10**9
 WORK = Work(AutoencoderKLConfig(), "decode", 128, 128, 1, torch.device("cuda"), torch.float16)
@@ -72,3 +72,11 @@ def test_how_far_one_gets_in_a_sentence() -> None:
         reach(nothing, nothing.prospects, curves)
         == "With 0 bytes free, there is no size that you can decode exactly."
     )
+
+
+@pytest.mark.parametrize(("operation", "has_one"), [("decode", True), ("encode", False)])
+def test_a_taesd_is_offered_where_there_is_one(operation: str, has_one: bool) -> None:
+    """Wan's has no encoder."""
+    work = Work(WanConfig(), operation, 8, 8, 1, torch.device("cuda"), torch.float16, latent_channels=16)
+    seen = Outlook(planner(2 * GB, 8 * GB), work, (Route.FULL,))
+    assert any(prospect.route is Route.TAESD for prospect in with_taesd(seen, planner(2 * GB))) is has_one

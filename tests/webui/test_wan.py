@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from tests.networks import taehv
 from tests.webui.host import IS_NEO, Host, Picture
 from tests.webui.scenarios import HIRES, IMG2IMG, SCENARIOS
 from tests.webui.test_pictures import assert_close, entry
@@ -75,6 +77,18 @@ def test_the_manager_is_asked_for_less(wan: Host) -> None:
     asked = wan.get("/probe/memory-asked")
     assert asked
     assert max(asked) < PLAIN / 8
+
+
+def test_its_taesd_is_neos(wan: Host) -> None:
+    folder = wan.data / "models/VAE-taesd"
+    folder.mkdir(exist_ok=True)
+    torch.save(taehv.weights(), folder / "taew2_1.pth")
+    with wan.options(sd_vae_decode_method="TAESD"):
+        own = wan.generate()
+    ours = wan.generate(guard=[False, "TAESD", 0])
+    assert entry(own.infotext) is None
+    assert str(entry(ours.infotext)).startswith("TAESD")
+    assert_same(ours, own)
 
 
 def test_decode_again(wan: Host) -> None:

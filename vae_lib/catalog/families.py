@@ -89,8 +89,9 @@ FAMILIES: dict[str, Family] = {
         Family(
             "Qwen-Image",
             16,
+            taesd_stem="taew2_1",
             words=r"qwen[-_. ]?(image|2d)|(?<![a-z])(anima|krea[-_. ]?2)(?![a-z0-9])"
-            r"|(?<![a-z])wan[-_. ]?(2[._-]?1)(?![0-9])",
+            r"|(?<![a-z])(wan|taew)[-_. ]?(2[._-]?1)(?![0-9])",
             mean=_WAN_MEAN,
             deviation=_WAN_DEVIATION,
             architecture="WanVAE",

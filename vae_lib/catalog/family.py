@@ -32,7 +32,8 @@ class Family:
     Attributes:
         scaling_factor, shift_factor: the sampler's latents are ``(z - shift_factor) * scaling_factor`` of the VAE's
             ``z``; 1 and 0 where ``packing`` or ``mean`` and ``deviation`` say how they are normalised instead.
-        taesd_stem: the tiny autoencoder of the same space ("taesd": taesd_decoder.pth), or None.
+        taesd_stem: the tiny autoencoder of the same space ("taesd": taesd_decoder.pth), or None; that of a video VAE
+            is one file ("taew2_1": taew2_1.pth), of which only the decoder is used.
         words: a regular expression for its name in metadata and file names.
         context_widths: widths of the text context that its UNets attend to.
         beside: a regular expression for names of tensors that only its checkpoints have beside the VAE.
@@ -65,9 +66,17 @@ class Family:
 
     def taesd_files(self, folder: Path | str, half: str) -> list[Path]:
         """Where a half ("encoder") of its TAESD may lie: the file that the WebUI itself reads, then safetensors."""
+        names = [name for each, name in self.taesd_halves.items() if each == half]
+        return [Path(folder) / f"{name}{suffix}" for name in names for suffix in (".pth", ".safetensors")]
+
+    @property
+    def taesd_halves(self) -> dict[str, str]:
+        """The halves of its TAESD, and what the file of each is called."""
         if self.taesd_stem is None:
-            return []
-        return [Path(folder) / f"{self.taesd_stem}_{half}{suffix}" for suffix in (".pth", ".safetensors")]
+            return {}
+        if self.architecture == "WanVAE":
+            return {"decoder": self.taesd_stem}
+        return {half: f"{self.taesd_stem}_{half}" for half in ("encoder", "decoder")}
 
     def shares_latents(self, other: Family) -> bool:
         """Whether latents of the one are latents of the other, as with SD1 and SD2."""

@@ -123,7 +123,7 @@ def _signs(described: Described, channels: int, sha256: str | None, known: Looku
         if family is not None and family.latent_channels == channels:
             yield _Sign(family, "hash", f"This is {entry.title}: its SHA-256 is in the catalog.")
     for family in families_of(channels, described.architecture):
-        if family.deviation:
+        if family.deviation and not described.keys.is_taesd:
             yield _Sign(
                 family, "tensors", f"Only the VAE of {family.name} and its relatives has this network."
             )
@@ -165,6 +165,11 @@ def _open_question(described: Described, channels: int) -> tuple[tuple[Family, .
         return (), (
             f"It has the shape of a VAE of {join([family.name for family in families], 'or')}, but tensors beside "
             f"it that no such VAE has ({quote_some(unknown)}), so its latents may be other ones; {_BY_HAND}."
+        )
+    if described.keys.is_taehv:
+        return candidates, (
+            f"The TAESDs of other video models (HunyuanVideo, CogVideoX) have the same shape as that of {names}, and "
+            "nothing in the file tells."
         )
     if not candidates:
         packing = families[0].packing

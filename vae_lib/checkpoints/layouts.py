@@ -9,6 +9,7 @@
 ``wan (2-D)``            the same without time: Qwen2D, a conversion for pictures
 ``taesd``                ``3.conv.0.weight``, one file each for encoder and decoder
 ``taesd (diffusers)``    ``decoder.layers.2.conv.0.weight``, both in one file
+``taehv``                ``decoder.7.conv.weight``: the TAESD of video models, both in one file
 =======================  ================================================================================
 """
 
@@ -21,6 +22,7 @@ from typing import Literal, cast
 
 import torch
 
+from vae_lib.checkpoints import taehv
 from vae_lib.checkpoints.foreign import describe_foreign
 from vae_lib.errors import CheckpointError
 
@@ -33,6 +35,7 @@ Layout = Literal[
     "wan (2-D)",
     "taesd",
     "taesd (diffusers)",
+    "taehv",
 ]
 
 # what wrappers put before a VAE's keys, and what checkpoints do
@@ -59,6 +62,7 @@ _WAN_TOP = re.compile(r"(encoder|decoder|conv[12]|quant_conv|post_quant_conv)\."
 _TIME = re.compile(r"\.time_conv\.")  # between frames: not used for a picture
 _TAESD_BARE = re.compile(r"\d{1,3}\..+")
 _TAESD_KEY = re.compile(r"(?:taesd_)?(encoder|decoder)\.(\d{1,3})\.(.+)")
+_TAEHV_KEY = re.compile(r"(encoder|decoder)\.\d{1,3}\.conv\.weight")  # makes two frames of one, or one of two
 _TINY_KEY = re.compile(r"(encoder|decoder)\.layers\.(\d{1,3})\.(.+)")
 # Beside the VAE: what training leaves in its file, and the other models of a checkpoint. Anything else may say
 # something of its latents.
@@ -126,7 +130,11 @@ class KeyMap:
 
     @property
     def is_taesd(self) -> bool:
-        return self.layout.startswith("taesd")
+        return self.layout.startswith("tae")
+
+    @property
+    def is_taehv(self) -> bool:
+        return self.layout == "taehv"
 
     @property
     def is_wan(self) -> bool:
@@ -134,19 +142,23 @@ class KeyMap:
 
     def shape(self, key: str, shape: tuple[int, ...]) -> tuple[int, ...]:
         """That which a tensor of the file, of ``shape``, has in our network."""
+        if self.is_taehv:
+            return taehv.shape_of(key, shape)
         return _wan_shape(shape) if self.is_wan else ldm_shape(key, shape)
 
     def view(self, key: str, stored: torch.Tensor) -> torch.Tensor:
         """A tensor of the file as our network has it; of a convolution with a temporal axis the last tap."""
+        if self.is_taehv:
+            return taehv.of_a_picture(key, stored)
         shape = self.shape(key, tuple(stored.shape))
         if stored.shape == shape:
             return stored
         return stored[:, :, -1] if stored.ndim == 5 else stored.reshape(shape)
 
     def tensor(self, key: str, stored: torch.Tensor) -> torch.Tensor:
-        """As ``view``, and no other taps are kept for it."""
+        """As ``view``, and nothing else of ``stored`` is kept for it."""
         view = self.view(key, stored)
-        return view.clone() if stored.ndim == 5 else view
+        return view.clone() if stored.ndim == 5 or self.is_taehv else view
 
 
 def layout_of(keys: Iterable[str]) -> Layout | None:
@@ -252,6 +264,9 @@ def _map_wan(bare: Mapping[str, str]) -> KeyMap | None:
 
 
 def _map_taesd(bare: Mapping[str, str]) -> KeyMap | None:
+    if any(_TAEHV_KEY.fullmatch(key) for key in bare):
+        names = {taehv.our_name(key): source for key, source in bare.items() if key.startswith("decoder.")}
+        return KeyMap("taehv", names)
     for layout, pattern in (("taesd", _TAESD_KEY), ("taesd (diffusers)", _TINY_KEY)):
         matches = [(match, source) for key, source in bare.items() if (match := pattern.fullmatch(key))]
         if any(f"{match[2]}.{match[3]}" == _TAESD_BLOCK for match, _ in matches):

@@ -47,7 +47,7 @@ class Described:
     @property
     def architecture(self) -> Architecture:
         """That of the VAE whose latents these are."""
-        return "WanVAE" if self.keys.is_wan else "AutoencoderKL"
+        return "WanVAE" if self.keys.is_wan or self.keys.is_taehv else "AutoencoderKL"
 
 
 def describe(header: Header) -> Described:
@@ -60,7 +60,7 @@ def describe(header: Header) -> Described:
     keys = find_vae(header)
     name = header.path.name
     shapes = {key: keys.shape(key, header.tensors[source].shape) for key, source in keys.sources.items()}
-    network = _network(name, shapes, keys.is_taesd)
+    network = _network(name, shapes, keys)
     _check_shapes(name, shapes, {key: tuple(value.shape) for key, value in network.state_dict().items()})
     packing = None if keys.is_taesd or keys.is_wan else _packing(header, keys, network.latent_channels)
     return Described(header, keys, network, _dtype(header, keys), packing)
@@ -80,12 +80,14 @@ def find_vae(header: Header) -> KeyMap:
     return found
 
 
-def _network(name: str, shapes: Mapping[str, tuple[int, ...]], is_taesd: bool) -> VAE:
-    if is_taesd:
+def _network(name: str, shapes: Mapping[str, tuple[int, ...]], keys: KeyMap) -> VAE:
+    if keys.is_taesd:
         halves = {key.partition(".")[0] for key in shapes}
+        if keys.is_taehv:
+            _check_taehv(shapes, name)
         channels = _taesd_channels(shapes, name)
         with torch.device("meta"):
-            return TAESD(channels, encoder="encoder" in halves, decoder="decoder" in halves)
+            return TAESD(channels, "encoder" in halves, "decoder" in halves, keys.is_taehv)
     try:
         network = recognise(shapes)
     except CheckpointError as error:
@@ -97,6 +99,20 @@ def _network(name: str, shapes: Mapping[str, tuple[int, ...]], is_taesd: bool) -
             f"{name} is an incomplete VAE: its '{conv}' is missing; use another copy of it."
         )
     return network
+
+
+def _check_taehv(shapes: Mapping[str, tuple[int, ...]], name: str) -> None:
+    if not shapes:
+        raise CheckpointError(
+            f"{name} holds only the encoder of a video model's TAESD (TAEHV), of which VAE Guard has only the decoder; "
+            "use the file that holds both."
+        )
+    sides = shapes.get("decoder.1.weight", ())[1:2], shapes.get("decoder.22.weight", ())[:1]
+    if all(sides) and sides != ((16,), (3,)):
+        raise UnknownVAE(
+            f"{name} is a TAESD of another video model than Wan 2.1 (TAEHV of {sides[0][0]} channels to {sides[1][0]}, "
+            f"not 16 to 3), for which VAE Guard has no network; {_KNOWN}."
+        )
 
 
 def _taesd_channels(shapes: Mapping[str, tuple[int, ...]], name: str) -> int:

@@ -23,7 +23,7 @@ from vae_lib.device import DTYPES, PeakMemory, choose_device, dtype_name, free_m
 from vae_lib.engine import Compute, Operation
 from vae_lib.errors import InputError
 from vae_lib.files import check_outputs
-from vae_lib.networks import TAESD, Network
+from vae_lib.networks import TAESD, Network, WanVAE
 from vae_lib.planning import DEFAULT_ORDER, PROFILES, Planner, Route
 from vae_lib.units import size_text
 
@@ -125,6 +125,11 @@ class Job:
 
     def _check_half(self, network: Network | TAESD, path: Path) -> None:
         if getattr(network, self.operation.half) is None:
+            if isinstance(network, TAESD) and network.video:
+                raise InputError(
+                    f"{path.name} is a TAESD of a video model, of which VAE Guard has only the decoder, so it cannot "
+                    f"{self.operation.value}; take the VAE alone."
+                )
             raise InputError(
                 f"{path.name} holds only {self.operation.other_half}, so it cannot {self.operation.value}; give a file "
                 "with both halves."
@@ -133,13 +138,17 @@ class Job:
     def _check_taesd(self, tiny: TAESD) -> None:
         if self.loaded is None:
             return
-        wanted = self.loaded.identity.latent_channels
+        wanted, vae = self.loaded.identity.latent_channels, self.options.vae.name
         if tiny.latent_channels != wanted:
-            raise InputError(
-                f"{self.options.taesd.name} takes latents of {tiny.latent_channels} channels and those of "
-                f"{self.options.vae.name} have {wanted}: it is the tiny autoencoder of another family. Give that of "
-                "this VAE's family, or leave --taesd out."
-            )
+            other = f"takes latents of {tiny.latent_channels} channels and those of {vae} have {wanted}"
+        elif tiny.video != isinstance(self.vae, WanVAE):
+            other = f"takes other latents than those of {vae}"
+        else:
+            return
+        raise InputError(
+            f"{self.options.taesd.name} {other}: it is the tiny autoencoder of another family. Give that of this VAE's "
+            "family, or leave --taesd out."
+        )
 
     @property
     def latent_channels(self) -> int:

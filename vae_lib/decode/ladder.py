@@ -91,7 +91,8 @@ class Ladder:
         return Work(
             None if self.vae is None else self.vae.config, operation, height, width, batch, self.device, self.dtype,
             Padding.of(self.wrap), self._is_resident(self.dtype),
-            (self.output_device or self.device) == self.device, taesd, channels, spare=self.spare,
+            (self.output_device or self.device) == self.device, taesd, channels,
+            self.taesd is not None and self.taesd.video, spare=self.spare,
         )  # fmt: skip
 
     def outlook(self, work: Work) -> Outlook:

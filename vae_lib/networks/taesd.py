@@ -2,6 +2,11 @@
 
 Parameter names are the indices of the layers in his ``.pth`` files, under ``encoder.`` and ``decoder.``. That of FLUX.2
 (taef2, 32 latent channels) has a pool with a GroupNorm in each block at the latents' resolution.
+
+TAEHV (github.com/madebyollin/taehv) is his TAESD of video models. Of one frame of latents its decoder makes four, and
+the last is the picture; each block sees the frame before, too. That is a network of pictures: one frame, before which
+are zeros, up to the layer that makes two of it, and from there on the two side by side, as twice the channels.
+Only this decoder is here; ``vae_lib.checkpoints.taehv`` makes its weights of the file's.
 """
 
 from __future__ import annotations
@@ -17,10 +22,13 @@ from vae_lib.errors import CheckpointError
 WIDTH = 64
 POOLED_CHANNELS = 32  # of the latents whose TAESD has pools
 POOL_WIDTH, POOL_GROUPS = 4 * WIDTH, 4
+VIDEO_WIDTHS = 256, 128
 
 
-def _conv(in_channels: int, out_channels: int, stride: int = 1, bias: bool = True) -> nn.Conv2d:
-    return nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1, stride=stride, bias=bias)
+def _conv(
+    in_channels: int, out_channels: int, stride: int = 1, bias: bool = True, frames: int = 1
+) -> nn.Conv2d:
+    return nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, groups=frames, bias=bias)
 
 
 class Clamp(nn.Module):
@@ -31,16 +39,21 @@ class Clamp(nn.Module):
 
 
 class Block(nn.Module):
-    """Three convs plus the input, then ReLU; a ``pool``, if there is one, is added to the input first."""
+    """Three convs plus the input, then ReLU; a ``pool``, if there is one, is added to the input first.
 
-    def __init__(self, channels: int, pooled: bool = False) -> None:
+    The channels may be those of two ``frames``, of which the later sees the earlier in the first conv. Where fewer come
+    ``out``, they are those of the later frame.
+    """
+
+    def __init__(self, channels: int, pooled: bool = False, out: int | None = None, frames: int = 1) -> None:
         super().__init__()
+        width = channels if out is None else out
         self.conv = nn.Sequential(
-            _conv(channels, channels),
+            _conv(channels, width),
             nn.ReLU(),
-            _conv(channels, channels),
+            _conv(width, width, frames=frames),
             nn.ReLU(),
-            _conv(channels, channels),
+            _conv(width, width, frames=frames),
         )
         self.fuse = nn.ReLU()
         self.pool: nn.Sequential | None = None
@@ -55,7 +68,8 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.pool is not None:
             x = x + self.pool(x)
-        return cast(Tensor, self.fuse(self.conv(x) + x))
+        h = self.conv(x)
+        return cast(Tensor, self.fuse(h + x[:, -h.shape[1] :]))
 
 
 def _encoder(latent_channels: int) -> nn.Sequential:
@@ -75,19 +89,44 @@ def _decoder(latent_channels: int) -> nn.Sequential:
     return nn.Sequential(*layers, Block(WIDTH), _conv(WIDTH, 3))
 
 
+def _video_decoder(latent_channels: int) -> nn.Sequential:
+    """TAEHV's, of the last of the four frames; the 1x1 convs come before the upsampling and not behind it, which is the
+    same in a quarter of the work."""
+    high, middle = VIDEO_WIDTHS
+    return nn.Sequential(
+        *(Clamp(), _conv(latent_channels, high), nn.ReLU()),
+        *(Block(high) for _ in range(3)),
+        *_enlarged(high, high, middle),
+        *(Block(middle) for _ in range(3)),
+        *_enlarged(middle, 2 * middle, 2 * WIDTH, frames=2),
+        *(Block(2 * WIDTH, frames=2), Block(2 * WIDTH, frames=2), Block(2 * WIDTH, out=WIDTH)),
+        *_enlarged(WIDTH, WIDTH, WIDTH),
+        *(nn.ReLU(), _conv(WIDTH, 3)),
+    )
+
+
+def _enlarged(channels: int, grown: int, out: int, frames: int = 1) -> tuple[nn.Module, ...]:
+    grow = nn.Conv2d(channels, grown, kernel_size=1, bias=False)
+    return grow, nn.Upsample(scale_factor=2), _conv(grown, out, bias=False, frames=frames)
+
+
 class TAESD(nn.Module):
     """Encoder and decoder (either may be None) between images and *scaled* latents, 8 x 8 pixels to one.
 
-    The latents are the sampler's own: no scaling and no shift factor is to be applied before or after.
+    The latents are the sampler's own: no scaling and no shift factor is to be applied before or after. ``video``: it is
+    TAEHV's decoder, and there is no encoder.
     """
 
     downscale = 8
 
-    def __init__(self, latent_channels: int, encoder: bool = True, decoder: bool = True) -> None:
+    def __init__(
+        self, latent_channels: int, encoder: bool = True, decoder: bool = True, video: bool = False
+    ) -> None:
         super().__init__()
-        self.latent_channels = latent_channels
-        self.encoder = _encoder(latent_channels) if encoder else None
-        self.decoder = _decoder(latent_channels) if decoder else None
+        self.latent_channels, self.video = latent_channels, video
+        self.encoder = _encoder(latent_channels) if encoder and not video else None
+        made = _video_decoder if video else _decoder
+        self.decoder = made(latent_channels) if decoder else None
 
     def encode(self, image: Tensor) -> Tensor:
         """Scaled latents (B, latent_channels, H / 8, W / 8) of an image (B, 3, H, W) in [-1, 1].

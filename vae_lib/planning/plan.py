@@ -107,10 +107,9 @@ def _skeleton(config: Architecture) -> Network:
 
 
 @functools.lru_cache(maxsize=4)
-def _tiny_reach(latent_channels: int) -> tuple[int, int]:
+def _tiny(latent_channels: int, video: bool) -> TAESD:
     with torch.device("meta"):
-        network = TAESD(latent_channels)
-    return network.decoder_reach, -(-network.encoder_reach // TAESD.downscale)
+        return TAESD(latent_channels, video=video)
 
 
 def _input_shape(work: Work) -> tuple[int, int, int, int]:
@@ -269,16 +268,21 @@ def _costed(work: Work, route: Route, tiling: Tiling, profile: Profile) -> Plan:
 def _tiny_candidates(work: Work, profile: Profile) -> Iterator[Plan]:
     speeds = profile.speeds
     height, width = work.height, work.width
-    decoder_reach, encoder_reach = _tiny_reach(work.latent_channels)
-    reach = decoder_reach if work.operation is Operation.DECODE else encoder_reach
+    taesd = _tiny(work.latent_channels, work.video)
+    if getattr(taesd, work.operation.half) is None:
+        return
+    assert taesd.decoder is not None
+    reach = taesd.decoder_reach
+    if work.operation is Operation.ENCODE:
+        reach = -(-taesd.encoder_reach // TAESD.downscale)
     largest = max(height, width)
     for side in (largest, *(s for s in (256, 128, 64, 32, 16, 8) if s < largest)):
         grid = tiny.Grid(height, width, side, reach, work.padding)
-        peak = tiny.peak_bytes(grid, work.dtype, work.latent_channels)
+        peak = tiny.peak_bytes(grid, work.dtype, taesd)
         result = 3 * 64 if work.operation is Operation.DECODE else work.latent_channels
         out = work.batch * height * width * result * work.dtype.itemsize * work.output_on_device
         count = -(-height // side) * -(-width // side)
-        work_done = work.batch * tiny.multiplications(grid)
+        work_done = work.batch * tiny.multiplications(grid, taesd.decoder)
         seconds = (
             work_done / speeds.plain_multiplications + work.batch * count * 100 * speeds.dispatch_seconds
         )

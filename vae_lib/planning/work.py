@@ -8,7 +8,7 @@ import torch
 
 from vae_lib.engine.compute import Operation
 from vae_lib.engine.padding import ZEROS, Padding
-from vae_lib.networks import TAESD, Architecture
+from vae_lib.networks import TAESD, Architecture, WanConfig
 
 CPU = torch.device("cpu")
 
@@ -28,6 +28,7 @@ class Work:
         resident: whether the VAE's weights lie on the device in that dtype already.
         output_on_device: whether the result stays on the device.
         taesd: whether a TAESD is at hand.
+        latent_channels, video: of that TAESD; with a VAE of video it is always one of video.
         spare: the device of the routes that compute elsewhere.
     """
 
@@ -43,11 +44,13 @@ class Work:
     output_on_device: bool = True
     taesd: bool = False
     latent_channels: int = 4
+    video: bool = False
     picture: tuple[int, int] | None = None
     spare: torch.device = CPU
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "operation", Operation(self.operation))  # its name will do
+        object.__setattr__(self, "video", self.video or isinstance(self.config, WanConfig))
 
     @property
     def downscale(self) -> int:

@@ -14,7 +14,7 @@ import torch
 from vae_lib.checkpoints import describe, read_header
 from vae_lib.decode.wording import time_text
 from vae_lib.errors import PlanError
-from vae_lib.networks import Architecture
+from vae_lib.networks import TAESD, Network
 from vae_lib.planning import Outlook, Planner, Prospect, Route, Work
 from vae_lib.planning.route import Distrusted
 from vae_lib.planning.work import CPU
@@ -58,14 +58,13 @@ class Curve:
         return 64 * low
 
 
-def vae_of_file(path: Path) -> tuple[Architecture | None, int]:
-    """The configuration of a file's VAE, None for a TAESD, and its latent channels; only the header is read.
+def network_of_file(path: Path) -> Network | TAESD:
+    """The VAE of a file, without its weights; only the header is read.
 
     Raises:
         CheckpointError: when there is no VAE in it.
     """
-    found = describe(read_header(path))
-    return None if found.exact is None else found.exact.config, found.network.latent_channels
+    return describe(read_header(path)).network
 
 
 def curve(work: Work, route: Route) -> Curve:
@@ -175,9 +174,10 @@ def _side_text(side: int) -> str:
 
 def with_taesd(outlook: Outlook, planner: Planner) -> list[Prospect]:
     """The prospects, and TAESD's where none is at hand: its numbers help to decide whether to download one."""
-    if outlook.work.taesd:
+    tiny = Outlook(planner, replace(outlook.work, taesd=True), ()).of(Route.TAESD)
+    if outlook.work.taesd or tiny.least is None:  # there is none that encodes for Wan
         return list(outlook.prospects)
-    return [*outlook.prospects, Outlook(planner, replace(outlook.work, taesd=True), ()).of(Route.TAESD)]
+    return [*outlook.prospects, tiny]
 
 
 def routes_table(outlook: Outlook, prospects: Sequence[Prospect], curves: Mapping[Route, Curve]) -> str:

@@ -154,16 +154,22 @@ class MemorySection:
                 raise InputError(f"The {name} must be a number of pixels from 64 to {memory.LARGEST}.")
         config: Architecture | None = STANDARD.get(asked.vae)
         channels = config.latent_channels if config is not None else 4
+        video = False
         if config is None:
             row = self._library.row(asked.vae)
             if row is None:
                 raise InputError(f"{asked.vae} is not there any more; choose another VAE.")
-            config, channels = memory.vae_of_file(row.file.path)
+            network = memory.network_of_file(row.file.path)
+            channels = network.latent_channels
+            if isinstance(network, TAESD):
+                video = network.video
+            else:
+                config = network.config
         scale = TAESD.downscale if config is None else config.downscale
         height, width = (max(1, round(side or 0) // scale) for side in (asked.height, asked.width))
         return Work(
             config, Operation(asked.operation), height, width, 1,
-            self._backend.device(), DTYPES[asked.dtype], taesd=True, latent_channels=channels,
+            self._backend.device(), DTYPES[asked.dtype], taesd=True, latent_channels=channels, video=video,
             spare=self._backend.spare(),
         )  # fmt: skip
 

@@ -19,7 +19,7 @@ from vae_lib.engine.compute import Compute
 from vae_lib.engine.padding import ZEROS, Edge, Padding
 from vae_lib.errors import Cancelled
 from vae_lib.networks import TAESD
-from vae_lib.networks.taesd import POOL_GROUPS, POOL_WIDTH, POOLED_CHANNELS, WIDTH, Block
+from vae_lib.networks.taesd import POOL_GROUPS, POOL_WIDTH, POOLED_CHANNELS, VIDEO_WIDTHS, WIDTH, Block
 
 
 @dataclass(frozen=True)
@@ -87,26 +87,35 @@ def map_bytes(grid: Grid, dtype: torch.dtype, margin: int = 0) -> int:
     return rows * columns * WIDTH * dtype.itemsize
 
 
-def peak_bytes(grid: Grid, dtype: torch.dtype, latent_channels: int) -> int:
+def peak_bytes(grid: Grid, dtype: torch.dtype, taesd: TAESD) -> int:
     """Peak bytes of decoding or encoding one picture: three maps of the largest tile, and one that is padded.
 
-    Layers with pools have theirs of the whole picture before the first tile, and what they make beside the tiles.
+    A video's decoder has no block at the picture's resolution, so two; of a tiny picture, the weights of its widest
+    layers are more. Layers with pools have theirs of the whole picture before the first tile, and what they make beside
+    the tiles.
     """
-    inputs = math.prod(grid.largest) * max(latent_channels, 3 * 64) * dtype.itemsize
-    maps = 3 * map_bytes(grid, dtype)
+    inputs = math.prod(grid.largest) * max(taesd.latent_channels, 3 * 64) * dtype.itemsize
+    maps = (2 if taesd.video else 3) * map_bytes(grid, dtype)
     if _reflects(grid.padding):
         maps += map_bytes(grid, dtype, margin=1)
     tiles = maps + 2 * inputs + WIDTH * WIDTH * 9 * dtype.itemsize
-    if latent_channels != POOLED_CHANNELS:
+    if taesd.video:
+        width = VIDEO_WIDTHS[0]
+        return max(tiles, width * (9 * width + 8 * math.prod(grid.largest)) * dtype.itemsize)
+    if taesd.latent_channels != POOLED_CHANNELS:
         return tiles
     latents = grid.height * grid.width * dtype.itemsize
     return max(tiles + WIDTH * latents, (2 * POOL_WIDTH + 3 * WIDTH) * latents)
 
 
-def multiplications(grid: Grid) -> int:
+def multiplications(grid: Grid, decoder: nn.Module) -> int:
     """Scalar multiplications of decoding (encoding is about the same)."""
-    per_pixel = 9 * WIDTH * WIDTH
-    per_latent = (9 + (1 + 9) * 4 + (1 + 9) * 16 + (1 + 3) * 64) * per_pixel
+    per_latent, pixels = 0, 1
+    for layer in decoder.modules():
+        if isinstance(layer, nn.Upsample):
+            pixels *= 4
+        elif isinstance(layer, nn.Conv2d):
+            per_latent += layer.weight.numel() * pixels
     return grid.area * per_latent
 
 
@@ -226,7 +235,7 @@ def _run(network: nn.Sequential, x: Tensor, padding: Padding, whole: bool = Fals
             h = _conv(layer.conv[0], x, padding, whole).relu_()
             h = _conv(layer.conv[2], h, padding, whole).relu_()
             h = _conv(layer.conv[4], h, padding, whole)
-            x = h.add_(x).relu_()
+            x = h.add_(x[:, -h.shape[1] :]).relu_()
             del h
         elif isinstance(layer, nn.Upsample):
             x = F.interpolate(x, scale_factor=2.0)
@@ -253,10 +262,10 @@ def _conv(layer: nn.Module, x: Tensor, padding: Padding, whole: bool) -> Tensor:
     and a tile that goes on at the other edge has none of its own.)
     """
     assert isinstance(layer, nn.Conv2d)
-    pads = [1, 1]
+    pads = [layer.kernel_size[0] // 2] * 2
     for axis, edge in enumerate((padding.height, padding.width)):
-        if edge is Edge.REFLECT or (whole and edge is Edge.CIRCULAR):
+        if pads[axis] and (edge is Edge.REFLECT or (whole and edge is Edge.CIRCULAR)):
             x = F.pad(x, (0, 0, 1, 1) if axis == 0 else (1, 1, 0, 0), mode=edge.value)
             pads[axis] = 0
     weight, bias = _parameters(layer, x)
-    return F.conv2d(x, weight, bias, layer.stride, pads)
+    return F.conv2d(x, weight, bias, layer.stride, pads, groups=layer.groups)

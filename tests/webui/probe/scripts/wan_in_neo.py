@@ -5,7 +5,7 @@ that comes before and after is Neo's own, by the engine of Qwen-Image.
 """
 
 import importlib.util
-from types import MethodType
+from types import MethodType, SimpleNamespace
 
 import torch
 from modules import script_callbacks, sd_samplers_kdiffusion, shared
@@ -52,10 +52,12 @@ def use(kind: str):
             vars(model).pop(name, None)
         sampler.sample, sampler.sample_img2img = _before["sampler"]
         model.is_wan = False
+        model.model_config = _before["config"]
         _before.clear()
     if not kind:
         return
     _before.update(vae=model.forge_objects.vae, sampler=(sampler.sample, sampler.sample_img2img))
+    _before["config"] = model.model_config
     vae = VAE(model=network(kind), is_wan=True)
     for objects in owners(model):
         objects.vae = vae
@@ -64,6 +66,7 @@ def use(kind: str):
     sampler.sample = lambda self, p, x, *given, **named: x
     sampler.sample_img2img = lambda self, p, x, noise, *given, **named: x + 0.3 * noise
     model.is_wan = True
+    model.model_config = SimpleNamespace(latent_format=vae.first_stage_model.latent_format)
 
 
 if importlib.util.find_spec("backend") and importlib.util.find_spec("backend.nn.wan_vae_2d"):
