@@ -34,7 +34,7 @@ def test_every_exact_route_gives_the_plain_picture(
     decode: Runner, latents: Path, tmp_path: Path, route: str
 ) -> None:
     out, tensor = tmp_path / "out.png", tmp_path / "image.safetensors"
-    done = decode(latents, "-o", out, "--tensor", tensor, "--route", route, "--json")
+    done = decode(latents, "-o", out, "--tensor", tensor, "--route", route, "--measure", "--json")
     assert done.code == 0, done.err
     expected = plain(load_file(latents)["latents"])
     image = load_file(tensor)["image"]
@@ -56,7 +56,7 @@ def test_every_exact_route_gives_the_plain_picture(
 def test_a_budget_is_kept(decode: Runner, tmp_path: Path) -> None:
     latents = tmp_path / "latents.safetensors"
     save_file({"latents": torch.randn(1, 4, 24, 24)}, latents)
-    done = decode(latents, "-o", tmp_path / "a.png", "--budget", "12MB", "--json")
+    done = decode(latents, "-o", tmp_path / "a.png", "--budget", "12MB", "--measure", "--json")
     assert done.code == 0, done.err
     report = json.loads(done.out)
     assert report["route"] in ("tiled", "offload")

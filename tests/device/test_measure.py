@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from tests.networks.small import CPU
 from vae_lib.device import PeakMemory
@@ -52,3 +53,13 @@ def test_an_error_passes_and_the_measure_stands() -> None:
     with pytest.raises(KeyError):
         fail()
     assert peak.bytes == 1000
+
+
+def test_what_is_not_counted_is_not_known_and_costs_nothing() -> None:
+    with PeakMemory(CPU, counts=False) as peak:
+        assert _get_current_dispatch_mode() is None
+        torch.zeros(1000)
+    assert peak.known is None
+    with PeakMemory(CPU) as counted:
+        torch.zeros(1000)
+    assert counted.known == counted.bytes == 4000

@@ -174,6 +174,11 @@ def _work_options(parser: argparse.ArgumentParser) -> None:
         "--shift-factor", type=number, metavar="S", help="then it is added (default: the family's; 0: off)"
     )
     parser.add_argument(
+        "--measure",
+        action="store_true",
+        help="count the memory that it takes; on the CPU that slows it by a third",
+    )
+    parser.add_argument(
         "--seamless", action="store_true", help="pad circularly, for textures sampled with Tiling"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")

@@ -40,10 +40,10 @@ def run_decode(options: argparse.Namespace) -> None:
     height, width = (side * job.downscale for side in unscaled.shape[2:])
     for path in pictures:
         check_picture(path, width, height, job.picture_channels)
-    with job.ladder() as ladder, PeakMemory(ladder.device) as peak:
+    with job.ladder() as ladder, PeakMemory(ladder.device, options.measure) as peak:
         outcome = ladder.decode(unscaled, latents.to(torch.float32))
     written = _write_decoded(outcome, options, pictures, metadata.get("parameters"))
-    job.report(outcome, peak.bytes, written)
+    job.report(outcome, peak.known, written)
 
 
 def _write_decoded(
@@ -77,7 +77,7 @@ def run_encode(options: argparse.Namespace) -> None:
     job = Job(options, Operation.ENCODE)
     space = job.space(job.latent_channels, {})
     picture = read_picture(options.image, job.downscale * space.patch, job.picture_channels)
-    with job.ladder() as ladder, PeakMemory(ladder.device) as peak:
+    with job.ladder() as ladder, PeakMemory(ladder.device, options.measure) as peak:
         outcome = ladder.encode(picture)
     latents = outcome.result.float().cpu()
     latents = space.of_taesd(latents) if outcome.scaled else space.for_diffusion(latents)
@@ -89,7 +89,7 @@ def run_encode(options: argparse.Namespace) -> None:
         rescue = Path(tempfile.mkdtemp(prefix="vae-guard-")) / "latents.safetensors"
         save_safetensors(tensors, rescue, metadata)
         raise InputError(f"{error} The latents were kept in {rescue} instead.") from error
-    job.report(outcome, peak.bytes, [options.output])
+    job.report(outcome, peak.known, [options.output])
 
 
 class Job:
@@ -241,7 +241,7 @@ class Job:
         finally:
             bar.close()
 
-    def report(self, outcome: Outcome, peak_bytes: int, written: Sequence[Path]) -> None:
+    def report(self, outcome: Outcome, peak_bytes: int | None, written: Sequence[Path]) -> None:
         described: dict[str, Any] = {
             "route": outcome.plan.route.value,
             "bands": outcome.plan.bands,
@@ -258,7 +258,8 @@ class Job:
             print(json.dumps(described))
             return
         files = ", ".join(described["files"])
-        print(f"{files}: {wording.line(outcome)}; took {outcome.seconds:.1f} s and {size_text(peak_bytes)}.")
+        memory = "" if peak_bytes is None else f" and {size_text(peak_bytes)}"
+        print(f"{files}: {wording.line(outcome)}; took {outcome.seconds:.1f} s{memory}.")
         if not outcome.plan.route.exact:
             print(
                 "This is TAESD's approximation; decode again with --route auto and more memory for the exact one."

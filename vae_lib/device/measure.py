@@ -18,11 +18,14 @@ class PeakMemory:
     Where we know PyTorch's allocator (`Kind.allocator`) it is that one's peak, elsewhere the bytes of the tensors that
     PyTorch operations created and that were alive together. Tensors over files (a CPU decode's offloaded activations)
     are not counted.
+
+    That counting slows the work by a third. Without ``counts`` it is left out, and ``known`` is None then.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, counts: bool = True) -> None:
         self.device = device
         self.bytes = 0
+        self._counts = counts
         self._kind = kinds.of(device)
         self._tracker: LiveTensors | None = None
         self._before = 0
@@ -32,19 +35,24 @@ class PeakMemory:
             self._kind.synchronize(self.device)
             self._kind.runtime.reset_peak_memory_stats(self.device)
             self._before = self._kind.runtime.memory_allocated(self.device)
-        else:
+        elif self._counts:
             self._tracker = LiveTensors(self.device)
             self._tracker.__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(self, *error: Any) -> None:
-        if self._tracker is None:
+        if self._kind.allocator is not None:
             self._kind.synchronize(self.device)
             self.bytes = self._kind.runtime.max_memory_allocated(self.device) - self._before
-        else:
+        elif self._tracker is not None:
             self._tracker.__exit__(*error)  # type: ignore[no-untyped-call]
             self.bytes = self._tracker.peak
             self._tracker = None
+
+    @property
+    def known(self) -> int | None:
+        """``bytes``, if they were measured."""
+        return self.bytes if self._counts or self._kind.allocator is not None else None
 
 
 class LiveTensors(TorchDispatchMode):  # type: ignore[no-untyped-call]

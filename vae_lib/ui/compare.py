@@ -49,7 +49,7 @@ class Cell:
     picture: Tensor | None = None
     done_by: str = ""
     seconds: float = 0.0
-    peak_bytes: int = 0
+    peak_bytes: int | None = None
     predicted_bytes: int = 0
     against: str = ""
     remark: str = ""
@@ -197,14 +197,14 @@ class Comparer:
     def _decode(self, cell: Cell, ladder: Ladder, latents: Tensor) -> Cell:
         route = next((route for route in Route if route.caption == cell.route), None)
         ladder.order = self._backend.preference(Operation.DECODE) if route is None else (route,)
-        with PeakMemory(ladder.device) as peak:
+        with PeakMemory(ladder.device, counts=False) as peak:
             outcome = ladder.decode(latents)
         return replace(
             cell,
             picture=_unit(outcome.result[0].float().cpu()),
             done_by=outcome.plan.describe(),
             seconds=outcome.seconds,
-            peak_bytes=peak.bytes,
+            peak_bytes=peak.known,
             predicted_bytes=outcome.plan.peak_bytes,
             remark=" ".join(filter(None, (cell.remark, "; ".join(map(wording.problem, outcome.attempts))))),
         )
