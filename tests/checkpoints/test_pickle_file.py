@@ -210,6 +210,12 @@ def test_what_cannot_act_is_no_accusation(kind: str, protocol: int, zipped: bool
         assert torch.equal(file.read("a"), TENSORS["a"])
 
 
+def test_python_313s_name_of_paths(tmp_path: Path) -> None:
+    value = corpus.table(hyper=b"](cpathlib._local\nPosixPath\ne", x=corpus.stored_tensor((1,), (1,)))
+    (tmp_path / "x.pt").write_bytes(corpus.zipped(corpus.pickled(value)))
+    assert list(read_header(tmp_path / "x.pt").tensors) == ["x"]
+
+
 def test_python_2s_names_of_builtins(tmp_path: Path) -> None:
     names = b"".join(b"c__builtin__\n" + name + b"\n" for name in (b"long", b"unicode", b"xrange", b"object"))
     value = corpus.table(hyper=b"](" + names + b"e", x=corpus.stored_tensor((1,), (1,)))

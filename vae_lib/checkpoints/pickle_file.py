@@ -60,7 +60,7 @@ _BUILTIN_VALUES = (
 _BOOKKEEPING = re.compile(
     r"(pytorch_lightning|lightning|lightning_fabric|omegaconf)\..+|argparse\.Namespace|typing\.\w+|_codecs\.encode"
     r"|numpy\.(dtype|ndarray|float\d+|int\d+|bool_?|_?core\.multiarray\.(scalar|_reconstruct))"
-    r"|collections\.(defaultdict|deque|Counter)|(pathlib|datetime)\.\w+|(copyreg|copy_reg)\._reconstructor|"
+    r"|collections\.(defaultdict|deque|Counter)|(pathlib(\._local)?|datetime)\.\w+|(copyreg|copy_reg)\._reconstructor|"
     + _BUILTIN_VALUES
 )
 # What torch.load(weights_only=True) takes by itself; only used to word a refusal.
