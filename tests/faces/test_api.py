@@ -56,7 +56,7 @@ def test_several_unfinished_pictures_outlast_the_kept_ones(host: Any, routes: Ro
         with pytest.raises(ArithmeticError):
             host.generate(latents_for(SMALL, 4, 4))
     with pytest.raises(HTTPException) as raised:
-        routes.decode_latents(0)
+        routes.decode_latents(routes.latents()[0]["id"])
     assert raised.value.status_code == 422
     assert "even in fp32" in str(raised.value.detail)
     mend()
@@ -65,8 +65,7 @@ def test_several_unfinished_pictures_outlast_the_kept_ones(host: Any, routes: Ro
     assert len(listed) == len(files(host)) == 6
     assert {item["decoded_by"] for item in listed} == {None}
     for _ in listed:
-        index = next(item["index"] for item in routes.latents() if item["file"])
-        routes.decode_latents(index)
+        routes.decode_latents(next(item["id"] for item in routes.latents() if item["file"]))
     assert files(host) == []
     assert not any(item["file"] for item in routes.latents())
 
@@ -78,9 +77,23 @@ def test_latents_removed(host: Any, routes: Routes) -> None:
     mend()
     (path,) = files(host)
     before = len(routes.latents())
-    assert routes.remove_latents(0) == {"kept": before - 1}
+    assert routes.remove_latents(routes.latents()[0]["id"]) == {"kept": before - 1}
     assert len(routes.latents()) == before - 1
     assert not path.exists()
-    with pytest.raises(HTTPException) as raised:
-        routes.remove_latents(99)
-    assert "no kept latents number 99" in str(raised.value.detail)
+
+
+def test_an_id_is_one_pictures_whatever_is_generated_in_between(host: Any, routes: Routes) -> None:
+    latents = latents_for(SMALL, 4, 4)
+    host.generate(latents)
+    first = routes.latents()[0]["id"]
+    host.generate(latents * 2)
+    second = routes.latents()[0]["id"]
+    routes.remove_latents(first)
+    assert [item["id"] for item in routes.latents()] == [second]
+    for answer in (routes.remove_latents, routes.decode_latents):
+        for gone in (first, "0"):
+            with pytest.raises(HTTPException) as raised:
+                answer(gone)
+            assert raised.value.status_code == 422
+            assert "Use the 'id' that GET /vae-guard/latents lists" in str(raised.value.detail)
+    assert len(routes.latents()) == 1

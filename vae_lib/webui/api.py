@@ -42,8 +42,8 @@ class Routes:
             ("status", "GET", self.status),
             ("plan", "GET", self.plan),
             ("latents", "GET", self.latents),
-            ("latents/{index}/decode", "POST", self.decode_latents),
-            ("latents/{index}", "DELETE", self.remove_latents),
+            ("latents/{wanted}/decode", "POST", self.decode_latents),
+            ("latents/{wanted}", "DELETE", self.remove_latents),
             ("downloads", "POST", downloads.start),
             ("downloads", "GET", downloads.jobs),
             ("downloads/{job_id}", "GET", downloads.job),
@@ -126,7 +126,7 @@ class Routes:
         """The kept latents, the latest first; then unfinished ones of an earlier run."""
         return [
             {
-                "index": index,
+                "id": item.id,
                 "created": item.created.isoformat(),
                 "pictures": item.shape[0],
                 "width": item.size[0],
@@ -137,24 +137,24 @@ class Routes:
                 "not_repeated": list(item.not_repeated),
                 "file": None if item.path is None else str(item.path),
             }
-            for index, item in enumerate(self._guard.kept.items())
+            for item in self._guard.kept.items()
         ]
 
-    def remove_latents(self, index: int) -> dict[str, Any]:
-        """Throw kept latents away, their file included."""
+    def remove_latents(self, wanted: str) -> dict[str, Any]:
+        """Throw kept latents away by their id, their file included."""
         kept = self._guard.kept
         try:
-            kept.remove(kept.item(index))
+            kept.remove(kept.item(wanted))
         except InputError as error:
             raise unprocessable(error) from error
         return {"kept": len(kept.items())}
 
-    def decode_latents(self, index: int, vae_in_use: bool = False) -> dict[str, Any]:
+    def decode_latents(self, wanted: str, vae_in_use: bool = False) -> dict[str, Any]:
         """Decode kept latents again, exactly, with their generation's VAE or the one in use: base64 PNGs and their
         infotexts."""
         guard = self._guard
         try:
-            held = guard.kept.item(index)
+            held = guard.kept.item(wanted)
             with self._host.job("vae-guard"):
                 pictures = decode_again(guard, held, saved=False, vae_in_use=vae_in_use)
         except VAEGuardError as error:
