@@ -14,6 +14,7 @@ import pytest
 
 from tests.hub.conftest import taesd_bytes, vae_bytes
 from tests.hub.hub_server import HubServer
+from vae_lib.errors import DownloadError
 from vae_lib.hub import (
     AmbiguousReference,
     DownloadManager,
@@ -49,6 +50,16 @@ def finished(manager: DownloadManager, job_id: str) -> Job:
     assert job is not None
     assert not job.active
     return job
+
+
+def test_a_job_keeps_a_short_form_of_its_reference(manager: DownloadManager, hub: HubServer) -> None:
+    address = f"{hub.endpoint}/acme/a/resolve/main/a.safetensors?token=hf_secret"
+    job = finished(manager, manager.start(address))
+    assert (job.reference, job.state) == ("acme/a@main/a.safetensors", "done")
+    for odd in ("acme/va\ud800e", "acme/a/\ud800", "acme/a\nb", "nope/", "/", "https://]"):
+        with pytest.raises(DownloadError):
+            manager.start(odd)
+    assert len(manager.jobs()) == 1
 
 
 def test_a_download_from_the_queue_to_the_folder(manager: DownloadManager, models: Path) -> None:

@@ -106,8 +106,7 @@ class DownloadManager:
         Raises:
             DownloadError: the reference can be no name of a file on the hub.
         """
-        reference = reference.strip()
-        self._check(reference)
+        reference = self._cleaned(reference)
         with self._lock:
             for task in self._tasks.values():
                 if task.job.active and task.job.reference == reference and not task.cancelled.is_set():
@@ -125,10 +124,13 @@ class DownloadManager:
                 thread.start()
         return job.id
 
-    def _check(self, reference: str) -> None:
+    def _cleaned(self, reference: str) -> str:
+        """A short form of it, without what else an address may hold: it is shown as long as the job is."""
         catalog = load_catalog() if self._catalog is None else self._catalog
-        if catalog.by_id(reference) is None:  # needs no hub
-            parse_reference(reference, catalog, endpoint_in_use(self._endpoint))
+        entry = catalog.by_id(reference.strip())
+        if entry is not None:  # needs no hub
+            return entry.id
+        return str(parse_reference(reference, catalog, endpoint_in_use(self._endpoint)))
 
     def jobs(self) -> tuple[Job, ...]:
         """All jobs, the oldest first."""
