@@ -7,13 +7,14 @@ import logging
 import queue
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from vae_lib.catalog.files import Catalog, load_catalog
-from vae_lib.errors import Cancelled, VAEGuardError
+from vae_lib.errors import Cancelled, VAEGuardError, without_user
 from vae_lib.hub.client import endpoint_in_use
 from vae_lib.hub.download import DownloadedFile, OnConflict, pull
 from vae_lib.hub.progress import Progress
@@ -185,7 +186,7 @@ class DownloadManager:
             try:
                 self._run(task)
             except BaseException:  # a bug; the thread must live on for the other downloads
-                log.exception("The download of %s ended with an unexpected error.", task.job.reference)
+                _log_error(f"The download of {task.job.reference} ended with an unexpected error.")
                 self._finish(task, "failed", "An unexpected error ended the download; see the log.")
 
     def _run(self, task: _Task) -> None:
@@ -228,10 +229,15 @@ class DownloadManager:
             if self._on_finished is not None:
                 self._on_finished(task.job)
         except Exception:
-            log.exception("What should happen after the download of %s failed.", task.job.reference)
+            _log_error(f"What should happen after the download of {task.job.reference} failed.")
         finally:
             task.over.set()
 
     def _change(self, task: _Task, **values: object) -> None:
         with self._lock:
             task.job = replace(task.job, **values)  # type: ignore[arg-type]
+
+
+def _log_error(what: str) -> None:
+    """With the traceback of the error that is being handled, in which the hub's address may stand."""
+    log.error("%s\n%s", what, without_user(traceback.format_exc()))
