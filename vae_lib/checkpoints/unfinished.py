@@ -205,7 +205,9 @@ def _afterwards(path: Path, metadata: Mapping[str, str], images: bool) -> Afterw
 
 
 def _of_png(png: Tensor) -> Image.Image:
-    image = Image.open(io.BytesIO(png.numpy().tobytes()))
+    image = Image.open(
+        io.BytesIO(png.numpy().tobytes()), formats=("PNG",)
+    )  # others run programs, as EPS does
     image.load()
     return image
 

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from modules import extra_networks, hashes, sd_vae, shared, shared_items
 from modules.call_queue import queue_lock
@@ -69,6 +69,8 @@ class SDVAESetting:
             refused = self._files.refused or f"{name} was not loaded; the console says why."
             raise InputError(refused)
         shared.opts.save(shared.config_filename)
+
+    vae_settings: ClassVar[Mapping[str, type]] = {"sd_vae": str}  # what ``vae_of_generation`` may hold
 
     def vae_of_generation(self) -> Mapping[str, Any]:
         """The setting that would choose the VAE that is in use."""

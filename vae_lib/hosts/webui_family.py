@@ -141,10 +141,10 @@ class WebUIFamily(SDVAESetting):
         Raises:
             InputError: when the VAE is not there any more, or its file is another one.
         """
-        values = latents.afterwards.values
-        chosen = values.get("vae") or {}
+        chosen = finishing.noted_vae(latents, self.vae_settings)
         if chosen:
-            self.check_vae_is_there(chosen, values.get("sd_vae_hash"))
+            known = latents.afterwards.values.get("sd_vae_hash")
+            self.check_vae_is_there(chosen, known if isinstance(known, str) else None)
         is_loaded = checkpoint_name(self.loaded_model()) == latents.model_name
         return {} if is_loaded and chosen == self.vae_of_generation() else chosen
 
