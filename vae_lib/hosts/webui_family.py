@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -158,6 +159,9 @@ class WebUIFamily(SDVAESetting):
                 short_filename=not shared.opts.grid_extended_filename, grid=True,
             )  # fmt: skip
         return grid
+
+    def has_served(self, path: str) -> bool:
+        return any(os.path.abspath(path) in files for files in shared.demo.temp_file_sets)
 
     def is_interrupted(self) -> bool:
         return bool(shared.state.interrupted)
