@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from tests.networks.small import SMALL, latents_for
 from vae_lib.guard import Guard, Settings
 from vae_lib.webui.api import Routes
 from vae_lib.webui.downloads import Downloads
+from vae_lib.webui.request_api import not_by_another_site
 
 
 def test_the_status_has_every_setting(tmp_path: Path) -> None:
@@ -97,3 +99,39 @@ def test_an_id_is_one_pictures_whatever_is_generated_in_between(host: Any, route
             assert raised.value.status_code == 422
             assert "Use the 'id' that GET /vae-guard/latents lists" in str(raised.value.detail)
     assert len(routes.latents()) == 1
+
+
+def test_plans_are_answered_sparingly(host: Any, routes: Routes, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, outlook = [], routes._guard.outlook
+
+    def counted(*question: Any) -> Any:
+        asked.append(question)
+        return outlook(*question)
+
+    monkeypatch.setattr(routes._guard, "outlook", counted)
+    first = routes.plan(256, 256)
+    assert routes.plan(256, 256) == first
+    assert len(asked) == 1
+    host.values["vae_guard_reserve"] = 1024  # another question
+    routes.plan(256, 256)
+    assert len(asked) == 2
+    routes._plans._left = -1.0  # after many
+    with pytest.raises(HTTPException) as raised:
+        routes.plan(512, 256)
+    assert raised.value.status_code == 429
+    assert int(raised.value.headers["Retry-After"]) >= 1
+    assert "ask again in" in str(raised.value.detail)
+    assert len(asked) == 2
+
+
+def test_what_another_sites_page_takes_for_a_picture_is_refused() -> None:
+    def asked(**headers: str) -> Any:
+        return not_by_another_site(SimpleNamespace(method="GET", headers=headers))
+
+    with pytest.raises(HTTPException) as raised:
+        asked(**{"sec-fetch-site": "cross-site", "sec-fetch-mode": "no-cors"})
+    assert raised.value.status_code == 403
+    asked()
+    asked(
+        **{"sec-fetch-site": "cross-site", "sec-fetch-mode": "cors"}
+    )  # the WebUI says which may: --cors-allow-origins
