@@ -22,7 +22,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join([str(ROOT / "tests" / "host_double"), str(ROOT)]),
-        "COMMANDLINE_ARGS": f'--data-dir "{folder}"',
+        "HOST_DOUBLE_DATA": str(folder),
         "PYTHONDONTWRITEBYTECODE": "1",
     }
     done = subprocess.run(

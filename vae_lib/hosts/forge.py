@@ -20,7 +20,7 @@ from vae_lib.guard import Notices, precision
 from vae_lib.guard.host import HostVAE
 from vae_lib.hosts import picture_functions, unknown, vae_files
 from vae_lib.hosts.forge_family import ForgeFamily
-from vae_lib.hosts.sd_vae_setting import vae_is_gone
+from vae_lib.hosts.sd_vae_setting import changing_settings, vae_is_gone
 from vae_lib.hosts.webui_family import checkpoint_name
 
 
@@ -103,6 +103,7 @@ class Host(ForgeFamily):
         chosen = _chosen()
         return next((name for name, path in self.vae_files().items() if str(path) == chosen), None)
 
+    @changing_settings()
     def select_vae(self, name: str) -> None:
         files = self.vae_files()
         if name not in files:
