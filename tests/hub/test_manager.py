@@ -62,6 +62,12 @@ def test_a_job_keeps_a_short_form_of_its_reference(manager: DownloadManager, hub
     assert len(manager.jobs()) == 1
 
 
+def test_a_failed_job_keeps_its_error_and_nothing_else(manager: DownloadManager) -> None:
+    job = finished(manager, manager.start("acme/none"))
+    assert job.error is not None
+    assert (job.error.__traceback__, job.error.__cause__, job.error.__context__) == (None, None, None)
+
+
 def test_a_download_from_the_queue_to_the_folder(manager: DownloadManager, models: Path) -> None:
     job_id = manager.start("acme/a")
     job = finished(manager, job_id)

@@ -72,3 +72,15 @@ def test_how_far_one_gets_in_a_sentence() -> None:
         reach(nothing, nothing.prospects, curves)
         == "With 0 bytes free, there is no size that you can decode exactly."
     )
+
+
+def test_pages_that_name_themselves_fill_no_table_without_end() -> None:
+    pytest.importorskip("gradio")
+    from vae_lib.ui import memory_section
+
+    table: dict[str, int] = {}
+    for number in range(1000):
+        memory_section._remember(table, f"page {number}", number)
+        memory_section._remember(table, "page 0", number)
+    assert len(table) == memory_section.MOST_SESSIONS
+    assert table["page 0"] == table["page 999"] == 999

@@ -210,7 +210,10 @@ class DownloadManager:
         except Cancelled as error:
             self._finish(task, "cancelled", str(error))
         except VAEGuardError as error:
-            self._finish(task, "failed", str(error), error=error)
+            error.__cause__ = error.__context__ = (
+                None  # they hold a whole repository's list of files, as frames do
+            )
+            self._finish(task, "failed", str(error), error=error.with_traceback(None))
         else:
             size = result.identity.file_size
             verb = "is downloaded" if result.bytes_fetched else "was here already"
