@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +18,7 @@ from vae_lib.guard import Guard, Settings
 from vae_lib.webui.api import Routes
 from vae_lib.webui.downloads import Downloads
 from vae_lib.webui.request_api import not_by_another_site
+from vae_lib.webui.unfinished import UnfinishedPictures
 
 
 def test_the_status_has_every_setting(tmp_path: Path) -> None:
@@ -99,6 +102,27 @@ def test_an_id_is_one_pictures_whatever_is_generated_in_between(host: Any, route
             assert raised.value.status_code == 422
             assert "Use the 'id' that GET /vae-guard/latents lists" in str(raised.value.detail)
     assert len(routes.latents()) == 1
+
+
+def test_a_file_with_odd_texts_does_not_end_the_list(host: Any, routes: Routes) -> None:
+    """Answers are written in UTF-8, which has no halves of letters; nor has a file's name to be a text."""
+    folder = host.data / "vae-guard-latents"
+    folder.mkdir()
+    odd = {"infotexts": '["a\\ud800"]', "model": "m\ud800", "created": "0001-01-01T00:00:00+23:59"}
+    odd["afterwards"] = '[{}, {}, ["t\\udfff"]]'
+    header = {
+        "__metadata__": odd, "latents": {"dtype": "F32", "shape": [1, 4, 2, 2], "data_offsets": [0, 64]},
+    }  # fmt: skip
+    written = json.dumps(header).encode()
+    content = len(written).to_bytes(8, "little") + written + bytes(64)
+    Path(os.fsdecode(os.fsencode(folder) + b"/a\xff.safetensors")).write_bytes(content)
+    routes._guard.kept.restore()
+    (listed,) = routes.latents()
+    assert json.dumps(listed, ensure_ascii=False).encode()
+    assert listed["infotexts"] == ["a?"]
+    assert "a\\udcff.safetensors" in listed["file"]
+    (shown,) = UnfinishedPictures(routes._guard).listed()
+    assert all(text.encode() is not None for text in shown.details.values())
 
 
 def test_plans_are_answered_sparingly(host: Any, routes: Routes, monkeypatch: pytest.MonkeyPatch) -> None:

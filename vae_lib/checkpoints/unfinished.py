@@ -150,15 +150,20 @@ def read(path: Path, images: bool = True) -> Latents:
     except InputError:
         space = LatentSpace(1.0)
     try:
-        infotexts = [str(text) for text in json.loads(metadata["infotexts"])]
+        infotexts = [_whole(text) for text in json.loads(metadata["infotexts"])]
     except (KeyError, TypeError, ValueError, RecursionError):
         infotexts = []
     try:
-        created = datetime.fromisoformat(metadata["created"])
-    except (KeyError, ValueError):
+        created = datetime.fromisoformat(metadata["created"]).astimezone(timezone.utc)
+    except (KeyError, ValueError, OverflowError, OSError):  # a year that no clock knows
         created = _changed(path)
     afterwards = _afterwards(path, metadata, images)
-    return Latents(tensor, space, metadata.get("model", "?"), infotexts, created, afterwards)
+    return Latents(tensor, space, _whole(metadata.get("model", "?")), infotexts, created, afterwards)
+
+
+def _whole(text: object) -> str:
+    """A text without halves of letters, with which no page and no answer can be written."""
+    return str(text).encode("utf-8", "replace").decode("utf-8")
 
 
 def _free_name(folder: Path, created: datetime) -> Path:
@@ -194,7 +199,7 @@ def _as_png(image: Image.Image) -> Tensor:
 def _afterwards(path: Path, metadata: Mapping[str, str], images: bool) -> Afterwards:
     try:
         values, where, not_repeated = json.loads(metadata["afterwards"])
-        titles = [str(title) for title in not_repeated]
+        titles = [_whole(title) for title in not_repeated]
         wanted = {number for numbers in where.values() for number in numbers}
         if not images:
             return Afterwards(dict(values), {}, titles)

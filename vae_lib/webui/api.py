@@ -17,7 +17,7 @@ import vae_lib
 from vae_lib.decode import wording
 from vae_lib.device import free_memory
 from vae_lib.engine import Operation
-from vae_lib.errors import InputError, VAEGuardError
+from vae_lib.errors import InputError, VAEGuardError, printable
 from vae_lib.guard import NOTHING_LOADED, Guard, Pictures, Settings, decode_again
 from vae_lib.guard.host import HostVAE
 from vae_lib.planning import Prospect
@@ -148,7 +148,7 @@ class Routes:
                 "decoded_by": item.route,
                 "infotexts": item.infotexts,
                 "not_repeated": list(item.not_repeated),
-                "file": None if item.path is None else str(item.path),
+                "file": None if item.path is None else printable(str(item.path)),
             }
             for item in self._guard.kept.items()
         ]
