@@ -59,6 +59,7 @@ REFUSED = [
 ]
 
 
+@pytest.mark.slow
 def test_whatever_becomes_of_a_download(
     mirror: HubServer, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -109,6 +110,7 @@ def test_an_error_that_nobody_expected(
     assert HIDDEN not in caplog.text
 
 
+@pytest.mark.slow
 def test_the_command_line(mirror: HubServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for reference in REFERENCES + REFUSED:
         main(["pull", reference.format(hub=mirror.endpoint), "--folder", str(tmp_path)])
