@@ -24,7 +24,7 @@ class Sparing(Generic[Answer]):
     Python computes it, of which there is one thread at a time: several would hold a generation up at every step.
 
     Args:
-        share: of the time, in the long run. Each answer is given again until computing it anew takes no more.
+        share: of the time, in the long run. An answer holds until a new one takes no more than that.
         at_once: seconds of work that may come in one go after a rest.
         most: answers that are remembered.
     """
