@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import time
 from pathlib import Path
 
 import pytest
@@ -193,3 +194,18 @@ def test_linked_folders_are_looked_into_once(tmp_path: Path) -> None:
     (far,) = set(files) - {near}
     assert far in (folder / "linked" / "deep" / "far.pt", folder / "a twin" / "deep" / "far.pt")
     assert len(files) == 2
+
+
+def test_what_an_interrupted_write_left_behind_goes_with_a_later_one(tmp_path: Path) -> None:
+    target, old = tmp_path / "profiles.json", time.time() - 7200
+    left = [tmp_path / f".{name}" for name in ("profiles.0123456789ab.json", "profiles.ba9876543210.json")]
+    others = [
+        tmp_path / name
+        for name in (".profiles.json", ".other.0123456789ab.json", ".profiles.0123456789ab.txt")
+    ]
+    for path in (*left, *others):
+        path.write_text("half")
+        os.utime(path, (old, old))
+    os.utime(left[1])  # may still be written
+    write_atomically(target, lambda aside: aside.write_text("whole"))
+    assert set(tmp_path.iterdir()) == {target, left[1], *others}

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import re
+
+_USER = re.compile(r"(?<=://)[^/?#\s]*@")
+
+
+def without_user(text: str) -> str:
+    """An address, or a text with addresses in it, without the user and password that may stand in one."""
+    return _USER.sub("", text)
+
 
 def printable(text: str) -> str:
-    """The same text on one line, with control characters and undecodable bytes escaped."""
+    """The same text fit to be shown: on one line, control characters and undecodable bytes escaped, no passwords."""
+    text = without_user(text)
     if text.isprintable():
         return text
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)

@@ -12,6 +12,7 @@ import os
 import re
 import secrets
 import stat
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -160,7 +161,9 @@ def write_atomically(path: PathLike, writer: Callable[[Path], object]) -> None:
         InputError: when the disk is full or the folder cannot be written to. Other errors of ``writer`` pass.
     """
     target = check_target(path)
-    aside = target.with_name(f".{target.stem[:80]}.{secrets.token_hex(6)}{target.suffix}")
+    begin = f".{target.stem[:80]}."
+    _remove_old(target.parent, re.compile(re.escape(begin) + "[0-9a-f]{12}" + re.escape(target.suffix)))
+    aside = target.with_name(f"{begin}{secrets.token_hex(6)}{target.suffix}")
     is_written = False
     try:
         writer(aside)
@@ -177,6 +180,14 @@ def write_atomically(path: PathLike, writer: Callable[[Path], object]) -> None:
         if reason:
             raise InputError(f"{path} was not written: {reason}.") from error
         raise
+
+
+def _remove_old(folder: Path, left: re.Pattern[str]) -> None:
+    """What writes of this file left behind that were cut short; those of the last hour may still go on."""
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if left.fullmatch(entry.name) and time.time() - entry.stat().st_mtime > 3600:
+                os.unlink(entry.path)
 
 
 def _reason(error: BaseException) -> str | None:

@@ -22,6 +22,20 @@ def test_latents_come_back(dtype: torch.dtype, tmp_path: Path) -> None:
     assert metadata == {"scaling_factor": "0.18215"}
 
 
+@pytest.mark.parametrize(
+    "begin", [b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"\x80\x02\x01", b"PK"]
+)
+def test_headers_whose_length_begins_as_another_format_does(begin: bytes, tmp_path: Path) -> None:
+    latents, path = torch.randn(1, 4, 2, 2), tmp_path / "x.safetensors"
+    save_safetensors({"latents": latents}, path, {"note": ""})
+    length = int.from_bytes(path.read_bytes()[:8], "little")
+    missing = (int.from_bytes(begin, "little") - length) % (1 << 8 * len(begin))
+    save_safetensors({"latents": latents}, path, {"note": "a" * missing})
+    assert path.read_bytes().startswith(begin)
+    read, _ = load_latents(path)
+    assert torch.equal(read, latents)
+
+
 def test_fp8_latents_become_fp16(tmp_path: Path) -> None:
     save_safetensors({"latents": torch.ones(1, 4, 2, 2).to(torch.float8_e5m2)}, tmp_path / "x.safetensors")
     assert load_latents(tmp_path / "x.safetensors")[0].dtype == torch.float16

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,17 @@ def test_batches_of_one_tick_are_files_of_their_own_in_their_order(tmp_path: Pat
     items, problems = unfinished.found(tmp_path)
     assert problems == []
     assert [item.tensor.max().item() for _, item in items] == [float(index) for index in reversed(range(12))]
+
+
+def test_the_newest_stay_after_the_clock_was_set_back(tmp_path: Path) -> None:
+    now = datetime.now(timezone.utc)
+    for index, hours in enumerate((0, -5, -4, -9)):
+        assert unfinished.write(tmp_path, batch(float(index), created=now + timedelta(hours=hours)), 3)
+    items, _ = unfinished.found(tmp_path)
+    assert [item.tensor.max().item() for _, item in items] == [3.0, 2.0]
+    (tmp_path / "20990101 mine.safetensors").touch()
+    assert unfinished.write(tmp_path, batch(4.0), 9)
+    assert unfinished.found(tmp_path)[0][0][1].tensor.max().item() == 4.0
 
 
 def test_the_oldest_go_when_the_space_is_used_up(tmp_path: Path) -> None:

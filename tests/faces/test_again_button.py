@@ -127,6 +127,24 @@ def test_a_saved_picture_is_told_by_its_file(page: Page, tmp_path: Path) -> None
     assert all(map(is_decoded, now, texts))
 
 
+def test_a_file_that_the_host_did_not_show_is_not_shown(page: Page, tmp_path: Path) -> None:
+    """The page names the gallery's files, and gradio would copy and serve whichever it is handed."""
+    secret = tmp_path.with_name(f"{tmp_path.name} secret.png")
+    images, texts = page.generate(1)
+    images[0].save(secret)
+    gallery: Any = [
+        images[0],
+        {"name": str(secret), "is_file": True},
+        {"name": "/etc/passwd"},
+        "//server/share/a.png",
+    ]
+    assert page.show(gallery, texts)[0]
+    now, *_ = page.press()
+    assert len(now) == 1
+    assert is_decoded(now[0], texts[0])
+    assert not page.show([{"name": str(secret)}], texts)[0]  # not even looked at
+
+
 def test_what_a_script_made_of_tiles_stays(page: Page) -> None:
     """SD upscale: one picture of many, under the first one's infotext."""
     tiles = [page.generate(1, seed) for seed in (1, 2)]

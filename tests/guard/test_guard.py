@@ -97,7 +97,7 @@ def test_a_bug_of_ours_ends_in_the_hosts_decode(
     assert torch.equal(host.generate(latents, Request(False, "Tiled")), wanted)
     assert host.noted == {"VAE Guard": "the WebUI's own decode"}  # and not what was asked for
     assert "could not decode the picture (ZeroDivisionError: oh)" in host.told[0]
-    assert guard.kept.item(0).route == "the WebUI's own decode"
+    assert guard.kept.items()[0].route == "the WebUI's own decode"
     host.generate(latents)
     assert len(host.told) == 1
     assert "ZeroDivisionError: oh" in guard.notices.last_report()
@@ -208,7 +208,7 @@ def test_latents_of_a_failed_decode_are_kept_and_decoded_later(
         RuntimeError, match=r"CUDA out of memory\. VAE Guard: the picture could not be decoded"
     ):
         host.generate(latents, decode=fail)
-    held = guard.kept.item(0)
+    held = guard.kept.items()[0]
     assert held.path is not None
     later = restarted(host)
     assert "1 picture was not finished" in later.host.told[0]  # type: ignore[attr-defined]
@@ -225,13 +225,13 @@ def test_latents_of_a_checkpoint_that_is_gone(host: FakeHost, guard: Guard, late
     host.generate(latents)
     assert host.loaded is not None
     own, host.checkpoints = host.loaded, ()
-    assert len(decode_again(guard, guard.kept.item(0))) == 1  # another of its family is loaded
+    assert len(decode_again(guard, guard.kept.items()[0])) == 1  # another of its family is loaded
     host.loaded = FakeVAE(own.module, space=LatentSpace(0.1))
     with pytest.raises(InputError, match="another family"):
-        decode_again(guard, guard.kept.item(0))
+        decode_again(guard, guard.kept.items()[0])
     host.loaded = None
     with pytest.raises(InputError, match=r"No checkpoint is loaded yet.*latents are of small"):
-        decode_again(guard, guard.kept.item(0))
+        decode_again(guard, guard.kept.items()[0])
     assert len(guard.kept.items()) == 1
 
 
@@ -313,10 +313,10 @@ def test_taesd_is_used_where_it_is_and_its_picture_marked(
     weights.save_taesd(host.folders().taesd)
     picture = host.generate(latents, Request(True, "TAESD"))
     assert host.noted["VAE Guard"] == "TAESD"
-    assert guard.kept.item(0).is_approximate
+    assert guard.kept.items()[0].is_approximate
     exact = host.generate(latents, Request(False, "Full"))
     assert picture.shape != exact.shape  # a real TAESD enlarges by 8, this small VAE by 2
-    assert not guard.kept.item(0).is_approximate
+    assert not guard.kept.items()[0].is_approximate
 
 
 def test_an_encode_gives_the_hosts_moments(host: FakeHost, guard: Guard) -> None:

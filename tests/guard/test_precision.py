@@ -84,6 +84,22 @@ def test_a_report_calls_the_users_home_by_no_name(monkeypatch: pytest.MonkeyPatc
     assert "a/b" in report.text(ValueError("a/b"), "encode", (1,), network())
 
 
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        (r"no file '\\server\share\somebody\x.pt'", "no file <path>"),
+        (r"no file '\\\\server\\somebody\\x.pt'.", "no file <path>."),
+        ('cannot open "/data/o\'somebody/x.pt": busy', "cannot open <path>: busy"),
+        ("cannot mmap from </data/somebody/x y.pt>: no memory (12)", "cannot mmap from <path>: no memory (12)"),
+        ("open file failed, file path: /data/some body/x.pt", "open file failed, file path: <path>"),
+        ("cannot read C:\\Users\\some body\\x.pt: busy", "cannot read <path>: busy"),
+        ("1/2 of a / b, and/or 3 it/s", "1/2 of a / b, and/or 3 it/s"),
+    ],
+)  # fmt: skip
+def test_paths_of_every_form_stay_out_of_a_report(said: str, shown: str) -> None:
+    assert f"ValueError: {shown}\n" in report.text(ValueError(said), "decode", (1,), network())
+
+
 def test_a_report_is_complete_and_names_no_folder() -> None:
     try:
         open("/home/somebody/private/file.bin")  # noqa: SIM115

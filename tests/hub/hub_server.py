@@ -12,6 +12,7 @@ import json
 import re
 import threading
 import time
+from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -167,7 +168,11 @@ class _Handler(BaseHTTPRequestHandler):
     def _allowed(self, repo_id: str, *, listing: bool) -> Repo | None:
         repo = self.hub.repos.get(repo_id)
         given = self.headers.get("Authorization")
-        good = self.hub.token is not None and given == f"Bearer {self.hub.token}"
+        token = self.hub.token
+        good = token is not None and given in (
+            f"Bearer {token}",
+            f"Basic {b64encode(token.encode()).decode()}",
+        )
         if given is not None and not good:
             self._error(401, "", "Invalid credentials in Authorization header")
         elif repo is None or (repo.private and not good):

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import random
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from tests.hub.conftest import taesd_bytes, vae_bytes
 from tests.hub.hub_server import HubServer
+from vae_lib.errors import Cancelled, DownloadError
 from vae_lib.hub import (
     AmbiguousReference,
     DownloadManager,
@@ -49,6 +53,22 @@ def finished(manager: DownloadManager, job_id: str) -> Job:
     assert job is not None
     assert not job.active
     return job
+
+
+def test_a_job_keeps_a_short_form_of_its_reference(manager: DownloadManager, hub: HubServer) -> None:
+    address = f"{hub.endpoint}/acme/a/resolve/main/a.safetensors?token=hf_secret"
+    job = finished(manager, manager.start(address))
+    assert (job.reference, job.state) == ("acme/a@main/a.safetensors", "done")
+    for odd in ("acme/va\ud800e", "acme/a/\ud800", "acme/a\nb", "nope/", "/", "https://]"):
+        with pytest.raises(DownloadError):
+            manager.start(odd)
+    assert len(manager.jobs()) == 1
+
+
+def test_a_failed_job_keeps_its_error_and_nothing_else(manager: DownloadManager) -> None:
+    job = finished(manager, manager.start("acme/none"))
+    assert job.error is not None
+    assert (job.error.__traceback__, job.error.__cause__, job.error.__context__) == (None, None, None)
 
 
 def test_a_download_from_the_queue_to_the_folder(manager: DownloadManager, models: Path) -> None:
@@ -238,3 +258,43 @@ def test_leaving_in_the_middle_does_not_hang(hub: HubServer, manager: DownloadMa
     resumed = finished(manager, manager.start("acme/a")).result
     assert resumed is not None
     assert resumed.resumed_from > 0
+
+
+def test_starts_cancels_and_looks_from_many_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every job is listed once, and comes to an end."""
+    outcomes = itertools.cycle([Cancelled("stopped"), DownloadError("no"), RuntimeError("a bug")])
+
+    def pulled(*_: object, **__: object) -> None:
+        raise next(outcomes)
+
+    monkeypatch.setattr("vae_lib.hub.manager.pull", pulled)
+    manager, over = DownloadManager(tmp_path, workers=3), threading.Event()
+
+    def start(thread: int) -> list[str]:
+        chosen, ids = random.Random(thread), []
+        for number in range(30):
+            ids.append(manager.start(f"acme/{thread}-{number}"))
+            if chosen.random() < 0.5:
+                manager.cancel(chosen.choice(ids))
+        return ids
+
+    def look() -> None:
+        seen = 0
+        while not over.is_set():
+            jobs = manager.jobs()
+            assert len({job.id for job in jobs}) == len(jobs) >= seen
+            seen = len(jobs)
+
+    with ThreadPoolExecutor(6) as pool:
+        readers = [pool.submit(look) for _ in range(2)]
+        try:
+            started = [job_id for ids in pool.map(start, range(4)) for job_id in ids]
+        finally:
+            over.set()
+        for reader in readers:
+            reader.result(60)
+    for job_id in started:
+        assert not finished(manager, job_id).active
+    assert sorted(job.id for job in manager.jobs()) == sorted(started)
+    assert {job.state for job in manager.jobs()} <= {"failed", "cancelled"}
+    manager.close()

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from vae_lib.errors import DownloadError
 from vae_lib.hub import load_catalog
@@ -21,6 +25,8 @@ def parse(text: str, endpoint: str = HUB) -> Reference:
     [
         ("acme/vae", "acme/vae", None, None),
         (" acme/vae/ ", "acme/vae", None, None),
+        ("acme/vae/a.pt?token=hf_secret", "acme/vae", "a.pt", None),
+        ("huggingface.co/acme/vae/resolve/main/a.pt?token=hf_secret", "acme/vae", "a.pt", "main"),
         ("acme/vae@v2", "acme/vae", None, "v2"),
         ("acme/vae/a.safetensors", "acme/vae", "a.safetensors", None),
         ("acme/vae@v2/sub/a.pt", "acme/vae", "sub/a.pt", "v2"),
@@ -75,8 +81,38 @@ def test_catalog_ids_come_with_their_entry() -> None:
         ("acme/vae@../x", "not a path inside|not a revision"),
         ("acme/va--e", "not the name of a repository"),
         ("C:\\models\\vae.pt", "not in the catalog"),
+        ("nope/", "'nope' is not in the catalog"),
+        ("/", "Name a file"),
+        ("?token=hf_secret", "Name a file"),
+        ("hf://", "not in the catalog"),
+        ("https://]", "not an address"),
+        ("https://[::1/acme/vae", "not an address"),
+        ("acme/va\ud800e", "characters that no name has"),
+        ("acme/vae/a\ud800.pt", "characters that no name has"),
+        ("acme/vae/a\x1b[31m.pt", "characters that no name has"),
+        (f"{HUB}/acme/vae/resolve/main/a%00.pt", "not a path inside"),
     ],
 )
 def test_everything_else_is_refused(text: str, said: str) -> None:
     with pytest.raises(DownloadError, match=said):
         parse(text)
+
+
+_PIECES = st.sampled_from(
+    [HUB, "https://", "hf://", "/", "acme", "vae", "@", "resolve", "main", "refs", "?token=hf_secret", "#", "[", "]",
+     "%00", "%2F", "..", ".pt", " ", "\n", "\x1b", "\ud800", "\u202e", ":"]
+)  # fmt: skip
+
+
+@given(st.text() | st.lists(_PIECES, max_size=12).map("".join))
+@example("nope/")
+@example("acme/vae/a\ud800?token=hf_secret")
+def test_whatever_is_typed_is_a_short_form_or_one_sentence(text: str) -> None:
+    said = ""
+    with contextlib.suppress(DownloadError):
+        found = parse(text)
+        said = str(found)
+        again = parse(said)  # what a job keeps means the same
+        assert (found.repo_id, found.path) in [(one.repo_id, one.path) for one in again.readings()]
+    assert "hf_secret" not in said
+    said.encode()

@@ -80,3 +80,15 @@ def test_a_taesd_is_offered_where_there_is_one(operation: str, has_one: bool) ->
     work = Work(WanConfig(), operation, 8, 8, 1, torch.device("cuda"), torch.float16, latent_channels=16)
     seen = Outlook(planner(2 * GB, 8 * GB), work, (Route.FULL,))
     assert any(prospect.route is Route.TAESD for prospect in with_taesd(seen, planner(2 * GB))) is has_one
+
+
+def test_pages_that_name_themselves_fill_no_table_without_end() -> None:
+    pytest.importorskip("gradio")
+    from vae_lib.ui import memory_section
+
+    table: dict[str, int] = {}
+    for number in range(1000):
+        memory_section._remember(table, f"page {number}", number)
+        memory_section._remember(table, "page 0", number)
+    assert len(table) == memory_section.MOST_SESSIONS
+    assert table["page 0"] == table["page 999"] == 999

@@ -120,10 +120,14 @@ class Host:
         info = json.loads(answer["info"])
         return _picture(answer["images"], info["infotexts"], info["extra_generation_params"]["distances"])
 
-    def decode_again(self, index: int = 0) -> Picture:
+    def kept(self, place: int = 0) -> str:
+        """Where the API has the latents that are now at this place of its list, the latest first."""
+        return f"/vae-guard/latents/{self.get('/vae-guard/latents')[place]['id']}"
+
+    def decode_again(self, place: int = 0) -> Picture:
         """Kept latents, decoded by our own route."""
         before = len(self.get("/probe/distances"))
-        answer = self.post(f"/vae-guard/latents/{index}/decode")
+        answer = self.post(f"{self.kept(place)}/decode")
         return _picture(answer["images"], answer["infotexts"], self.get("/probe/distances")[before:])
 
     @contextlib.contextmanager

@@ -198,7 +198,7 @@ def test_a_vae_that_is_gone_or_another_one(chosen: hosts.Host) -> None:
     host.post("/sdapi/v1/refresh-vae")
     with pytest.raises(hosts.ApiError, match="is not there any more"):
         host.decode_again()
-    answer = host.post("/vae-guard/latents/0/decode?vae_in_use=true")
+    answer = host.post(f"{host.kept()}/decode?vae_in_use=true")
     picture = np.asarray(hosts.decode(answer["images"][0]).convert("RGB"))
     assert_close(picture, host.generate(guard=FULL).images[0])
 
@@ -209,9 +209,9 @@ def test_scripts_of_others_that_act_after_the_decode_are_named(host: hosts.Host)
     marked = {"VAE Guard": {"args": TAESD}, "Probe's frame": {"args": [True]}}
     framed = host.generate(alwayson_scripts=marked)
     assert (framed.images[0][:4] == 255).all()
-    answer = host.post("/vae-guard/latents/0/decode")
+    answer = host.post(f"{host.kept()}/decode")
     assert answer["not_repeated"] == ["Probe's frame"]
-    host.delete("/vae-guard/latents/0")
+    host.delete(host.kept())
 
 
 # In the page

@@ -49,7 +49,7 @@ def test_no_repair_where_the_host_has_it_switched_off(half: hosts.Host) -> None:
     with half.options(auto_vae_precision=False), pytest.raises(hosts.ApiError) as raised:
         half.generate()
     assert "NansException" in str(raised.value)
-    half.delete("/vae-guard/latents/0")
+    half.delete(half.kept())
     assert half.get("/probe/dtypes") == ["torch.float16"]
 
 

@@ -55,7 +55,7 @@ def test_unfinished_latents_on_the_command_line(host: Host, without: Without, tm
     vae = weights.save_vae(tmp_path / "vae.safetensors", weights.vae_sd3())
     file, picture = host.get("/vae-guard/latents")[0]["file"], tmp_path / "picture.png"
     assert main(["decode", file, "--vae", str(vae), "-o", str(picture)]) == 0
-    host.delete("/vae-guard/latents/0")
+    host.delete(host.kept())
     with Image.open(picture) as image:
         assert "Model: small_sd3" in image.info["parameters"]
         difference = np.asarray(image).astype(int) - without["SD3"].images[0]

@@ -39,8 +39,8 @@ def _nothing_left_of_other_tests(request: pytest.FixtureRequest) -> None:
 def clear(host: hosts.Host) -> None:
     """Remove all latents on disk."""
     while any(item["file"] for item in host.get("/vae-guard/latents")):
-        index = next(item["index"] for item in host.get("/vae-guard/latents") if item["file"])
-        host.delete(f"/vae-guard/latents/{index}")
+        wanted = next(item["id"] for item in host.get("/vae-guard/latents") if item["file"])
+        host.delete(f"/vae-guard/latents/{wanted}")
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from torch import Tensor
 from vae_lib.checkpoints.header import quote_some
 from vae_lib.checkpoints.layouts import map_keys
 from vae_lib.checkpoints.pickle_file import load_pickle, looks_like_pickle, plain_copy
+from vae_lib.checkpoints.safetensors_file import looks_like_safetensors
 from vae_lib.checkpoints.source import open_weights
 from vae_lib.errors import InputError
 
@@ -44,12 +45,13 @@ def read(path: Path) -> Found:
     if path.is_file():  # a pipe would block; what is not a file is told below
         with path.open("rb") as file:
             start = file.read(512)
-    if start.startswith(_NUMPY):
-        return Found(_of_numpy(_load_numpy(path), path.name))
-    if start.startswith(b"PK\x03\x04") and _members(path):
-        return _kohya(path)
-    if looks_like_pickle(start):
-        return _pickled(load_pickle(path), path)
+    if not looks_like_safetensors(start):
+        if start.startswith(_NUMPY):
+            return Found(_of_numpy(_load_numpy(path), path.name))
+        if start.startswith(b"PK\x03\x04") and _members(path):
+            return _kohya(path)
+        if looks_like_pickle(start):
+            return _pickled(load_pickle(path), path)
     with open_weights(path) as file:
         name = _choose(file.header.tensors, path.name)
         latents, metadata = file.read(name), dict(file.header.metadata)

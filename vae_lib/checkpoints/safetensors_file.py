@@ -89,8 +89,11 @@ class SafetensorsFile:
         return torch.frombuffer(data, dtype=torch.uint8).view(dtype).reshape(info.shape)
 
 
-def looks_like_safetensors(start: bytes, file_size: int) -> bool:
-    """Whether the first bytes of a file could open a safetensors file (perhaps one cut short)."""
+def looks_like_safetensors(start: bytes) -> bool:
+    """Whether the first bytes of a file could open a safetensors file (perhaps one cut short).
+
+    Asked before the marks of other formats, which are shorter: a header of 640 bytes begins as a pickle does.
+    """
     return len(start) >= 9 and start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= MAX_HEADER_BYTES
 
 

@@ -32,7 +32,7 @@ def open_weights(path: PathLike) -> WeightsFile:
         size = status.st_size
         with path.open("rb") as file:
             start = file.read(512)
-        if looks_like_safetensors(start, size):
+        if looks_like_safetensors(start):
             return SafetensorsFile(path)
         if looks_like_pickle(start):
             return PickleFile(path)

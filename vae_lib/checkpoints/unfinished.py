@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import itertools
 import json
 import os
 import re
@@ -34,6 +33,7 @@ MB = 10**6
 VERSION = "2"  # of the metadata; the first had no version, and the two factors instead of a latent space
 _SUFFIX = ".safetensors"
 _APPROXIMATE = f"-approximate{_SUFFIX}"
+_TIME = re.compile(r"(\d{8}-\d{6}-\d{6})(?:-(\d+))?")  # at the beginning of a file's name
 _IMAGE = "image."  # a PNG in a tensor of bytes
 
 
@@ -150,24 +150,31 @@ def read(path: Path, images: bool = True) -> Latents:
     except InputError:
         space = LatentSpace(1.0)
     try:
-        infotexts = [str(text) for text in json.loads(metadata["infotexts"])]
+        infotexts = [_whole(text) for text in json.loads(metadata["infotexts"])]
     except (KeyError, TypeError, ValueError, RecursionError):
         infotexts = []
     try:
-        created = datetime.fromisoformat(metadata["created"])
-    except (KeyError, ValueError):
+        created = datetime.fromisoformat(metadata["created"]).astimezone(timezone.utc)
+    except (KeyError, ValueError, OverflowError, OSError):  # a year that no clock knows
         created = _changed(path)
     afterwards = _afterwards(path, metadata, images)
-    return Latents(tensor, space, metadata.get("model", "?"), infotexts, created, afterwards)
+    return Latents(tensor, space, _whole(metadata.get("model", "?")), infotexts, created, afterwards)
+
+
+def _whole(text: object) -> str:
+    """A text without halves of letters, with which no page and no answer can be written."""
+    return str(text).encode("utf-8", "replace").decode("utf-8")
 
 
 def _free_name(folder: Path, created: datetime) -> Path:
-    """Beginning with the time; two batches may come within one tick of a coarse clock."""
-    stem = name = f"{created.astimezone():%Y%m%d-%H%M%S-%f}"
-    numbers = itertools.count(2)
-    while any((folder / f"{name}{end}").exists() for end in (_SUFFIX, _APPROXIMATE)):
-        name = f"{stem}-{next(numbers)}"
-    return folder / f"{name}{_SUFFIX}"
+    """Beginning with the time, and behind all that are there: two batches may come within one tick of a coarse clock,
+    and the clock may be set back."""
+    now = f"{created.astimezone():%Y%m%d-%H%M%S-%f}"
+    names: list[str] = []
+    with contextlib.suppress(OSError):  # the write says why
+        names = os.listdir(folder)
+    last, number = max((_moment(name) for name in names if _TIME.match(name)), default=("", 0))
+    return folder / f"{now if now > last else f'{last}-{number + 1}'}{_SUFFIX}"
 
 
 def _with_images(latents: Latents) -> tuple[dict[str, Tensor], dict[str, list[int]]]:
@@ -192,7 +199,7 @@ def _as_png(image: Image.Image) -> Tensor:
 def _afterwards(path: Path, metadata: Mapping[str, str], images: bool) -> Afterwards:
     try:
         values, where, not_repeated = json.loads(metadata["afterwards"])
-        titles = [str(title) for title in not_repeated]
+        titles = [_whole(title) for title in not_repeated]
         wanted = {number for numbers in where.values() for number in numbers}
         if not images:
             return Afterwards(dict(values), {}, titles)
@@ -205,7 +212,9 @@ def _afterwards(path: Path, metadata: Mapping[str, str], images: bool) -> Afterw
 
 
 def _of_png(png: Tensor) -> Image.Image:
-    image = Image.open(io.BytesIO(png.numpy().tobytes()))
+    image = Image.open(
+        io.BytesIO(png.numpy().tobytes()), formats=("PNG",)
+    )  # others run programs, as EPS does
     image.load()
     return image
 
@@ -222,7 +231,7 @@ def _latest_first(folder: Path) -> list[Path]:
 
 def _moment(name: str) -> tuple[str, int]:
     """The time in a file's name, and the number of those within one tick."""
-    match = re.match(r"(\d+-\d+-\d+)(?:-(\d+))?", name)
+    match = _TIME.match(name)
     return (name, 1) if match is None else (match[1], int(match[2] or 1))
 
 

@@ -6,6 +6,8 @@ They are in RAM; on disk as well from before the decode until an exact picture i
 
 from __future__ import annotations
 
+import secrets
+import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -37,6 +39,7 @@ class Kept:
     """One batch of latents that its host has sampled.
 
     Attributes:
+        id: what it is called by, in this run of the host.
         token: what batches of one generation have in common; None: an earlier run's.
         infotexts: one per picture; empty until they are known.
         pictures: what the host made of each picture, where its generation showed it; empty until it is over.
@@ -46,6 +49,7 @@ class Kept:
     """
 
     def __init__(self, latents: Latents, generation: Generation | None, path: Path | None = None) -> None:
+        self.id = secrets.token_hex(6)
         self.token, self.path = None if generation is None else generation.token, path
         self.infotexts = list(latents.infotexts)
         self.pictures: list[Looks] = []
@@ -62,15 +66,20 @@ class Kept:
         Raises:
             InputError: when the file is gone or cannot be read.
         """
-        if self._latents is not None:
-            return replace(self._latents, infotexts=self.infotexts)
-        if self.path is None or is_gone(self.path):
+        latents, path = (
+            self._latents,
+            self.path,
+        )  # looked at once: other threads remove files, and free memory
+        if latents is None and path is not None and not is_gone(path):
+            latents = unfinished.read(path)
+        if latents is None:
             raise InputError("These latents are not there any more; their file was removed.")
-        return replace(unfinished.read(self.path), infotexts=self.infotexts)
+        return replace(latents, infotexts=self.infotexts)
 
     @property
-    def in_ram(self) -> bool:
-        return self._latents is not None
+    def in_ram(self) -> Latents | None:
+        """All of it, unless only its file is left."""
+        return self._latents
 
     def leave_ram(self) -> None:
         """Its file is enough."""
@@ -84,7 +93,8 @@ class Kept:
     @property
     def is_unfinished(self) -> bool:
         """Whether there is no exact picture of it, and a file to make one of."""
-        return self.path is not None and not is_gone(self.path)
+        path = self.path
+        return path is not None and not is_gone(path)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -94,12 +104,17 @@ class Kept:
 
 
 class KeptLatents:
-    """Those of this session, and those that an earlier one did not finish."""
+    """Those of this session, and those that an earlier one did not finish.
+
+    Generations, the page and the API use it at once, each in threads of its own: whoever reads or changes one of the
+    two lists holds the lock. Files are written and read without it.
+    """
 
     def __init__(self, host: Host, notices: Notices, settings: Callable[[], Settings]) -> None:
         self._host, self._notices, self._settings = host, notices, settings
+        self._lock = threading.Lock()
         self._latest: deque[Kept] = deque()
-        self._unfinished: list[Kept] = []
+        self._unfinished: list[Kept] = []  # of which only a file is left
 
     @property
     def folder(self) -> Path:
@@ -108,43 +123,47 @@ class KeptLatents:
 
     def items(self) -> list[Kept]:
         """The kept batches, the latest first; then those of which only a file is left. None that is being decoded."""
-        self._unfinished = [item for item in self._unfinished if item.is_unfinished]
-        return [*self._latest, *self._unfinished]
+        with self._lock:
+            self._unfinished = [item for item in self._unfinished if item.is_unfinished]
+            return [*self._latest, *self._unfinished]
 
     def unfinished(self) -> list[Kept]:
         """Those without an exact picture that have a file: what failed, died or was approximated."""
         return [item for item in self.items() if item.is_unfinished]
 
-    def item(self, index: int) -> Kept:
-        """One of ``items``.
+    def item(self, wanted: str) -> Kept:
+        """One of ``items``, by its id.
 
         Raises:
-            InputError: when there are not so many.
+            InputError: when there is none. Places in the list are no ids: each generation moves them.
         """
-        kept = self.items()
-        if not 0 <= index < len(kept):
-            raise InputError(
-                f"There are no kept latents number {index}; {len(kept)} are kept (Settings > VAE Guard sets how many)."
-            )
-        return kept[index]
+        for item in self.items():
+            if item.id == wanted:
+                return item
+        raise InputError(
+            f"There are no kept latents {wanted!r}. Use the 'id' that GET /vae-guard/latents lists for them; a place "
+            "in the list may be another picture's a moment later."
+        )
 
     def clear(self) -> None:
         """Forget what is in RAM; files stay."""
-        self._latest.clear()
-        self._unfinished.clear()
+        with self._lock:
+            self._latest.clear()
+            self._unfinished.clear()
 
     def restore(self) -> None:
         """Find what earlier runs did not finish, and say so."""
-        found, problems = unfinished.found(self.folder)
-        for path, latents in found:
-            item = Kept(latents, None, path)
+        read, problems = unfinished.found(self.folder)
+        found = [Kept(latents, None, path) for path, latents in read]
+        for item in found:
             item.leave_ram()
-            if unfinished.is_approximate(path):
+            if item.path is not None and unfinished.is_approximate(item.path):
                 item.route = Route.TAESD.value
-            self._unfinished.append(item)
+        with self._lock:
+            self._unfinished += found
         for problem in problems:
             self._notices.tell_once(problem, f"latents that were to be kept cannot be read: {problem}")
-        if died := [item for item in self._unfinished if item.route is None]:
+        if died := [item for item in found if item.route is None]:
             count = sum(item.shape[0] for item in died)
             self._notices.tell_once(
                 f"unfinished {died[0].path}",
@@ -217,7 +236,8 @@ class KeptLatents:
         grid: Sequence[Image.Image],
     ) -> None:
         """The generation is over: these are its pictures, and their infotexts, as the host shows them."""
-        batches = [item for item in reversed(self._latest) if item.token is generation.token]
+        with self._lock:
+            batches = [item for item in reversed(self._latest) if item.token is generation.token]
         if sum(item.shape[0] for item in batches) != len(infotexts):
             return  # the scripts of others added pictures, or left some out
         texts = iter(infotexts)
@@ -246,30 +266,32 @@ class KeptLatents:
     def remove(self, held: Kept) -> None:
         """Throw a batch away, file and all."""
         self.settle(held)
-        if held in self._latest:
-            self._latest.remove(held)
+        with self._lock:
+            if held in self._latest:
+                self._latest.remove(held)
 
     def settle(self, held: Kept) -> None:
         """No file is needed any more."""
-        if held.path is not None:
+        with self._lock:
+            path, held.path = held.path, None
+            if held in self._unfinished:
+                self._unfinished.remove(held)
+        if path is not None:
             try:
-                held.path.unlink(missing_ok=True)
+                path.unlink(missing_ok=True)
             except OSError as error:
-                self._notices.tell_once(
-                    f"discard {held.path}", f"{held.path} could not be removed: {error.strerror}."
-                )
-            held.path = None
-        if held in self._unfinished:
-            self._unfinished.remove(held)
+                self._notices.tell_once(f"discard {path}", f"{path} could not be removed: {error.strerror}.")
 
     def _add(self, held: Kept) -> None:
-        self._latest.appendleft(held)
-        generations = list(dict.fromkeys(item.token for item in self._latest))
-        for old in [item for item in self._latest if item.token in generations[self._settings().keep :]]:
-            self._latest.remove(old)
-            if old.path is not None:
-                old.leave_ram()
-                self._unfinished.insert(0, old)
+        keep = self._settings().keep
+        with self._lock:
+            self._latest.appendleft(held)
+            generations = list(dict.fromkeys(item.token for item in self._latest))
+            for old in [item for item in self._latest if item.token in generations[keep:]]:
+                self._latest.remove(old)
+                if old.path is not None:
+                    old.leave_ram()
+                    self._unfinished.insert(0, old)
 
     def _afterwards(self, p: Any) -> Afterwards:
         try:

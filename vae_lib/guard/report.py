@@ -11,7 +11,10 @@ from typing import Any
 
 import torch
 
-_QUOTED_PATH = re.compile(r"""(['"])(?:[A-Za-z]:[\\/]|/)[^'"\n]*\1""")
+_ROOT = r"(?:[A-Za-z]:[\\/]|\\\\|/)(?=\S)"  # of a drive, a network share, or all there is
+_QUOTED_PATH = re.compile(rf"""(['"]){_ROOT}(?:(?!\1).)*\1|<{_ROOT}[^>\n]*>""")
+# Where it ends is not known: up to what stands behind a path in a sentence, for folders have blanks in their names.
+_BARE_PATH = re.compile(rf"(?<![\w.~/\\]){_ROOT}(?:(?![:;,] ).)*")
 
 
 def text(error: BaseException, operation: str, shape: tuple[int, ...], vae: Any) -> str:
@@ -37,7 +40,8 @@ def text(error: BaseException, operation: str, shape: tuple[int, ...], vae: Any)
 
 def _without_paths(message: str) -> str:
     home = os.path.expanduser("~")
-    return _QUOTED_PATH.sub("<path>", message).replace(home if len(home) > 1 else "~", "~")
+    unquoted = _QUOTED_PATH.sub("<path>", message).replace(home if len(home) > 1 else "~", "~")
+    return _BARE_PATH.sub("<path>", unquoted)
 
 
 def _short(filename: str) -> str:

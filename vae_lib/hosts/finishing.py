@@ -3,10 +3,15 @@
 The host's own ``process_images`` does it: it is given a processing object that has the latents already, so that face
 restoration, colour correction, the original around an inpainted mask, file names and saving are the host's in every
 detail, in whichever of the family's members this runs.
+
+What was noted may come back from a file, and a file from anyone. So only what is on the lists here is noted and taken
+back, with the type that the host declares for it; output folders and settings are the host's own as they are now.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -20,14 +25,13 @@ from vae_lib.guard.generation import Again
 
 _LISTS = ("prompts", "negative_prompts", "seeds", "subseeds")  # of the batch; all_... of the whole generation
 _IMAGES = ("overlay_images", "color_corrections")
-_OF_NO_USE = {
-    "script_args", "script_args_value", "_script_args", "cached_c", "cached_uc", "cached_hr_c", "cached_hr_uc",
-    "comments", "extra_generation_params", "refiner_checkpoint", "vae_guard_axes",
-}  # fmt: skip
+_HOSTS = ("outpath_samples", "outpath_grids", "refiner_checkpoint")
 _HOOKS = (
     "postprocess_batch", "postprocess_batch_list", "postprocess_image", "postprocess_maskoverlay",
     "postprocess_image_after_composite",
 )  # fmt: skip
+_TYPES: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "bool": (int,), "str": (str,)}
+_UNFIT_FOR_A_NAME = re.compile(r"[/\\:\x00-\x1f]|^[. ]+$")
 # Settings of what the host shows and saves beside the picture, which is not made once more.
 _BESIDE_IT = (
     "return_mask", "return_mask_composite", "save_mask", "save_mask_composite", "save_images_before_face_restoration",
@@ -38,8 +42,7 @@ _FIXED = ("sd_model_name", "sd_model_hash", "iteration")  # which process_images
 
 def noted(p: Any, vae: Mapping[str, Any]) -> Afterwards:
     """Of a processing object that is at the decode of a batch; ``vae`` is the setting that chooses its VAE."""
-    left_out = {*_OF_NO_USE, *_IMAGES, *(f"all_{name}" for name in _LISTS)}
-    values = {name: value for name, value in vars(p).items() if name not in left_out and _is_plain(value)}
+    values = _taken(type(p), vars(p))
     values |= {name: list(getattr(p, name, None) or ()) for name in _LISTS}
     values["vae"] = dict(vae)
     values["is_img2img"] = isinstance(p, processing.StableDiffusionProcessingImg2Img)
@@ -64,37 +67,47 @@ def processing_of(
         vae: the setting that chooses the VAE of these latents, as ``noted`` was given it.
         as_sampled: asked when the model is loaded: the latents (B, C, h, w) in the shape that its sampler gives them.
     """
-    values = {name: value for name, value in latents.afterwards.values.items() if name != "vae"}
-    lists = {name: list(values.pop(name, None) or ()) for name in _LISTS}
-    count = len(latents.tensor)
-    kind = "Img2Img" if values.pop("is_img2img", False) else "Txt2Img"
-    own = values.pop("postprocessing", {})
-    p = _class(getattr(processing, f"StableDiffusionProcessing{kind}"), values, as_sampled)()
+    found, count = latents.afterwards.values, len(latents.tensor)
+    kind = "Img2Img" if found.get("is_img2img") is True else "Txt2Img"
+    base = getattr(processing, f"StableDiffusionProcessing{kind}")
+    values = _taken(base, found)
+    p = _class(base, values, as_sampled)()
     vars(p).update({name: value for name, value in values.items() if name not in _FIXED})
-    for name, found in lists.items():
-        known = (found or ["" if "prompts" in name else -1] * count)[:count]
+    for name in _LISTS:
+        given, usual = found.get(name) or (), "" if "prompts" in name else -1
+        is_sound = _is_list(given, type(usual)) and len(given) >= count
+        known = list(given[:count]) if is_sound else [usual] * count
         setattr(p, name, known)
         setattr(p, f"all_{name}", known)
+    for name in ("samples", "grids"):
+        of_tab = getattr(shared.opts, f"outdir_{kind.lower()}_{name}")
+        setattr(p, f"outpath_{name}", getattr(shared.opts, f"outdir_{name}") or of_tab)
     p.seed, p.subseed, p.n_iter, p.batch_size = p.all_seeds, p.all_subseeds, 1, count
-    for name, images in latents.afterwards.images.items():
-        setattr(
-            p, name, [np.asarray(image) for image in images] if name == "color_corrections" else list(images)
-        )
+    images = latents.afterwards.images
+    p.overlay_images = list(images.get("overlay_images", ())) or None
+    p.color_corrections = [np.asarray(image) for image in images.get("color_corrections", ())] or None
     beside = {key: False for key in _BESIDE_IT if getattr(shared.opts, key, False)}
-    p.override_settings = {
-        **(values.get("override_settings") or {}),
-        **beside,
-        **_checkpoint(latents.model_name),
-        **vae,
-    }
+    p.override_settings = {**beside, **_checkpoint(latents.model_name), **vae}
     for key in p.override_settings:  # the host puts back only what is in its file
         shared.opts.data.setdefault(key, shared.opts.get_default(key))
     p.override_settings_restore_afterwards = p.disable_extra_networks = p.do_not_save_grid = True
     if saved is not None:
         p.save_samples = lambda **_: saved  # Neo says whether it is for a video
     p.vae_guard_again, p.vae_guard_latents = again, latents.tensor
-    p.scripts = _HostsOwn(kind == "Img2Img", own)
+    own = found.get("postprocessing")
+    p.scripts = _HostsOwn(kind == "Img2Img", own if isinstance(own, dict) else {})
     return p
+
+
+def noted_vae(latents: Latents, settings: Mapping[str, type]) -> dict[str, Any]:
+    """Those of the ``settings`` that choose a VAE, names and types, that ``noted`` was given for these latents."""
+    found = latents.afterwards.values.get("vae")
+    chosen = {name: found.get(name) for name in settings} if isinstance(found, dict) else {}
+    return {
+        name: value
+        for name, value in chosen.items()
+        if isinstance(value, settings[name]) and (isinstance(value, str) or _is_list(value, str))
+    }
 
 
 def vae_entries(p: Any) -> dict[str, str | None]:
@@ -107,6 +120,31 @@ def vae_entries(p: Any) -> dict[str, str | None]:
         "VAE hash": p.sd_vae_hash if shown[1] else None,
         "VAE": p.sd_vae_name if shown[0] else None,
     }
+
+
+def _taken(host_class: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """What of ``values`` the host's class declares to be a number, a text or a switch, and is one."""
+    declared = {field.name: str(field.type) for field in dataclasses.fields(host_class)}
+    return {
+        name: value
+        for name, value in values.items()
+        if name in declared and name not in _HOSTS and _may_be(name, declared[name], value)
+    }
+
+
+def _may_be(name: str, declared: str, value: Any) -> bool:
+    if name == "paste_to":  # left, top, width, height
+        return value is None or (_is_list(value, int) and len(value) == 4)
+    if declared == "list[str]":  # styles
+        return _is_list(value, str)
+    if declared not in _TYPES or not (value is None or isinstance(value, _TYPES[declared])):
+        return False
+    # Hosts put some texts into the names of files as they are.
+    return not isinstance(value, str) or "prompt" in name or not _UNFIT_FOR_A_NAME.search(value)
+
+
+def _is_list(value: Any, of: type) -> bool:
+    return isinstance(value, (list, tuple)) and all(type(item) is of for item in value)
 
 
 def _checkpoint(name: str) -> dict[str, str]:
@@ -150,7 +188,11 @@ class _HostsOwn:
     def __init__(self, is_img2img: bool, arguments: Mapping[str, Sequence[Any]]) -> None:
         runner = scripts.scripts_img2img if is_img2img else scripts.scripts_txt2img
         known = {script.title(): script for script in _hosts_postprocessing(runner)}
-        self._steps = [(known[title], args) for title, args in arguments.items() if title in known]
+        self._steps = [
+            (known[title], args)
+            for title, args in arguments.items()
+            if title in known and isinstance(args, (list, tuple))
+        ]
 
     def postprocess_image(self, p: Any, pp: Any, *args: Any) -> None:
         for script, arguments in self._steps:

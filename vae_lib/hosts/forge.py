@@ -20,7 +20,7 @@ from vae_lib.guard import Notices, precision
 from vae_lib.guard.host import HostVAE
 from vae_lib.hosts import picture_functions, unknown, vae_files
 from vae_lib.hosts.forge_family import ForgeFamily
-from vae_lib.hosts.sd_vae_setting import vae_is_gone
+from vae_lib.hosts.sd_vae_setting import changing_settings, vae_is_gone
 from vae_lib.hosts.webui_family import checkpoint_name
 
 
@@ -94,7 +94,7 @@ class Host(ForgeFamily):
 
     def vae_files(self) -> Mapping[str, Path]:
         found = {name: os.path.abspath(path) for name, path in main_entry.module_list.items()}
-        return {name: Path(path) for name, path in sorted(found.items()) if _is_in_a_vae_folder(path)}
+        return {name: Path(path) for name, path in sorted(found.items()) if is_in_a_vae_folder(path)}
 
     def refresh_vaes(self) -> None:
         main_entry.refresh_models()
@@ -103,6 +103,7 @@ class Host(ForgeFamily):
         chosen = _chosen()
         return next((name for name, path in self.vae_files().items() if str(path) == chosen), None)
 
+    @changing_settings()
     def select_vae(self, name: str) -> None:
         files = self.vae_files()
         if name not in files:
@@ -114,13 +115,16 @@ class Host(ForgeFamily):
         """The next generation loads them."""
         main_entry.modules_change(list(paths))
 
+    vae_settings: ClassVar[Mapping[str, type]] = {"forge_additional_modules": list}
+
     def vae_of_generation(self) -> Mapping[str, Any]:
         return {"forge_additional_modules": list(shared.opts.forge_additional_modules or ())}
 
     def check_vae_is_there(self, chosen: Mapping[str, Any], known_hash: str | None) -> None:
-        """Of its text encoders as well: Forge would leave out what it does not find."""
-        for path in chosen["forge_additional_modules"]:
-            if not os.path.isfile(path):
+        """Of its text encoders as well: Forge would leave out what it does not find, and load what it does not list."""
+        listed = {*map(str, main_entry.module_list.values()), *(shared.opts.forge_additional_modules or ())}
+        for path in chosen.get("forge_additional_modules", ()):
+            if path not in listed or not os.path.isfile(path):
                 raise InputError(vae_is_gone(os.path.basename(path)))
 
     def is_vae_dropdown(self, component: Any, elem_id: str) -> bool:
@@ -162,10 +166,10 @@ def _load() -> Any:
 def _chosen() -> str | None:
     """The path of the chosen VAE, among the text encoders that may be chosen beside it."""
     chosen = map(os.path.abspath, shared.opts.forge_additional_modules or ())
-    return next((path for path in chosen if _is_in_a_vae_folder(path)), None)
+    return next((path for path in chosen if is_in_a_vae_folder(path)), None)
 
 
-def _is_in_a_vae_folder(path: str) -> bool:
+def is_in_a_vae_folder(path: str) -> bool:
     return any(Path(os.path.abspath(folder)) in Path(path).parents for folder in vae_files.folders())
 
 

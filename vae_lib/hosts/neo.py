@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from modules import paths, paths_internal, processing, sd_vae, shared
@@ -57,6 +57,8 @@ class Host(forge.Host):
         """For the preset too: else its next change would bring the other ones back."""
         main_entry.modules_change(list(paths), shared.opts.forge_preset)
 
+    vae_settings: ClassVar[Mapping[str, type]] = {**forge.Host.vae_settings, "sd_vae": str}
+
     def vae_of_generation(self) -> Mapping[str, Any]:
         """With the file that a request over the API put in the place of the VAE for this generation, if it did."""
         given = processing._overridden_modules if sd_vae.base_vae is not None else None
@@ -69,7 +71,7 @@ class Host(forge.Host):
     def check_vae_is_there(self, chosen: Mapping[str, Any], known_hash: str | None) -> None:
         super().check_vae_is_there(chosen, known_hash)
         path = chosen.get("sd_vae")
-        if path is not None and not os.path.isfile(path):
+        if path is not None and not (os.path.isfile(path) and forge.is_in_a_vae_folder(path)):
             raise InputError(vae_is_gone(os.path.basename(path)))
 
     # settings and arguments that it does not have

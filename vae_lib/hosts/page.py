@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextvars
 import warnings
 from collections.abc import Callable
+from html import escape
 from typing import Any, TypeVar
 
 import gradio as gr
@@ -17,6 +18,8 @@ def notify(message: str, *, warning: bool) -> None:
     """A notice in that page; nothing happens where there is none, as in a request to the API."""
     if not _is_served():
         return
+    if hasattr(context, "LocalContext"):  # gradio 4 shows it as HTML
+        message = escape(message, quote=False)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         (gr.Warning if warning else gr.Info)(message)

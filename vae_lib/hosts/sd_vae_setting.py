@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from modules import extra_networks, hashes, sd_vae, shared, shared_items
 from modules.call_queue import queue_lock
@@ -24,6 +25,18 @@ def vae_is_gone(name: str) -> str:
         f"The VAE of these latents, {name}, is not there any more. Put it back and press Refresh in VAE > Files, or "
         "tick 'With the VAE in use now' in VAE > Unfinished; then decode them again."
     )
+
+
+@contextmanager
+def changing_settings() -> Iterator[None]:
+    """Where the host was started so that its settings stay, it ends in an AssertionError."""
+    try:
+        yield
+    except AssertionError as error:
+        raise InputError(
+            f"The setting stays as it is, for the WebUI was started so that it cannot be changed ({error}). Start it "
+            "without --freeze-settings and the like to choose a VAE here."
+        ) from error
 
 
 class SDVAESetting:
@@ -58,6 +71,7 @@ class SDVAESetting:
     def vae_in_use(self) -> str | None:
         return next((name for name, path in sd_vae.vae_dict.items() if path == sd_vae.loaded_vae_file), None)
 
+    @changing_settings()
     def select_vae(self, name: str) -> None:
         path = sd_vae.vae_dict.get(name)
         if path is None:
@@ -69,6 +83,8 @@ class SDVAESetting:
             refused = self._files.refused or f"{name} was not loaded; the console says why."
             raise InputError(refused)
         shared.opts.save(shared.config_filename)
+
+    vae_settings: ClassVar[Mapping[str, type]] = {"sd_vae": str}  # what ``vae_of_generation`` may hold
 
     def vae_of_generation(self) -> Mapping[str, Any]:
         """The setting that would choose the VAE that is in use."""
@@ -97,6 +113,7 @@ class SDVAESetting:
                 "tick 'With the VAE in use now' in VAE > Unfinished; then decode them again."
             )
 
+    @changing_settings()
     def select_automatically(self) -> None:
         shared.opts.set("sd_vae", "Automatic")
         shared.opts.save(shared.config_filename)

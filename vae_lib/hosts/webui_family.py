@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -141,10 +142,10 @@ class WebUIFamily(SDVAESetting):
         Raises:
             InputError: when the VAE is not there any more, or its file is another one.
         """
-        values = latents.afterwards.values
-        chosen = values.get("vae") or {}
+        chosen = finishing.noted_vae(latents, self.vae_settings)
         if chosen:
-            self.check_vae_is_there(chosen, values.get("sd_vae_hash"))
+            known = latents.afterwards.values.get("sd_vae_hash")
+            self.check_vae_is_there(chosen, known if isinstance(known, str) else None)
         is_loaded = checkpoint_name(self.loaded_model()) == latents.model_name
         return {} if is_loaded and chosen == self.vae_of_generation() else chosen
 
@@ -158,6 +159,9 @@ class WebUIFamily(SDVAESetting):
                 short_filename=not shared.opts.grid_extended_filename, grid=True,
             )  # fmt: skip
         return grid
+
+    def has_served(self, path: str) -> bool:
+        return any(os.path.abspath(path) in files for files in shared.demo.temp_file_sets)
 
     def is_interrupted(self) -> bool:
         return bool(shared.state.interrupted)

@@ -26,7 +26,7 @@ from typing import Any, TypeVar
 from urllib.parse import urljoin, urlsplit
 
 from vae_lib import __version__
-from vae_lib.errors import Cancelled, DownloadError
+from vae_lib.errors import Cancelled, DownloadError, without_user
 from vae_lib.hub.errors import GatedRepository, RevisionNotFound
 
 T = TypeVar("T")
@@ -108,12 +108,28 @@ def endpoint_in_use(endpoint: str | None = None) -> str:
     address = given.strip() or HUB
     if "://" not in address:  # a mirror on this machine has no certificate
         address = f"{'http' if _LOCAL.match(address) else 'https'}://{address}"
-    parts = urlsplit(address)
-    if parts.scheme not in ("http", "https") or not parts.hostname or re.search(r"\s", address):
+    if not _is_address(address):
+        shown = "an address that is not shown, as it may hold a password" if "@" in given else repr(given)
         raise DownloadError(
-            f"HF_ENDPOINT is {given!r}, which is not the address of a hub; set it to one such as {HUB}, or unset it."
+            f"HF_ENDPOINT is {shown}, which is not the address of a hub; set it to one such as {HUB}, or unset it."
+            + (" Signs such as / and # in a password are written as %2F and %23." if "@" in given else "")
         )
     return address.rstrip("/")
+
+
+def _is_address(address: str) -> bool:
+    try:
+        parts = urlsplit(address)
+        _ = parts.port  # which may be no number
+    except ValueError:
+        return False
+    is_whole = "@" not in parts.path + parts.query + parts.fragment  # else a password was cut by a sign in it
+    return (
+        parts.scheme in ("http", "https")
+        and bool(parts.hostname)
+        and is_whole
+        and not re.search(r"\s", address)
+    )
 
 
 def never() -> bool:
@@ -211,7 +227,8 @@ class Hub:
     ) -> DownloadError:
         """The sentence for an error of the library or of its HTTP client."""
         utils = _library().utils
-        host, page = urlsplit(self.address).netloc, f"{self.address}/{repo_id}"
+        page = f"{without_user(self.address)}/{repo_id}"
+        host = urlsplit(page).netloc
         status = _status(error)
         said = _server_message(error)
         if isinstance(error, utils.GatedRepoError):
@@ -269,7 +286,7 @@ class Hub:
 
     def gated(self, repo_id: str) -> GatedRepository:
         """The sentence for a repository whose licence has to be accepted, on the hub that is in use."""
-        url = f"{self.address}/{repo_id}"
+        url = f"{without_user(self.address)}/{repo_id}"
         elsewhere = (
             "" if url.startswith(f"{HUB}/") else f" (or {HUB}/{repo_id}, if the mirror has no such page)"
         )

@@ -14,7 +14,7 @@ from typing import Literal
 from vae_lib.catalog.files import Catalog, CatalogEntry, load_catalog
 from vae_lib.catalog.names import target_name
 from vae_lib.checkpoints import FAMILIES, Identity, identify, load_vae, sha256_of
-from vae_lib.errors import CheckpointError, DownloadError
+from vae_lib.errors import CheckpointError, DownloadError, without_user
 from vae_lib.hub.client import Hub, never
 from vae_lib.hub.errors import TargetExists, VerificationError
 from vae_lib.hub.fetch import Fetched, fetch
@@ -274,7 +274,10 @@ def _checked(remote: RemoteFile, staging: Staging, folder: Path, catalog: Catalo
             except CheckpointError as error:
                 reason = str(error)
         bad = quarantine(
-            staging.whole, folder, remote.target_name, f"{remote.url}\nSHA-256 {sha256}\n{reason}"
+            staging.whole,
+            folder,
+            remote.target_name,
+            f"{without_user(remote.url)}\nSHA-256 {sha256}\n{reason}",
         )
         staging.remove()
     raise VerificationError(

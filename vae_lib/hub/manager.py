@@ -7,13 +7,14 @@ import logging
 import queue
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from vae_lib.catalog.files import Catalog, load_catalog
-from vae_lib.errors import Cancelled, VAEGuardError
+from vae_lib.errors import Cancelled, VAEGuardError, without_user
 from vae_lib.hub.client import endpoint_in_use
 from vae_lib.hub.download import DownloadedFile, OnConflict, pull
 from vae_lib.hub.progress import Progress
@@ -106,8 +107,7 @@ class DownloadManager:
         Raises:
             DownloadError: the reference can be no name of a file on the hub.
         """
-        reference = reference.strip()
-        self._check(reference)
+        reference = self._cleaned(reference)
         with self._lock:
             for task in self._tasks.values():
                 if task.job.active and task.job.reference == reference and not task.cancelled.is_set():
@@ -125,10 +125,13 @@ class DownloadManager:
                 thread.start()
         return job.id
 
-    def _check(self, reference: str) -> None:
+    def _cleaned(self, reference: str) -> str:
+        """A short form of it, without what else an address may hold: it is shown as long as the job is."""
         catalog = load_catalog() if self._catalog is None else self._catalog
-        if catalog.by_id(reference) is None:  # needs no hub
-            parse_reference(reference, catalog, endpoint_in_use(self._endpoint))
+        entry = catalog.by_id(reference.strip())
+        if entry is not None:  # needs no hub
+            return entry.id
+        return str(parse_reference(reference, catalog, endpoint_in_use(self._endpoint)))
 
     def jobs(self) -> tuple[Job, ...]:
         """All jobs, the oldest first."""
@@ -183,7 +186,7 @@ class DownloadManager:
             try:
                 self._run(task)
             except BaseException:  # a bug; the thread must live on for the other downloads
-                log.exception("The download of %s ended with an unexpected error.", task.job.reference)
+                _log_error(f"The download of {task.job.reference} ended with an unexpected error.")
                 self._finish(task, "failed", "An unexpected error ended the download; see the log.")
 
     def _run(self, task: _Task) -> None:
@@ -207,7 +210,10 @@ class DownloadManager:
         except Cancelled as error:
             self._finish(task, "cancelled", str(error))
         except VAEGuardError as error:
-            self._finish(task, "failed", str(error), error=error)
+            error.__cause__ = error.__context__ = (
+                None  # they hold a whole repository's list of files, as frames do
+            )
+            self._finish(task, "failed", str(error), error=error.with_traceback(None))
         else:
             size = result.identity.file_size
             verb = "is downloaded" if result.bytes_fetched else "was here already"
@@ -226,10 +232,15 @@ class DownloadManager:
             if self._on_finished is not None:
                 self._on_finished(task.job)
         except Exception:
-            log.exception("What should happen after the download of %s failed.", task.job.reference)
+            _log_error(f"What should happen after the download of {task.job.reference} failed.")
         finally:
             task.over.set()
 
     def _change(self, task: _Task, **values: object) -> None:
         with self._lock:
             task.job = replace(task.job, **values)  # type: ignore[arg-type]
+
+
+def _log_error(what: str) -> None:
+    """With the traceback of the error that is being handled, in which the hub's address may stand."""
+    log.error("%s\n%s", what, without_user(traceback.format_exc()))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import difflib
 import re
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from vae_lib.catalog.files import Catalog, CatalogEntry
 from vae_lib.catalog.names import is_plain_path
@@ -17,6 +18,7 @@ from vae_lib.errors import DownloadError
 HUB_HOSTS = frozenset({"huggingface.co", "www.huggingface.co", "hf.co", "hf-mirror.com"})
 
 _LONGEST = 2000  # characters; addresses are longer than names
+_QUERY = re.compile(r"\?.*", re.DOTALL)
 _NAME = re.compile(r"[A-Za-z0-9_](?:[\w.-]{0,94}[A-Za-z0-9_])?", re.ASCII)
 
 
@@ -52,11 +54,13 @@ def parse_reference(text: str, catalog: Catalog, endpoint: str) -> Reference:
     Raises:
         DownloadError: the text is none of these.
     """
-    text = text.strip()
-    if not text:
-        raise DownloadError("Name a file to download: a catalog id, 'owner/name', or an address on the hub.")
     if len(text) > _LONGEST:
         raise DownloadError(f"That is no name of a file on the hub: it has {len(text)} characters.")
+    text = _QUERY.sub("", text.strip()).rstrip("/")  # a query may hold a token, and means nothing here
+    if not text:
+        raise DownloadError("Name a file to download: a catalog id, 'owner/name', or an address on the hub.")
+    if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in text):  # Cs: half of a letter
+        raise DownloadError("That is no name of a file on the hub: it has characters that no name has.")
     entry = catalog.by_id(text)
     if entry is not None:
         return Reference(entry.repository, entry.file, entry.revision, entry)
@@ -64,23 +68,27 @@ def parse_reference(text: str, catalog: Catalog, endpoint: str) -> Reference:
         return _from_url(text, endpoint)
     if text.lower().startswith("hf://"):
         text = text[len("hf://") :]
-    elif text.split("/")[0].lower() in HUB_HOSTS | {urlsplit(endpoint).netloc.lower()}:
+    elif text.split("/")[0].lower() in HUB_HOSTS | {_place(urlsplit(endpoint))}:
         return _from_url(f"https://{text}", endpoint)
     if "/" not in text:
         near = difflib.get_close_matches(text.lower(), [entry.id for entry in catalog.entries], n=3)
         hint = f"did you mean {' or '.join(near)}?" if near else "a repository is named 'owner/name'."
         raise DownloadError(f"{text!r} is not in the catalog; {hint}")
-    owner, name, *rest = text.rstrip("/").split("/")
+    owner, name, *rest = text.split("/")
     name, _, revision = name.partition("@")
     revision, rest = _whole_revision(revision, rest)
     return _checked(owner, name, "/".join(rest), revision)
 
 
 def _from_url(text: str, endpoint: str) -> Reference:
-    url, base = urlsplit(text), urlsplit(endpoint)
+    base = urlsplit(endpoint)
+    try:
+        url = urlsplit(text)
+    except ValueError as error:
+        raise DownloadError(f"{text} is not an address; those on the hub begin with {endpoint}.") from error
     host = (url.hostname or "").lower()
     path = url.path
-    if url.netloc.lower() == base.netloc.lower():
+    if _place(url) == _place(base):
         prefix = base.path.rstrip("/")
         path = path[len(prefix) :] if prefix and path.startswith(prefix + "/") else path
     elif host not in HUB_HOSTS:
@@ -106,6 +114,11 @@ def _from_url(text: str, endpoint: str) -> Reference:
         raise DownloadError(f"{text} is neither a file nor a folder of a repository.")
     revision, rest = _whole_revision(rest[0], rest[1:])
     return _checked(owner, name, "/".join(rest), revision)
+
+
+def _place(url: SplitResult) -> str:
+    """The host that an address names, and its port."""
+    return url.netloc.rpartition("@")[2].lower()
 
 
 def _whole_revision(first: str, rest: list[str]) -> tuple[str, list[str]]:

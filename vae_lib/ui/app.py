@@ -15,6 +15,7 @@ import gradio as gr
 from vae_lib.errors import InputError
 from vae_lib.ui import hints
 from vae_lib.ui.backend import Backend
+from vae_lib.ui.own_page import OWN_PAGE_ONLY, close_to_others
 from vae_lib.ui.standalone import FolderBackend
 from vae_lib.ui.tab import build_tab
 from vae_lib.ui.versions import queued
@@ -50,9 +51,12 @@ def launch(
     backend = FolderBackend(Path(folder).expanduser())
     app = build_app(backend)
     app.launch(
-        server_name=HOST, server_port=_free_port(port), inbrowser=open_browser, prevent_thread_lock=not block,
-        show_api=False, show_error=True, quiet=not block, share=False,
+        server_name=HOST, server_port=_free_port(port), inbrowser=open_browser, prevent_thread_lock=True,
+        show_api=False, show_error=True, quiet=not block, share=False, app_kwargs={"middleware": [OWN_PAGE_ONLY]},
     )  # fmt: skip
+    close_to_others(app.server_app)
+    if block:
+        app.block_thread()
     return app
 
 

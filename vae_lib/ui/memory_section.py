@@ -23,6 +23,8 @@ from vae_lib.ui.events import QUIET
 from vae_lib.ui.hints import hinted
 from vae_lib.ui.library import Library
 
+MOST_SESSIONS = 256  # pages of which is known what they asked for last
+
 
 class Asked(NamedTuple):
     """What the fields hold."""
@@ -84,13 +86,13 @@ class MemorySection:
     def show(self, page: gr.Request, *values: Any) -> Iterator[tuple[Any, ...]]:
         """What the size needs at once, then the curves; nothing once the page has asked for something else."""
         session, number = _session(page), next(self._numbers)
-        self._latest[session] = number
+        _remember(self._latest, session, number)
         for shown in self._shown(Asked(*values)):
-            if self._latest[session] != number:
+            if self._latest.get(session) != number:
                 yield self._nothing_new()
                 return
             yield shown
-        self._answered[session] = values
+        _remember(self._answered, session, values)
 
     def catch_up(self, page: gr.Request, *values: Any) -> Iterator[tuple[Any, ...]]:
         """``show`` of what the fields hold by now: two events of one moment may have run in either order."""
@@ -172,6 +174,14 @@ class MemorySection:
             self._backend.device(), DTYPES[asked.dtype], taesd=True, latent_channels=channels, video=video,
             spare=self._backend.spare(),
         )  # fmt: skip
+
+
+def _remember(table: dict[str, Any], session: str, value: Any) -> None:
+    """Of the last pages: each chooses the name of its session."""
+    table.pop(session, None)
+    table[session] = value
+    if len(table) > MOST_SESSIONS:
+        table.pop(next(iter(table)), None)
 
 
 def _session(page: gr.Request) -> str:

@@ -75,13 +75,22 @@ class AgainButton:
 
     def _update(self, gallery: Any, info: str) -> list[Any]:
         texts, _ = _read(info)
-        found = self._approximate(_shown_in(gallery))
+        found = self._approximate(self._shown_in(gallery))
         missed = not found and any(
             item.is_approximate and not set(item.infotexts).isdisjoint(texts)
             for item in self._guard.kept.items()
         )
         note = f"<p>{escape(_PUT_TOGETHER)}</p>" if missed else ""
         return [gr.update(visible=bool(found)), gr.update(visible=missed, value=note)]
+
+    def _shown_in(self, gallery: Any) -> list[Any]:
+        """The pictures of a gallery, or their files: those that the page has from the host, for a page may name any."""
+        items = [_path(item) for item in gallery or []]
+        return [
+            item.split("?")[0] if isinstance(item, str) else item  # the host adds a time to its files' names
+            for item in items
+            if not isinstance(item, str) or self._host.has_served(item)
+        ]
 
     def _approximate(self, shown: Sequence[Any]) -> list[tuple[Kept, Places]]:
         """Kept batches of which approximations are in the gallery, in its order, and where."""
@@ -104,7 +113,7 @@ class AgainButton:
     ) -> tuple[Any, Any, Any, str]:
         """The gallery with exact pictures, its generation info, the infotext shown, and a line below it."""
         texts, first = _read(info)
-        pictures = _shown_in(gallery)
+        pictures = self._shown_in(gallery)
         found = self._approximate(pictures)
         said, exact, done = "", dict[int, Image.Image](), list[str]()
         for item, places in found:
@@ -164,17 +173,12 @@ def _read(info: str) -> tuple[list[str], int]:
 
 
 def _path(item: Any) -> Any:
-    """Of a picture in the gallery; the host adds a time to its files' names."""
+    """Of a picture in the gallery; the picture itself where it is there."""
     item = item[0] if isinstance(item, (list, tuple)) else item
     if isinstance(item, dict):
         item = item.get("name") or item.get("path") or item.get("image")
         item = item.get("path") if isinstance(item, dict) else item
-    return item.split("?")[0] if isinstance(item, str) else item
-
-
-def _shown_in(gallery: Any) -> list[Any]:
-    """The files of a gallery, or its pictures."""
-    return [_path(item) for item in gallery or []]
+    return item
 
 
 def _with_infotext(image: Image.Image, text: str) -> Image.Image:

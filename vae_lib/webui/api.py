@@ -17,12 +17,14 @@ import vae_lib
 from vae_lib.decode import wording
 from vae_lib.device import free_memory
 from vae_lib.engine import Operation
-from vae_lib.errors import InputError, VAEGuardError
+from vae_lib.errors import InputError, VAEGuardError, printable
 from vae_lib.guard import NOTHING_LOADED, Guard, Pictures, Settings, decode_again
+from vae_lib.guard.host import HostVAE
 from vae_lib.planning import Prospect
 from vae_lib.webui.downloads import Downloads
 from vae_lib.webui.host import WebUI
-from vae_lib.webui.request_api import asked_in_json, unprocessable
+from vae_lib.webui.request_api import not_by_another_site, unprocessable
+from vae_lib.webui.sparing import Busy, Sparing
 
 LARGEST_SIDE = 32768
 LARGEST_AREA = 8192 * 8192  # pixels: planning larger ones takes longer than a second
@@ -33,6 +35,7 @@ class Routes:
 
     def __init__(self, guard: Guard, host: WebUI, downloads: Downloads) -> None:
         self._guard, self._host, self._downloads = guard, host, downloads
+        self._plans = Sparing[dict[str, Any]]()
 
     def add(self, app: Any) -> None:
         """Add them to the host's API, behind the same password."""
@@ -42,8 +45,8 @@ class Routes:
             ("status", "GET", self.status),
             ("plan", "GET", self.plan),
             ("latents", "GET", self.latents),
-            ("latents/{index}/decode", "POST", self.decode_latents),
-            ("latents/{index}", "DELETE", self.remove_latents),
+            ("latents/{wanted}/decode", "POST", self.decode_latents),
+            ("latents/{wanted}", "DELETE", self.remove_latents),
             ("downloads", "POST", downloads.start),
             ("downloads", "GET", downloads.jobs),
             ("downloads/{job_id}", "GET", downloads.job),
@@ -52,11 +55,11 @@ class Routes:
             app.add_api_route(f"/vae-guard/{path}", route, methods=[method], dependencies=guarded)
 
     def _dependencies(self) -> list[Any]:
-        """What asks for JSON, and for the user and password of ``--api-auth`` where there are some."""
-        in_json = Depends(asked_in_json)
+        """What refuses other sites, and asks for the user and password of ``--api-auth`` where there are some."""
+        ours = Depends(not_by_another_site)
         known = self._host.api_accounts()
         if not known:
-            return [in_json]
+            return [ours]
 
         def check(credentials: Any = Depends(HTTPBasic())) -> None:  # noqa: B008
             password = known.get(credentials.username)
@@ -65,7 +68,7 @@ class Routes:
                     401, "Incorrect username or password", headers={"WWW-Authenticate": "Basic"}
                 )
 
-        return [Depends(check), in_json]
+        return [Depends(check), ours]
 
     def status(self) -> dict[str, Any]:
         """The device, its memory in bytes (null where nobody knows what is free), the settings, how many are kept."""
@@ -105,7 +108,17 @@ class Routes:
         if problem := self._guard.problem(vae):
             raise unprocessable(InputError(problem))
         assert vae is not None
-        outlook = self._guard.outlook(vae, Operation(operation), width, height, batch)
+        pictures = Operation(operation), width, height, batch
+        about = vae.model_name, id(vae.module), self._guard.settings()
+        try:
+            return self._plans.answer((pictures, about), lambda: self._planned(vae, *pictures))
+        except Busy as error:
+            raise HTTPException(429, str(error), headers={"Retry-After": f"{error.seconds:.0f}"}) from error
+
+    def _planned(
+        self, vae: HostVAE, operation: Operation, width: int, height: int, batch: int
+    ) -> dict[str, Any]:
+        outlook = self._guard.outlook(vae, operation, width, height, batch)
         chosen = outlook.chosen
         answer = {
             "route": None if chosen is None else chosen.route.value,
@@ -126,7 +139,7 @@ class Routes:
         """The kept latents, the latest first; then unfinished ones of an earlier run."""
         return [
             {
-                "index": index,
+                "id": item.id,
                 "created": item.created.isoformat(),
                 "pictures": item.shape[0],
                 "width": item.size[0],
@@ -135,26 +148,26 @@ class Routes:
                 "decoded_by": item.route,
                 "infotexts": item.infotexts,
                 "not_repeated": list(item.not_repeated),
-                "file": None if item.path is None else str(item.path),
+                "file": None if item.path is None else printable(str(item.path)),
             }
-            for index, item in enumerate(self._guard.kept.items())
+            for item in self._guard.kept.items()
         ]
 
-    def remove_latents(self, index: int) -> dict[str, Any]:
-        """Throw kept latents away, their file included."""
+    def remove_latents(self, wanted: str) -> dict[str, Any]:
+        """Throw kept latents away by their id, their file included."""
         kept = self._guard.kept
         try:
-            kept.remove(kept.item(index))
+            kept.remove(kept.item(wanted))
         except InputError as error:
             raise unprocessable(error) from error
         return {"kept": len(kept.items())}
 
-    def decode_latents(self, index: int, vae_in_use: bool = False) -> dict[str, Any]:
+    def decode_latents(self, wanted: str, vae_in_use: bool = False) -> dict[str, Any]:
         """Decode kept latents again, exactly, with their generation's VAE or the one in use: base64 PNGs and their
         infotexts."""
         guard = self._guard
         try:
-            held = guard.kept.item(index)
+            held = guard.kept.item(wanted)
             with self._host.job("vae-guard"):
                 pictures = decode_again(guard, held, saved=False, vae_in_use=vae_in_use)
         except VAEGuardError as error:

@@ -11,7 +11,7 @@ import gradio as gr
 from fastapi import Body
 from fastapi.exceptions import HTTPException
 
-from vae_lib.errors import DownloadError, InputError
+from vae_lib.errors import DownloadError, InputError, printable
 from vae_lib.guard import NOTHING_LOADED, Notices, Setting
 from vae_lib.hub import DownloadManager, Job, has_taesd, load_catalog
 from vae_lib.ui.events import QUIET, look_button
@@ -212,6 +212,6 @@ def _described(item: Job) -> dict[str, Any]:
         "message": item.message,
         "done": item.done,
         "total": item.total,
-        "path": None if item.result is None else str(item.result.path),
+        "path": None if item.result is None else printable(str(item.result.path)),
         "candidates": list(getattr(item.error, "candidates", ())),
     }

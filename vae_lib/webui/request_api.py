@@ -28,12 +28,14 @@ def positional(args: Any) -> list[Any]:
     return [getattr(checked, name) for name in request.NAMES]
 
 
-def asked_in_json(http: HTTPRequest) -> None:
-    """Refuse what changes something and is not asked for in JSON.
+def not_by_another_site(http: HTTPRequest) -> None:
+    """Refuse what changes something and is not asked for in JSON, and what another site's page takes for a picture.
 
-    A page of another site may send forms and plain texts to a WebUI on this machine without the user's knowledge, but
-    no JSON: the browser asks the WebUI first.
+    Such a page may send forms and plain texts to a WebUI on this machine without the user's knowledge, and have it
+    answer as an image or a script, but send no JSON: the browser asks the WebUI first.
     """
+    if http.headers.get("sec-fetch-site") == "cross-site" and http.headers.get("sec-fetch-mode") == "no-cors":
+        raise HTTPException(403, "This is no part of another site's page.")
     kind = http.headers.get("content-type", "").partition(";")[0].strip().lower()
     if http.method == "POST" and kind != "application/json":
         raise HTTPException(415, "Ask in JSON: the header 'Content-Type: application/json' is missing.")

@@ -54,9 +54,9 @@ class HostBackend(Backend):
 
     def last_latents(self) -> Sequence[KeptLatents]:
         return [
-            KeptLatents(_title(item), item.latents().tensor, item.space)
+            KeptLatents(_title(item), latents.tensor, item.space)
             for item in self._guard.kept.items()
-            if item.in_ram
+            if (latents := item.in_ram) is not None
         ]
 
     def device(self) -> torch.device:

@@ -27,15 +27,15 @@ class UnfinishedPictures:
     def __init__(self, guard: Guard) -> None:
         self._guard = guard
         self._stop = threading.Event()
-        self._previews: dict[str, Image.Image | None] = {}  # of those listed last, by key
+        self._previews: dict[str, Image.Image | None] = {}  # of those listed last, by id
 
     def listed(self) -> list[Unfinished]:
         """The newest first, and not more than anyone would read."""
         items = self._guard.kept.unfinished()[:MOST_LISTED]
-        keys = set(map(_key, items))
-        self._previews = {key: made for key, made in self._previews.items() if key in keys}
+        ids = {item.id for item in items}
+        self._previews = {key: made for key, made in self._previews.items() if key in ids}
         return [
-            Unfinished(_key(item), item.is_approximate, details(item), partial(self._preview, item))
+            Unfinished(item.id, item.is_approximate, details(item), partial(self._preview, item))
             for item in items
         ]
 
@@ -80,16 +80,15 @@ class UnfinishedPictures:
 
     def _item(self, key: str) -> Kept:
         for item in self._guard.kept.unfinished():
-            if _key(item) == key:
+            if item.id == key:
                 return item
         raise InputError("These latents are not there any more; the list is up to date again.")
 
     def _preview(self, item: Kept) -> Image.Image | None:
         """Made once, for each look at the list shows all of them."""
-        key = _key(item)
-        if key not in self._previews:
-            self._previews[key] = self._made_preview(item)
-        return self._previews[key]
+        if item.id not in self._previews:
+            self._previews[item.id] = self._made_preview(item)
+        return self._previews[item.id]
 
     def _made_preview(self, item: Kept) -> Image.Image | None:
         try:
@@ -99,10 +98,6 @@ class UnfinishedPictures:
         step = -(-max(latents.shape[-2:]) // PREVIEW)
         small = torch.nn.functional.avg_pool2d(latents, step, ceil_mode=True) if step > 1 else latents
         return self._guard.preview(small, item.space)
-
-
-def _key(item: Kept) -> str:
-    return "" if item.path is None else item.path.name
 
 
 def details(item: Kept) -> dict[str, str]:

@@ -1,5 +1,7 @@
 """From a request to pictures: `process_images`, hires fix, img2img and inpainting, in the host's order."""
 
+from __future__ import annotations
+
 import json
 import random
 from contextlib import closing  # noqa: F401
@@ -46,7 +48,7 @@ class StableDiffusionProcessing:
     outpath_grids: str = None
     prompt: str = ""
     negative_prompt: str = ""
-    styles: list = None
+    styles: list[str] = None
     seed: int = -1
     subseed: int = -1
     subseed_strength: float = 0
@@ -77,12 +79,19 @@ class StableDiffusionProcessing:
     is_api: bool = field(default=False, init=False)
     iteration: int = field(default=0, init=False)
     user: str = field(default=None, init=False)
+    paste_to: tuple | None = field(default=None, init=False)
+    main_prompt: str = field(default=None, init=False)
+    main_negative_prompt: str = field(default=None, init=False)
+    sd_model_name: str = field(default=None, init=False)
+    sd_model_hash: str = field(default=None, init=False)
+    sd_vae_name: str = field(default=None, init=False)
+    sd_vae_hash: str = field(default=None, init=False)
 
     def __post_init__(self):
         self.comments, self.styles = {}, self.styles or []
         self.extra_generation_params = self.extra_generation_params or {}
         self.override_settings = self.override_settings or {}
-        self.sampler = self.rng = self.paste_to = self.c = self.uc = None
+        self.sampler = self.rng = self.c = self.uc = None
         self.mask = self.nmask = self.overlay_images = self.color_corrections = None
         self.refiner_checkpoint_info = None
         self._script_args: Any = {}

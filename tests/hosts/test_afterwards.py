@@ -1,0 +1,50 @@
+"""A latents file, which may be anyone's, says nothing but what was noted of a generation."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.slow  # a process that imports gradio
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("afterwards")
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(ROOT / "tests" / "host_double"), str(ROOT)]),
+        "HOST_DOUBLE_DATA": str(folder),
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "tests/hosts/run_afterwards.py"), str(folder)],
+        env=environment, cwd=folder, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return answer
+
+
+def test_whatever_it_says_folders_settings_and_types_stay_the_hosts(found: dict[str, Any]) -> None:
+    assert found["problems"] == []
+
+
+def test_what_is_noted_is_what_is_taken_back(found: dict[str, Any]) -> None:
+    assert {"prompts", "seeds", "vae", "is_img2img", "postprocessing", "width", "steps"} <= set(
+        found["noted"]
+    )
+    refused = {"outpath_samples", "outpath_grids", "override_settings", "refiner_checkpoint", "script_args"}
+    assert refused.isdisjoint(found["noted"])
+
+
+def test_an_overlay_is_a_png_and_opened_as_nothing_else(found: dict[str, Any]) -> None:
+    assert (found["PNG"], found["others"]) == (1, [])
