@@ -28,9 +28,7 @@ PEERS = ("diffusers full", "diffusers tiled", "ldm full", "three tiled passes", 
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--caps", type=float, nargs="+", default=[4, 6, 8, 12], help="GB")
     parser.add_argument(
         "--ballast", type=float, nargs="+", default=[1.7, 4.5, 5.1, 5.1],

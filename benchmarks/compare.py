@@ -58,9 +58,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=[512], help="pixels along a side")
     parser.add_argument("--shapes", nargs="+", choices=[*SHAPES, "bundled"], default=["sd"])
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=["fp32"])
@@ -79,11 +77,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
 def _chosen(words: list[str]) -> list[str]:
     """The systems of these names, and those whose name contains a word that is none."""
     parts = [word for word in words if word not in SYSTEMS]
-    return [
-        name
-        for name in SYSTEMS
-        if name in words or (name != AUTOMATIC and any(part in name for part in parts))
-    ]
+    return [name for name in SYSTEMS if name in words or (name != AUTOMATIC and any(part in name for part in parts))]
 
 
 def _compare(job: Job, names: list[str], options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -114,9 +108,7 @@ def _reference(job: Job, path: Path, options: argparse.Namespace) -> Path | None
     return None if answer else path
 
 
-def _record(
-    job: Job, name: str, times: list[dict[str, Any]], worker: Worker, reference: Path | None
-) -> dict[str, Any]:
+def _record(job: Job, name: str, times: list[dict[str, Any]], worker: Worker, reference: Path | None) -> dict[str, Any]:
     record: dict[str, Any] = {**vars(job), "system": name}
     problem = next((answer["problem"] for answer in times if "problem" in answer), None)
     if problem is not None:

@@ -130,9 +130,7 @@ def _is_kernel(operation: Any) -> bool:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=[512, 1024, 2048, 4096], help="pixels a side")
     parser.add_argument("--shape", choices=[*SHAPES, "bundled"], default="sd")
     parser.add_argument("--dtype", choices=DTYPES, default="fp16")

@@ -33,9 +33,7 @@ ATTENTION, UPSAMPLING = (AttnBlock, PackedAttention), (Upsample, DoubledSize)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=[512, 1024], help="pixels along a side")
     parser.add_argument("--shape", choices=[*SHAPES, "bundled"], default="sd")
     parser.add_argument("--dtype", choices=DTYPES, default="fp32")

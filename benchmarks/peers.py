@@ -104,9 +104,7 @@ def _ldm_decoder(vae: Network, device: torch.device, dtype: torch.dtype) -> tupl
         with contextlib.redirect_stdout(sys.stderr):
             model = importlib.import_module("ldm.modules.diffusionmodules.model")
     except ImportError as error:
-        raise Missing(
-            f"ldm is not there ({error}): see benchmarks/requirements.txt, or set WEBUI_DIR"
-        ) from None
+        raise Missing(f"ldm is not there ({error}): see benchmarks/requirements.txt, or set WEBUI_DIR") from None
     model.AttnBlock.forward = _attention
     config = vae.config
     with contextlib.redirect_stdout(sys.stderr):
@@ -154,8 +152,7 @@ def _tiled(decode: Decode, latents: Tensor, tile: tuple[int, int], overlap: int 
     for top, left in product(*starts):
         part = decode(latents[:, :, top : top + tile[0], left : left + tile[1]])
         ramps = [
-            torch.minimum(torch.arange(1, n + 1), torch.arange(n, 0, -1)).clamp(max=overlap * 8)
-            / (overlap * 8)
+            torch.minimum(torch.arange(1, n + 1), torch.arange(n, 0, -1)).clamp(max=overlap * 8) / (overlap * 8)
             for n in part.shape[2:]
         ]
         mask = (ramps[0][:, None] * ramps[1]).to(part)

@@ -62,8 +62,7 @@ def draw(memory: dict[str, Any], time: dict[str, Any], theme: str, path: Path) -
 
 def main() -> None:
     memory, time = (
-        json.loads((RESULTS / name).read_text(encoding="utf-8"))
-        for name in ("dispatch-wan.json", "cpu-wan.json")
+        json.loads((RESULTS / name).read_text(encoding="utf-8")) for name in ("dispatch-wan.json", "cpu-wan.json")
     )
     for theme in THEMES:
         draw(memory, time, theme, DOCS / f"qwen-image-{theme}.png")

@@ -88,8 +88,7 @@ def _cells(record: dict[str, Any], base: dict[str, Any] | None, time: str) -> li
     if "problem" in record:
         return [record["problem"], *["-"] * 6]
     ratios = [
-        "-" if not (base and base[n] and record[n]) else f"{record[n] / base[n]:.2f}"
-        for n in (time, "peak_bytes")
+        "-" if not (base and base[n] and record[n]) else f"{record[n] / base[n]:.2f}" for n in (time, "peak_bytes")
     ]
     low, high = record["spread"]
     peak, error, psnr = record["peak_bytes"], record["max_error"], record["psnr"]
@@ -131,8 +130,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
         axes.margins(x=0.15)
         axes.grid(alpha=0.3, which="both")
     handles = [
-        Line2D([], [], marker="o", linestyle="", color=_own_colour(system, systems), label=system)
-        for system in systems
+        Line2D([], [], marker="o", linestyle="", color=_own_colour(system, systems), label=system) for system in systems
     ]
     figure.legend(handles=handles, loc="outside right center", fontsize=9, frameon=False)
     figure.suptitle("●  the full decode's picture      ✖  another picture (tiles that do not see each other)")
@@ -174,11 +172,7 @@ def exact(record: dict[str, Any], result: dict[str, Any]) -> bool:
     Where there was no reference, by the system's worst picture of another job.
     """
     others = (r.get("psnr") for r in result["records"] if r["system"] == record["system"])
-    psnr = (
-        record["psnr"]
-        if record["psnr"] is not None
-        else min((o for o in others if o is not None), default=0.0)
-    )
+    psnr = record["psnr"] if record["psnr"] is not None else min((o for o in others if o is not None), default=0.0)
     return bool(psnr > 50)
 
 

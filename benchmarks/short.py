@@ -75,9 +75,7 @@ def result_name(device: str, dtype: str | None = None) -> str:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=4)
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="pixels a side, in order")
     parser.add_argument("--shape", choices=[*SHAPES, "bundled"], default="sd")
@@ -202,8 +200,7 @@ class _Short:
         ladder = Ladder(self._vae, device=self._device, dtype=self._dtype)
         work = ladder.work("decode", side // 8, side // 8, 1)
         full, tiled, offload = (
-            [plan for plan in self._planner().candidates(work, route) if plan.tiling is not None]
-            for route in ROUTES
+            [plan for plan in self._planner().candidates(work, route) if plan.tiling is not None] for route in ROUTES
         )
         fastest = min(plan.seconds for plan in tiled)
         return {
@@ -247,9 +244,7 @@ class _Short:
         def budget(device: torch.device) -> int:
             return free() if device.type == self._device.type else free_bytes(device)
 
-        return Ladder(
-            self._vae, device=self._device, dtype=self._dtype, order=ROUTES, planner=self._planner(budget)
-        )
+        return Ladder(self._vae, device=self._device, dtype=self._dtype, order=ROUTES, planner=self._planner(budget))
 
     def _on_a_small_card(self, side: int, gigabytes: float) -> None:
         """The reference, which needs the whole card, comes last: if there is time for it."""
@@ -297,9 +292,7 @@ class _Short:
         """After one decode that warms up: kernels are loaded and chosen, and the allocator has memory."""
         decoder(latents)
         seconds, began = list[float](), time.perf_counter()
-        while not seconds or (
-            len(seconds) < ROUNDS and time.perf_counter() - began < SECONDS and self._left() > 0
-        ):
+        while not seconds or (len(seconds) < ROUNDS and time.perf_counter() - began < SECONDS and self._left() > 0):
             seconds.append(timed(lambda: decoder(latents), self._device).undisturbed(self._device))
         with PeakMemory(self._device) as peak:
             picture = decoder(latents)

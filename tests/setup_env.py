@@ -67,9 +67,7 @@ def pip_install(*arguments: str) -> None:
 
 
 def set_up(purpose: str) -> None:
-    print(
-        f"Setting up .venv with Python {sys.version.split()[0]} ({purpose}); this takes a few minutes once."
-    )
+    print(f"Setting up .venv with Python {sys.version.split()[0]} ({purpose}); this takes a few minutes once.")
     if VENV.exists():
         shutil.rmtree(VENV)
     subprocess.run([sys.executable, "-m", "venv", str(VENV)], check=True, stdin=subprocess.DEVNULL)

@@ -75,9 +75,7 @@ def test_nothing_imports_in_a_circle() -> None:
         return name or None
 
     graph = {
-        name: {
-            found for wanted in imports(path) if (found := module(wanted)) and found not in (name, "vae_lib")
-        }
+        name: {found for wanted in imports(path) if (found := module(wanted)) and found not in (name, "vae_lib")}
         for name, path in known.items()
         if path.name != "__init__.py"  # a room's front door
     }
@@ -129,6 +127,4 @@ def test_no_if_outside_of_hosts_names_a_host() -> None:
         for node in nodes(path):
             if isinstance(node, (ast.If, ast.IfExp)):
                 asked = ast.unparse(node.test).lower()
-                assert not any(host in asked for host in ("a1111", "forge", "automatic1111")), (
-                    f"{path}: {asked}"
-                )
+                assert not any(host in asked for host in ("a1111", "forge", "automatic1111")), f"{path}: {asked}"

@@ -271,9 +271,7 @@ def test_what_is_left_to_diffusers(alter: Callable[[Any], None], reason: str) ->
     assert reason in said[0]
 
 
-@pytest.mark.parametrize(
-    "config", [{"norm_num_groups": 16}, {"act_fn": "mish"}, {"mid_block_add_attention": False}]
-)
+@pytest.mark.parametrize("config", [{"norm_num_groups": 16}, {"act_fn": "mish"}, {"mid_block_add_attention": False}])
 def test_another_network_is_left_to_diffusers(config: dict[str, Any]) -> None:
     vae = kl(**config)
     own = both(vae)

@@ -125,9 +125,7 @@ def test_a_folder_that_is_needed(tmp_path: Path, closed: Path) -> None:
     for path in (tmp_path / "missing", tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(InputError, match=rf"There is no folder .*{path.name}; make it\."):
             require_folder(path, "make it")
-    with pytest.raises(
-        InputError, match=r"cannot be looked at \(File name too long\); check its permissions"
-    ):
+    with pytest.raises(InputError, match=r"cannot be looked at \(File name too long\); check its permissions"):
         require_folder(closed / "below", "make it")
 
 
@@ -199,10 +197,7 @@ def test_linked_folders_are_looked_into_once(tmp_path: Path) -> None:
 def test_what_an_interrupted_write_left_behind_goes_with_a_later_one(tmp_path: Path) -> None:
     target, old = tmp_path / "profiles.json", time.time() - 7200
     left = [tmp_path / f".{name}" for name in ("profiles.0123456789ab.json", "profiles.ba9876543210.json")]
-    others = [
-        tmp_path / name
-        for name in (".profiles.json", ".other.0123456789ab.json", ".profiles.0123456789ab.txt")
-    ]
+    others = [tmp_path / name for name in (".profiles.json", ".other.0123456789ab.json", ".profiles.0123456789ab.txt")]
     for path in (*left, *others):
         path.write_text("half")
         os.utime(path, (old, old))

@@ -25,9 +25,7 @@ def test_demo_installs_exactly_the_runtime_dependencies() -> None:
     pyproject = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     block = re.search(r"^dependencies = \[\n(.*?)^\]", pyproject, flags=re.DOTALL | re.MULTILINE)
     assert block is not None
-    declared = {
-        re.sub(r'^\s*"|",$', "", line).replace("'", '"').replace(" ", "") for line in block[1].splitlines()
-    }
+    declared = {re.sub(r'^\s*"|",$', "", line).replace("'", '"').replace(" ", "") for line in block[1].splitlines()}
     demo = requirement_lines((ROOT / "tests/requirements-demo.txt").read_text(encoding="utf-8"))
     assert demo == {line for line in declared if not line.startswith("torch>")}
 

@@ -66,9 +66,7 @@ def main() -> None:
             page.locator("#vg_files tbody tr").first.wait_for()
             prepare(page)
             text = page.locator("body").inner_text()
-            missing = [
-                word for word in SHOWN[name] if word not in text and not page.get_by_text(word).count()
-            ]
+            missing = [word for word in SHOWN[name] if word not in text and not page.get_by_text(word).count()]
             assert not missing, missing
             page.screenshot(path=DOCS / f"{name}.png", full_page=True)
         browser.close()

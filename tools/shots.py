@@ -33,9 +33,7 @@ def main(name: str, folder: Path) -> None:
         )
         try:
             for theme, colour in COLOURS.items():
-                sheet(pictures(browser, running, theme), colour).save(
-                    folder / f"{name}-{theme}.png", optimize=True
-                )
+                sheet(pictures(browser, running, theme), colour).save(folder / f"{name}-{theme}.png", optimize=True)
         finally:
             browser.close()
             running.stop()

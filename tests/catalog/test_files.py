@@ -67,9 +67,7 @@ def test_by_id_ignores_case() -> None:
 def test_by_sha256_finds_every_container_of_the_same_weights() -> None:
     catalog = load_catalog()
     assert (
-        catalog.by_sha256(MSE.upper())
-        is catalog.by_sha256(MSE_CKPT)
-        is catalog.by_id("vae-ft-mse-840000-ema-pruned")
+        catalog.by_sha256(MSE.upper()) is catalog.by_sha256(MSE_CKPT) is catalog.by_id("vae-ft-mse-840000-ema-pruned")
     )
     assert catalog.by_sha256("0" * 64) is None
 
@@ -140,9 +138,7 @@ def test_reads_a_catalog_of_ones_own(tmp_path: Path) -> None:
         ('[[known]]\ntitle = "x"\nfamily = "SD1"\nkind = "TAESD"\n', "sha256 is missing"),
     ],
 )
-def test_a_wrong_catalog_is_refused_with_the_entry_and_the_field(
-    tmp_path: Path, text: str, said: str
-) -> None:
+def test_a_wrong_catalog_is_refused_with_the_entry_and_the_field(tmp_path: Path, text: str, said: str) -> None:
     path = tmp_path / "catalog.toml"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(InputError, match=f"catalog.toml.*{said}"):

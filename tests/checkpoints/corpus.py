@@ -103,10 +103,7 @@ def _safetensors() -> dict[str, bytes]:
         "a VAE whose metadata is odd": safetensors(
             {
                 "__metadata__": {"vae_guard.family": "\ud800\x1b[31m\n" * 999, "scaling_factor": "1e308"},
-                **{
-                    key.replace("__", "."): tensor_entry("F4_NEW", shape, (0, 0))
-                    for key, shape in vae_of(32).items()
-                },
+                **{key.replace("__", "."): tensor_entry("F4_NEW", shape, (0, 0)) for key, shape in vae_of(32).items()},
             }
         ),
     }
@@ -182,9 +179,7 @@ def legacy(pickle_bytes: bytes, keys: list[str], storages: bytes = b"") -> bytes
         1001,
         {"little_endian": True, "protocol_version": 1001, "type_sizes": {}},
     )
-    return b"".join(
-        (*(pickle.dumps(part, 2) for part in start), pickle_bytes, pickle.dumps(keys, 2), storages)
-    )
+    return b"".join((*(pickle.dumps(part, 2) for part in start), pickle_bytes, pickle.dumps(keys, 2), storages))
 
 
 def doubled(start: bytes, opcode: bytes) -> bytes:
@@ -270,16 +265,12 @@ def _pickles(canary: Path) -> dict[str, bytes]:
         "holds itself": zipped(pickled(b"}q\0(" + text("state_dict") + b"h\0u")),
         "list that holds itself": zipped(pickled(b"]q\0h\0a")),
         "billion laughs as a key": zipped(pickled(b"}" + doubled(b"K\1", b"\x86") + b"K\1s")),
-        "billion laughs in a set": zipped(
-            pickled(call("__builtin__", "set", b"](" + doubled(b"K\1", b"\x86") + b"e"))
-        ),
+        "billion laughs in a set": zipped(pickled(call("__builtin__", "set", b"](" + doubled(b"K\1", b"\x86") + b"e"))),
         "billion laughs as a tensor": zipped(pickled(named("torch", "FloatTensor") + tree + b"h\0\x85R")),
         "billion laughs in hexadecimal": zipped(
             pickled(named("_codecs", "encode") * (MANY + 1) + text("ab") + text("latin1") + b"\x86R" + hexed)
         ),
-        "a tensor of 2^33 by its class": zipped(
-            pickled(table(x=call("torch", "FloatTensor", number(2**33))))
-        ),
+        "a tensor of 2^33 by its class": zipped(pickled(table(x=call("torch", "FloatTensor", number(2**33))))),
         "an OrderedDict without its methods": zipped(
             pickled(call("collections", "OrderedDict") + table(items=b"K\5", keys=b"K\5", get=b"K\5") + b"b")
         ),
@@ -310,24 +301,16 @@ def _pickles(canary: Path) -> dict[str, bytes]:
                 )
             )
         ),
-        "a very long number": zipped(
-            pickled(b"}\x8b" + struct.pack("<i", 300_000) + b"\1" * 300_000 + b"K\1s")
-        ),
+        "a very long number": zipped(pickled(b"}\x8b" + struct.pack("<i", 300_000) + b"\1" * 300_000 + b"K\1s")),
         "a very long number in digits": zipped(pickled(b"L" + b"9" * 300_000 + b"L\n")),
         "a flood of opcodes": zipped(pickled(b"N" * 100_000)),
         "a flood of lists": zipped(pickled(b"(" * 50_000 + b"l" * 50_000)),
-        "a flood of memos": zipped(
-            pickled(b"N" + b"".join(b"r" + struct.pack("<I", n) for n in range(50_000)))
-        ),
+        "a flood of memos": zipped(pickled(b"N" + b"".join(b"r" + struct.pack("<I", n) for n in range(50_000)))),
         "memo that is not there": zipped(pickled(b"h\x09")),
         "string of 2^60": b"\x80\x04\x8d" + struct.pack("<Q", 2**60) + b"x.",
         "string of 2^60, zip": zipped(b"\x80\x04\x8d" + struct.pack("<Q", 2**60) + b"x."),
         "keys of every kind": zipped(
-            pickled(
-                b"}("
-                + b"".join(key + stored_tensor(one, one) for key in (b"N", b"K\1", text("\ud800")))
-                + b"u"
-            )
+            pickled(b"}(" + b"".join(key + stored_tensor(one, one) for key in (b"N", b"K\1", text("\ud800"))) + b"u")
         ),
         "stack underflow": zipped(pickled(b"R")),
         "a tar in the place of a pickle": b"\x80\x02}.".ljust(257, b"\0") + b"ustar".ljust(255, b"\0"),

@@ -55,11 +55,7 @@ def _vaes(folder: Path) -> Iterator[tuple[str, Path]]:
         block_out_channels=(32, 64),
         scaling_factor=0.13025,
     )
-    unet = {
-        "model.diffusion_model.input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight": torch.zeros(
-            640, 2048
-        )
-    }
+    unet = {"model.diffusion_model.input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight": torch.zeros(640, 2048)}
 
     def safetensors(name: str, weights: Weights, **metadata: str) -> Path:
         save_file(weights, folder / name, metadata or None)
@@ -114,9 +110,7 @@ def _vaes(folder: Path) -> Iterator[tuple[str, Path]]:
     yield "Qwen2D, a conversion", safetensors("Qwen2D_VAE.safetensors", names_of_2d(wan, SMALL_WAN))
     yield (
         "Wan 2.2 5B",
-        safetensors(
-            "wan2.2_vae.safetensors", {"decoder.upsamples.0.upsamples.0.residual.0.gamma": torch.ones(1)}
-        ),
+        safetensors("wan2.2_vae.safetensors", {"decoder.upsamples.0.upsamples.0.residual.0.gamma": torch.ones(1)}),
     )
     yield "half of a TAESD", pickled("taesd_decoder.pth", _half(tiny, "decoder"))
     yield "TAESD of diffusers", safetensors("taesd.safetensors", weights_of(AutoencoderTiny()))
@@ -162,9 +156,7 @@ def _latents(folder: Path) -> Iterator[tuple[str, Path]]:
 def _of_vae(path: Path) -> str:
     identity = load_vae(path).identity
     family = f"{identity.kind}, {identity.layout}, {identity.family_name}"
-    return (
-        f"read: {family}" if identity.family or identity.candidates else f"read, but: {identity.explanation}"
-    )
+    return f"read: {family}" if identity.family or identity.candidates else f"read, but: {identity.explanation}"
 
 
 def _of_latents(path: Path) -> str:
@@ -202,9 +194,7 @@ def made() -> str:
 
 def documented() -> str:
     """The tables as docs/files.md has them."""
-    found = re.search(
-        f"{re.escape(BEGIN)}\n(.*)\n{re.escape(END)}", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL
-    )
+    found = re.search(f"{re.escape(BEGIN)}\n(.*)\n{re.escape(END)}", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL)
     return "" if found is None else found[1].strip()
 
 

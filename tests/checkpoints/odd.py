@@ -35,9 +35,7 @@ def _contents() -> dict[str, tuple[Weights, str]]:
     masked = AsymmetricAutoencoderKL(
         **_BLOCKS, down_block_out_channels=(32, 64), up_block_out_channels=(32, 64), layers_per_down_block=1
     )
-    video = AutoencoderKLTemporalDecoder(
-        down_block_types=_BLOCKS["down_block_types"], block_out_channels=(32, 64)
-    )
+    video = AutoencoderKLTemporalDecoder(down_block_types=_BLOCKS["down_block_types"], block_out_channels=(32, 64))
     nan = good | {"decoder.conv_out.bias": torch.tensor([0.0, float("nan"), 0.0])}
     return {
         "missing tensors": ({k: v for k, v in good.items() if "norm_out" not in k}, "incomplete VAE"),

@@ -30,9 +30,7 @@ def test_it_is_told_by_its_statistics(flux2_weights: Weights, tmp_path: Path) ->
     unpacked = loaded.space.for_vae(latents)
     assert unpacked.shape == (1, 32, 4, 6)
     mean, variance = flux2_weights["bn.running_mean"], flux2_weights["bn.running_var"]
-    first = (
-        latents[0, 5, 1, 2] * torch.sqrt(variance[5] + 1e-4) + mean[5]
-    )  # channel 1, upper right of its square
+    first = latents[0, 5, 1, 2] * torch.sqrt(variance[5] + 1e-4) + mean[5]  # channel 1, upper right of its square
     torch.testing.assert_close(unpacked[0, 1, 2, 5], first)
 
 
@@ -96,9 +94,7 @@ def test_without_its_statistics_it_has_no_factors(flux2_weights: Weights, tmp_pa
     save_safetensors(bare, tmp_path / "flux2-vae.safetensors", {"modelspec.architecture": "flux-2-dev"})
     loaded = load_vae(tmp_path / "flux2-vae.safetensors")
     assert loaded.space is None
-    with pytest.raises(
-        InputError, match=r"looks like FLUX\.2's VAE, but the statistics .*'bn\.running_mean'.*missing"
-    ):
+    with pytest.raises(InputError, match=r"looks like FLUX\.2's VAE, but the statistics .*'bn\.running_mean'.*missing"):
         loaded.identity.likely_family()
 
 
@@ -117,9 +113,7 @@ def test_what_stands_beside_another_vae_leaves_its_family_open(
     save_safetensors(sd3_weights | {extra: torch.zeros(64)}, tmp_path / "x.safetensors")
     identity = identify(tmp_path / "x.safetensors")
     assert (identity.family, identity.candidates) == (None, ())
-    with pytest.raises(
-        InputError, match=rf"shape of a VAE of SD3 or FLUX\.1, but tensors beside it .*'{extra}'"
-    ):
+    with pytest.raises(InputError, match=rf"shape of a VAE of SD3 or FLUX\.1, but tensors beside it .*'{extra}'"):
         identity.likely_family()
 
 
@@ -132,9 +126,7 @@ def test_whose_latents_they_are(flux2_weights: Weights, vae_file: Path, tmp_path
         InputError, match=r"have 16 channels and x\.safetensors takes 32 or 128; those of SD3, FLUX\.1 or "
     ):
         check_channels(flux2, 16)
-    with pytest.raises(
-        InputError, match=r"have 128 channels and plain\.safetensors takes 4; those of FLUX\.2 have"
-    ):
+    with pytest.raises(InputError, match=r"have 128 channels and plain\.safetensors takes 4; those of FLUX\.2 have"):
         check_channels(identify(vae_file), 128)
     with pytest.raises(InputError, match="no known family has so many"):
         check_channels(flux2, 5)

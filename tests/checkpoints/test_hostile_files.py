@@ -128,17 +128,13 @@ def test_files_that_may_not_be_read(tmp_path: Path) -> None:
         for path in paths:
             path.parent.chmod(0o755)
     assert_sentences([record for record in records if "(bundled)" not in record.name])
-    assert all(
-        "cannot be read: Permission denied" in record.said for record in records if record.how == "identify"
-    )
+    assert all("cannot be read: Permission denied" in record.said for record in records if record.how == "identify")
     rows = {record.name: record.said for record in records if record.how == "table"}
     assert {"secret.safetensors", "readable.safetensors", "listed/in.safetensors"} <= rows.keys()
     assert rows["closed/"] == "The folder closed cannot be looked into: Permission denied."
 
 
-def test_a_bundled_vae_that_may_not_be_reached(
-    tmp_path: Path, closed: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_bundled_vae_that_may_not_be_reached(tmp_path: Path, closed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As for a user who may not enter the folder that the package is in."""
     (tmp_path / "mine.safetensors").write_bytes(b"")
     monkeypatch.setattr(standalone, "BUNDLED", closed / "bundled.safetensors")

@@ -190,9 +190,7 @@ def test_the_diffusion_model_beside_it_tells(
 
 
 @pytest.mark.parametrize(("block", "family"), [("joint_blocks", "SD3"), ("double_blocks", "FLUX.1")])
-def test_the_transformer_beside_it_tells(
-    block: str, family: str, sd3_weights: Weights, tmp_path: Path
-) -> None:
+def test_the_transformer_beside_it_tells(block: str, family: str, sd3_weights: Weights, tmp_path: Path) -> None:
     stored = {"first_stage_model." + key: value for key, value in sd3_weights.items()}
     stored[f"model.diffusion_model.{block}.0.x.weight"] = torch.zeros(1)
     save_safetensors(stored, tmp_path / "x.safetensors")
@@ -213,9 +211,7 @@ def test_the_transformer_beside_it_tells(
         ("{ not json", None),
     ],
 )
-def test_the_config_beside_it_tells(
-    config: object, family: str | None, weights: Weights, tmp_path: Path
-) -> None:
+def test_the_config_beside_it_tells(config: object, family: str | None, weights: Weights, tmp_path: Path) -> None:
     path = tmp_path / "diffusion_pytorch_model.safetensors"
     save_safetensors(weights, path)
     if isinstance(config, dict):
@@ -273,9 +269,7 @@ def test_a_config_that_the_files_name_contradicts_is_not_believed_and_said(
     assert "The config.json beside the file says SDXL and the file's own name SD1" in identity.explanation
 
 
-def test_a_config_of_latents_normalised_by_channel_is_no_factor(
-    diffusers_weights: Weights, tmp_path: Path
-) -> None:
+def test_a_config_of_latents_normalised_by_channel_is_no_factor(diffusers_weights: Weights, tmp_path: Path) -> None:
     save_safetensors(diffusers_weights, tmp_path / "diffusion_pytorch_model.safetensors")
     config = json.loads(SDXL_CONFIG) | {"latents_mean": [0.0] * 4, "latents_std": [1.0] * 4}
     (tmp_path / "config.json").write_text(json.dumps(config))
@@ -344,9 +338,7 @@ def test_a_file_without_a_vae(tmp_path: Path) -> None:
         identify(tmp_path / "x.safetensors")
 
 
-def test_the_digest_is_computed_once_per_state_of_a_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_digest_is_computed_once_per_state_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "x"
     path.write_bytes(b"one")
     first = sha256_of(path)
@@ -359,9 +351,7 @@ def test_the_digest_is_computed_once_per_state_of_a_file(
     assert sha256_of(path) == hashlib.sha256(b"two").hexdigest()
 
 
-def test_the_packages_own_catalog_is_asked_by_default(
-    vae_file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_packages_own_catalog_is_asked_by_default(vae_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sha256 = sha256_of(vae_file)
 
     class Catalog:

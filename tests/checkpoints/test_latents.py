@@ -22,9 +22,7 @@ def test_latents_come_back(dtype: torch.dtype, tmp_path: Path) -> None:
     assert metadata == {"scaling_factor": "0.18215"}
 
 
-@pytest.mark.parametrize(
-    "begin", [b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"\x80\x02\x01", b"PK"]
-)
+@pytest.mark.parametrize("begin", [b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"\x80\x02\x01", b"PK"])
 def test_headers_whose_length_begins_as_another_format_does(begin: bytes, tmp_path: Path) -> None:
     latents, path = torch.randn(1, 4, 2, 2), tmp_path / "x.safetensors"
     save_safetensors({"latents": latents}, path, {"note": ""})
@@ -55,9 +53,7 @@ def test_fp8_latents_become_fp16(tmp_path: Path) -> None:
         ({"latents": torch.tensor([[[[1.0, float("inf")]]]])}, r"1 NaN or infinite numbers of 2"),
     ],
 )
-def test_latents_that_cannot_be_decoded(
-    tensors: dict[str, torch.Tensor], sentence: str, tmp_path: Path
-) -> None:
+def test_latents_that_cannot_be_decoded(tensors: dict[str, torch.Tensor], sentence: str, tmp_path: Path) -> None:
     save_safetensors(tensors, tmp_path / "x.safetensors")
     with pytest.raises(InputError, match=sentence) as raised:
         load_latents(tmp_path / "x.safetensors")

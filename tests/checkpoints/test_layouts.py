@@ -129,9 +129,7 @@ def test_layouts_of_taesd(taesd_weights: Weights) -> None:
     assert layout_of("taesd_" + key for key in taesd_weights) == "taesd"
     for half in ("encoder.", "decoder."):
         assert layout_of(key.removeprefix(half) for key in taesd_weights if key.startswith(half)) == "taesd"
-    assert (
-        layout_of(["encoder.layers.3.conv.0.weight", "decoder.layers.2.conv.0.weight"]) == "taesd (diffusers)"
-    )
+    assert layout_of(["encoder.layers.3.conv.0.weight", "decoder.layers.2.conv.0.weight"]) == "taesd (diffusers)"
     with pytest.raises(CheckpointError, match="TAESD"):
         convert_to_ldm(taesd_weights)
 

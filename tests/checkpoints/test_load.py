@@ -36,9 +36,7 @@ EXTRAS = {
 }
 
 
-@pytest.mark.parametrize(
-    "suffix", [".safetensors", ".pt", ".vae.pt", ".ckpt", ".pth", ".bin", ".legacy.ckpt"]
-)
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt", ".vae.pt", ".ckpt", ".pth", ".bin", ".legacy.ckpt"])
 @pytest.mark.parametrize("prefix", ["", "first_stage_model.", "vae."])
 def test_every_container_and_prefix(suffix: str, prefix: str, weights: Weights, tmp_path: Path) -> None:
     path = tmp_path / f"model{suffix}"
@@ -66,9 +64,7 @@ def test_what_wrappers_put_before_the_keys(prefix: str, weights: Weights, tmp_pa
 
 @pytest.mark.parametrize("prefix", ["model.vae.", "model.first_stage_model.", "autoencoder."])
 def test_what_checkpoints_put_before_the_keys(prefix: str, weights: Weights, tmp_path: Path) -> None:
-    save_safetensors(
-        {prefix + key: value for key, value in weights.items()} | EXTRAS, tmp_path / "x.safetensors"
-    )
+    save_safetensors({prefix + key: value for key, value in weights.items()} | EXTRAS, tmp_path / "x.safetensors")
     loaded = load_vae(tmp_path / "x.safetensors")
     assert_loaded(loaded.model, weights)
     assert loaded.identity.layout == "ldm in a checkpoint"
@@ -187,18 +183,14 @@ def test_fp8_becomes_fp16_without_loss(name: str, weights: Weights, tmp_path: Pa
 
 
 def test_integer_weights_are_refused(weights: Weights, tmp_path: Path) -> None:
-    save_safetensors(
-        {key: value.to(torch.int8) for key, value in weights.items()}, tmp_path / "x.safetensors"
-    )
+    save_safetensors({key: value.to(torch.int8) for key, value in weights.items()}, tmp_path / "x.safetensors")
     with pytest.raises(CheckpointError, match="stores its weights as int8, which cannot be used"):
         load_vae(tmp_path / "x.safetensors")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
-def test_weights_that_are_not_finite(
-    value: float, dtype: torch.dtype, weights: Weights, tmp_path: Path
-) -> None:
+def test_weights_that_are_not_finite(value: float, dtype: torch.dtype, weights: Weights, tmp_path: Path) -> None:
     spoilt = {key: tensor.to(dtype, copy=True) for key, tensor in weights.items()}
     spoilt["decoder.up.0.block.1.conv1.weight"][3, 2, 1, 0] = value
     save_safetensors(spoilt, tmp_path / "x.safetensors")

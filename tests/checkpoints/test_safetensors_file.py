@@ -98,9 +98,7 @@ def test_a_dtype_that_torch_lacks_only_matters_when_it_is_read(tmp_path: Path) -
     path = file_with(tmp_path / "mixed.safetensors", header, bytes(9))
     with open_weights(path) as file:
         assert file.read("vae").tolist() == [0, 0]
-        with pytest.raises(
-            CheckpointError, match="stores 'unet' as F4_FUTURE, which this version of PyTorch"
-        ):
+        with pytest.raises(CheckpointError, match="stores 'unet' as F4_FUTURE, which this version of PyTorch"):
             file.read("unet")
 
 
@@ -111,9 +109,7 @@ def test_cut_short_anywhere_is_told_in_a_sentence(
     size = data.draw(st.integers(0, len(good) - 1))
     path = tmp_path_factory.getbasetemp() / "cut.safetensors"
     path.write_bytes(good[:size])
-    with pytest.raises(
-        CheckpointError, match=r"cut\.safetensors .*(cut short|empty|no readable header|cannot)"
-    ):
+    with pytest.raises(CheckpointError, match=r"cut\.safetensors .*(cut short|empty|no readable header|cannot)"):
         read_header(path)
 
 
@@ -155,9 +151,7 @@ _entries = st.fixed_dictionaries(
 
 
 @given(
-    header=st.dictionaries(
-        st.text(max_size=5), st.one_of(_entries, _numbers, st.lists(_numbers)), max_size=3
-    ),
+    header=st.dictionaries(st.text(max_size=5), st.one_of(_entries, _numbers, st.lists(_numbers)), max_size=3),
     size=st.integers(0, 20),
 )
 def test_any_header_is_sound_or_told_in_a_sentence(

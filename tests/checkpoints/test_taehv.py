@@ -36,9 +36,7 @@ def test_its_picture_is_the_last_of_the_four_frames(path: Path) -> None:
     *others, last = taehv.frames({key: value.double() for key, value in WEIGHTS.items()}, latents)
     assert min(float((other - last).abs().max()) for other in others) > 0.1
     torch.testing.assert_close(loaded.tiny.decode(latents), last * 2 - 1, atol=1e-10, rtol=0)
-    assert not any(
-        each.untyped_storage().nbytes() > each.nbytes for each in loaded.tiny.state_dict().values()
-    )
+    assert not any(each.untyped_storage().nbytes() > each.nbytes for each in loaded.tiny.state_dict().values())
 
 
 @pytest.mark.parametrize("prefix", ["", "module."])
@@ -62,9 +60,7 @@ def test_only_the_hash_or_the_name_tells_it_from_other_video_models(path: Path, 
 
 def test_half_of_it_is_missing(tmp_path: Path) -> None:
     encoder = {key: value for key, value in WEIGHTS.items() if key.startswith("encoder")}
-    with pytest.raises(
-        CheckpointError, match=r"x\.safetensors holds only the encoder of a video model's TAESD"
-    ):
+    with pytest.raises(CheckpointError, match=r"x\.safetensors holds only the encoder of a video model's TAESD"):
         load_vae(saved(tmp_path, encoder))
 
 

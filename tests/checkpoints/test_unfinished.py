@@ -96,9 +96,7 @@ def test_files_that_cannot_be_read_are_told_and_odd_metadata_is_done_without(tmp
     assert "broken.safetensors" in problems[0]
 
 
-def test_a_folder_that_is_not_there_is_empty_and_one_that_is_closed_is_told(
-    tmp_path: Path, closed: Path
-) -> None:
+def test_a_folder_that_is_not_there_is_empty_and_one_that_is_closed_is_told(tmp_path: Path, closed: Path) -> None:
     assert unfinished.found(tmp_path / "missing") == ([], [])
     items, (problem,) = unfinished.found(closed)
     assert items == []

@@ -64,9 +64,7 @@ def test_one_half(layout: str, half: str, tmp_path: Path) -> None:
     loaded = load_vae(written(stored(layout, config), tmp_path))
     assert isinstance(loaded.model, WanVAE)
     assert loaded.model.config == config
-    assert (
-        f"It holds only {'an encoder' if half == 'encoder' else 'a decoder'}" in loaded.identity.explanation
-    )
+    assert f"It holds only {'an encoder' if half == 'encoder' else 'a decoder'}" in loaded.identity.explanation
 
 
 @layouts
@@ -139,9 +137,7 @@ def test_every_file_has_the_convolutions_beside_its_halves(layout: str, gone: st
     ],
 )
 def test_wan_22_has_another_network(key: str, tmp_path: Path) -> None:
-    path = written(
-        {"decoder.middle.0.residual.0.gamma": torch.ones(8, 1, 1, 1), key: torch.ones(1)}, tmp_path
-    )
+    path = written({"decoder.middle.0.residual.0.gamma": torch.ones(8, 1, 1, 1), key: torch.ones(1)}, tmp_path)
     with pytest.raises(UnknownVAE, match=r"is the VAE of Wan 2\.2 5B, for which VAE Guard has no network"):
         load_vae(path)
 

@@ -48,9 +48,7 @@ def test_what_is_written_can_be_read(tmp_path: Path) -> None:
         max_size=4,
     )
 )
-def test_any_names_and_shapes_come_back(
-    shapes: dict[str, list[int]], tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_any_names_and_shapes_come_back(shapes: dict[str, list[int]], tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.getbasetemp() / "any.safetensors"
     tensors = {name: torch.randn(shape) for name, shape in shapes.items()}
     save_safetensors(tensors, path)

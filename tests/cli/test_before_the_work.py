@@ -68,9 +68,7 @@ def test_pictures_that_their_format_cannot_hold(
 
 @pytest.mark.usefixtures("no_work")
 @pytest.mark.parametrize("which", ["vae", "latents", "link", "tensor"])
-def test_an_output_that_is_an_input_replaces_nothing(
-    which: str, run: Runner, latents: Path, tmp_path: Path
-) -> None:
+def test_an_output_that_is_an_input_replaces_nothing(which: str, run: Runner, latents: Path, tmp_path: Path) -> None:
     vae = tmp_path / "vae.safetensors"
     vae.write_bytes(VAE.read_bytes())
     (tmp_path / "link.safetensors").symlink_to(vae)
@@ -125,9 +123,7 @@ def test_a_taesd_that_cannot_decode(route: str, decode: Runner, latents: Path, t
 @pytest.mark.usefixtures("no_work")
 def test_a_taesd_of_other_latents_of_so_many_channels(run: Runner, tmp_path: Path) -> None:
     save_file({"latents": torch.zeros(1, 16, 2, 2)}, tmp_path / "l.safetensors")
-    save_file(
-        own_names(weights_of(small.network(replace(small.WAN, z_channels=16)))), tmp_path / "wan.safetensors"
-    )
+    save_file(own_names(weights_of(small.network(replace(small.WAN, z_channels=16)))), tmp_path / "wan.safetensors")
     sd3 = small.sd3_like(ch=32, ch_mult=(1, 1, 1, 1), num_res_blocks=1)
     save_file(weights_of(small.network(sd3)), tmp_path / "sd3.safetensors")
     save_file(taehv.weights(), tmp_path / "taew2_1.safetensors")
@@ -142,13 +138,9 @@ def test_a_taesd_of_other_latents_of_so_many_channels(run: Runner, tmp_path: Pat
 
 @pytest.mark.usefixtures("no_work")
 def test_half_a_vae_cannot_decode(run: Runner, latents: Path, tmp_path: Path) -> None:
-    mine = {
-        key: value for key, value in load_file(VAE).items() if key.startswith(("encoder.", "quant_conv."))
-    }
+    mine = {key: value for key, value in load_file(VAE).items() if key.startswith(("encoder.", "quant_conv."))}
     save_file(mine, tmp_path / "half.safetensors")
-    done = run(
-        "decode", latents, "--vae", tmp_path / "half.safetensors", "-o", tmp_path / "x.png", "--device", "cpu"
-    )
+    done = run("decode", latents, "--vae", tmp_path / "half.safetensors", "-o", tmp_path / "x.png", "--device", "cpu")
     assert "holds only an encoder, so it cannot decode" in refused(done)
 
 
@@ -162,9 +154,7 @@ def vae_of(path: Path, out_channels: int) -> Path:
 def test_a_vae_with_transparency_writes_its_alpha(run: Runner, latents: Path, tmp_path: Path) -> None:
     vae = vae_of(tmp_path / "rgba.safetensors", 4)
     tensor = tmp_path / "i.safetensors"
-    done = run(
-        "decode", latents, "--vae", vae, "-o", tmp_path / "x.png", "--tensor", tensor, "--device", "cpu"
-    )
+    done = run("decode", latents, "--vae", vae, "-o", tmp_path / "x.png", "--tensor", tensor, "--device", "cpu")
     assert done.code == 0, done.err
     wanted = load_file(tensor)["image"][0].clamp(-1, 1).add(1).mul(127.5).round()
     with Image.open(tmp_path / "x.png") as picture:
@@ -219,9 +209,7 @@ def test_latents_that_cannot_be_written_are_kept_elsewhere(
 
     monkeypatch.setattr(work, "save_safetensors", full)
     Image.new("RGB", (64, 48)).save(tmp_path / "in.png")
-    error = refused(
-        run("encode", tmp_path / "in.png", "--vae", VAE, "-o", out, "--device", "cpu", "--route", "full")
-    )
+    error = refused(run("encode", tmp_path / "in.png", "--vae", VAE, "-o", out, "--device", "cpu", "--route", "full"))
     kept = Path(error.partition("kept in ")[2].removesuffix(" instead.\n"))
     try:
         assert load_file(kept)["latents"].shape[1] == 4

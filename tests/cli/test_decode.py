@@ -30,9 +30,7 @@ def plain(latents: torch.Tensor, scale: float | None = None) -> torch.Tensor:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("route", ["auto", "full", "tiled", "offload", "cpu"])
-def test_every_exact_route_gives_the_plain_picture(
-    decode: Runner, latents: Path, tmp_path: Path, route: str
-) -> None:
+def test_every_exact_route_gives_the_plain_picture(decode: Runner, latents: Path, tmp_path: Path, route: str) -> None:
     out, tensor = tmp_path / "out.png", tmp_path / "image.safetensors"
     done = decode(latents, "-o", out, "--tensor", tensor, "--route", route, "--measure", "--json")
     assert done.code == 0, done.err
@@ -162,9 +160,7 @@ def test_wrong_latent_channels_are_told(decode: Runner, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("output", ["nowhere/out.png", "out.xyz", "."])
-def test_a_bad_output_is_told_and_nothing_is_left(
-    decode: Runner, latents: Path, tmp_path: Path, output: str
-) -> None:
+def test_a_bad_output_is_told_and_nothing_is_left(decode: Runner, latents: Path, tmp_path: Path, output: str) -> None:
     before = sorted(tmp_path.iterdir())
     done = decode(latents, "-o", tmp_path / output)
     assert done.code == 1
@@ -183,9 +179,7 @@ def test_a_bad_output_is_told_and_nothing_is_left(
         ("--dtype", "fp8"),
     ],
 )
-def test_bad_use_is_exit_code_2(
-    run: Runner, latents: Path, tmp_path: Path, arguments: tuple[str, str]
-) -> None:
+def test_bad_use_is_exit_code_2(run: Runner, latents: Path, tmp_path: Path, arguments: tuple[str, str]) -> None:
     done = run("decode", latents, "--vae", VAE, "-o", tmp_path / "a.png", *arguments)
     assert done.code == 2
     assert arguments[0] in done.err

@@ -48,9 +48,7 @@ def decoded(run: Runner, latents: torch.Tensor, vae: Path, folder: Path) -> torc
     return load_file(image)["image"]
 
 
-def test_packed_latents_become_the_picture(
-    run: Runner, network: AutoencoderKL, vae: Path, tmp_path: Path
-) -> None:
+def test_packed_latents_become_the_picture(run: Runner, network: AutoencoderKL, vae: Path, tmp_path: Path) -> None:
     latents = torch.randn(1, 128, 3, 2)
     image = decoded(run, latents, vae, tmp_path)
     assert image.shape == (1, 3, 48, 32)  # 16 pixels a latent
@@ -76,12 +74,8 @@ def test_a_picture_is_encoded_to_what_the_sampler_takes(
     packed = load_file(latents)["latents"]
     assert packed.shape == (1, 128, 2, 3)
     with Image.open(photo) as picture:
-        pixels = (
-            torch.tensor(list(picture.crop((4, 0, 52, 32)).getdata())).view(1, 32, 48, 3).permute(0, 3, 1, 2)
-        )
-    torch.testing.assert_close(
-        unpacked(packed, vae), network.encode(pixels / 127.5 - 1), atol=1e-4, rtol=1e-4
-    )
+        pixels = torch.tensor(list(picture.crop((4, 0, 52, 32)).getdata())).view(1, 32, 48, 3).permute(0, 3, 1, 2)
+    torch.testing.assert_close(unpacked(packed, vae), network.encode(pixels / 127.5 - 1), atol=1e-4, rtol=1e-4)
     assert run("decode", latents, "--vae", vae, "-o", tmp_path / "o.png", "--device", "cpu").code == 0
 
 
@@ -132,9 +126,7 @@ def test_its_taesd_takes_them_packed_and_unpacked(
     )  # as the sampler takes them
 
 
-def test_without_statistics_nothing_is_assumed(
-    run: Runner, network: AutoencoderKL, vae: Path, tmp_path: Path
-) -> None:
+def test_without_statistics_nothing_is_assumed(run: Runner, network: AutoencoderKL, vae: Path, tmp_path: Path) -> None:
     bare = {key: value for key, value in load_file(vae).items() if not key.startswith("bn.")}
     save_file(bare, tmp_path / "bare.safetensors")
     save_file({"latents": torch.ones(1, 32, 2, 2)}, tmp_path / "l.safetensors")

@@ -42,9 +42,7 @@ def test_file_names_that_are_no_text_can_be_told(run: Runner, tmp_path: Path) ->
     assert "a \\udcff\\n\\x1b[31m.safetensors" in told.splitlines()[0]
     told.encode()
     odd.write_bytes(b"")
-    assert (
-        run("inspect", odd).err == "vae_lib: a \\udcff\\n\\x1b[31m.safetensors is empty; download it again.\n"
-    )
+    assert run("inspect", odd).err == "vae_lib: a \\udcff\\n\\x1b[31m.safetensors is empty; download it again.\n"
 
 
 @pytest.mark.slow

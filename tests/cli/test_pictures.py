@@ -38,9 +38,7 @@ def test_16_bit_grey_in_big_endian(tmp_path: Path) -> None:
 def test_float_pictures_in_0_to_1(low: float, tmp_path: Path) -> None:
     Image.fromarray((low + RAMP * (1 - low)).astype(np.float32)).save(tmp_path / "x.tif")
     found = read_picture(tmp_path / "x.tif", 8)[0, 1]
-    torch.testing.assert_close(
-        found, torch.from_numpy((low + RAMP * (1 - low)) * 2 - 1).float(), atol=1e-5, rtol=0
-    )
+    torch.testing.assert_close(found, torch.from_numpy((low + RAMP * (1 - low)) * 2 - 1).float(), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize(

@@ -29,9 +29,7 @@ def hub() -> Iterator[HubServer]:
         yield server
 
 
-def pull(
-    hub: HubServer, folder: Path, *arguments: str, stderr: int = subprocess.PIPE
-) -> subprocess.Popen[str]:
+def pull(hub: HubServer, folder: Path, *arguments: str, stderr: int = subprocess.PIPE) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "vae_lib", "pull", *arguments, "--folder", str(folder)],
         cwd=ROOT,
@@ -39,9 +37,7 @@ def pull(
         | {"HF_ENDPOINT": hub.endpoint, "HF_HUB_OFFLINE": "0", "OMP_NUM_THREADS": "1"}
         | {"NO_PROXY": "127.0.0.1,localhost", "no_proxy": "127.0.0.1,localhost"},
         # Who runs the tests in the background, as CI may, ignores Ctrl+C, and children inherit that.
-        preexec_fn=None
-        if os.name == "nt"
-        else functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=None if os.name == "nt" else functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=stderr,

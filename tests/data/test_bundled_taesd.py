@@ -60,9 +60,7 @@ def test_is_for_the_latents_of_the_bundled_vae(taesd: LoadedVAE, vae: LoadedVAE)
 
 
 @torch.inference_mode()
-def test_demo_photo_decodes_like_the_full_decoder(
-    taesd: LoadedVAE, vae: LoadedVAE, photo: torch.Tensor
-) -> None:
+def test_demo_photo_decodes_like_the_full_decoder(taesd: LoadedVAE, vae: LoadedVAE, photo: torch.Tensor) -> None:
     assert vae.identity.scaling_factor is not None
     latents = vae.model.encode(photo)
     picture = taesd.model.decode(latents * vae.identity.scaling_factor)

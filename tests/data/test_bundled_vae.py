@@ -96,9 +96,7 @@ def test_activations_stay_far_from_the_end_of_fp16(vae: LoadedVAE, photo: torch.
     """Unlike those of SDXL's VAE: the demo may run the same weights in every dtype."""
     largest: list[float] = []
     hooks = [
-        module.register_forward_hook(
-            lambda _module, _inputs, result: largest.append(float(result.abs().max()))
-        )
+        module.register_forward_hook(lambda _module, _inputs, result: largest.append(float(result.abs().max())))
         for module in vae.model.modules()
     ]
     vae.model.decode(vae.model.encode(photo))

@@ -53,9 +53,7 @@ def test_the_way_a_gpu_goes_is_checked_too() -> None:
 @pytest.mark.slow
 def test_a_route_that_gives_another_picture(monkeypatch: pytest.MonkeyPatch) -> None:
     ours: Ours = Trial.ours
-    monkeypatch.setattr(
-        Trial, "ours", lambda self, given, tiling: ours(self, given, tiling) + 0.1 * tiling.offload
-    )
+    monkeypatch.setattr(Trial, "ours", lambda self, given, tiling: ours(self, given, tiling) + 0.1 * tiling.offload)
     report = run()
     assert report.is_wrong
     assert report.verdict.startswith("tiled + RAM in ")
@@ -164,9 +162,7 @@ def test_a_type_that_is_too_slow_is_seen_on_a_small_picture(monkeypatch: pytest.
     assert report.text().count("\n") == 2  # the machine, what was left out, the verdict
 
 
-@pytest.mark.parametrize(
-    "error", [torch.cuda.OutOfMemoryError("CUDA out of memory"), RuntimeError("no kernel")]
-)
+@pytest.mark.parametrize("error", [torch.cuda.OutOfMemoryError("CUDA out of memory"), RuntimeError("no kernel")])
 def test_a_plain_network_that_does_not_run_is_told(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(self: Trial, given: Tensor) -> Tensor:
         raise error

@@ -48,9 +48,7 @@ class Allocations(TorchDispatchMode):
         super().__init__()
         self.count = self.raised = 0
         self._first, self._last = first, last
-        self._error = error or (
-            lambda: torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB.")
-        )
+        self._error = error or (lambda: torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB."))
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))

@@ -146,16 +146,12 @@ def test_memory_in_pieces() -> None:
     full = plans(Operation.DECODE, 512, Route.FULL, FP16)[0]
     wanted = ladder(FP16, ROUTES).decode(given).result
     with only(full.peak_bytes + 64 * MIB):
-        pieces = [
-            torch.empty(2 * MIB, dtype=torch.uint8, device=GPU) for _ in range(full.peak_bytes // (2 * MIB))
-        ]
+        pieces = [torch.empty(2 * MIB, dtype=torch.uint8, device=GPU) for _ in range(full.peak_bytes // (2 * MIB))]
         del pieces
         outcome = ladder(FP16, ROUTES).decode(given)
         assert (outcome.plan.route, outcome.attempts) == (Route.FULL, ())
         torch.cuda.empty_cache()
-        pieces = [
-            torch.empty(2 * MIB, dtype=torch.uint8, device=GPU) for _ in range(full.peak_bytes // (2 * MIB))
-        ]
+        pieces = [torch.empty(2 * MIB, dtype=torch.uint8, device=GPU) for _ in range(full.peak_bytes // (2 * MIB))]
         between = pieces[::10]  # one of each of the allocator's segments
         del pieces
         outcome = ladder(FP16, (*ROUTES, Route.CPU)).decode(given)

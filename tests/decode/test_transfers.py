@@ -120,9 +120,7 @@ TILINGS = [
 @pytest.mark.parametrize("chance", [0.0, 0.3, 0.7, 1.0])
 @pytest.mark.parametrize("padding", [ZEROS, SEAMLESS, Padding(Edge.REFLECT, Edge.CIRCULAR)], ids=str)
 @pytest.mark.parametrize("tiling", TILINGS, ids=str)
-def test_the_picture_is_the_same(
-    tiling: Tiling, padding: Padding, chance: float, apart: type[Streams]
-) -> None:
+def test_the_picture_is_the_same(tiling: Tiling, padding: Padding, chance: float, apart: type[Streams]) -> None:
     apart.chance = chance
     resting = Tiling(tiling.band_bytes, tiling.recompute, attention_bytes=tiling.attention_bytes)
     for config in (SMALL, SD):
@@ -286,9 +284,7 @@ class TestCuda:
         monkeypatch.setattr(torch.cuda, "stream", on)
         return log
 
-    def test_each_copy_waits_for_what_was_computed_and_is_waited_for(
-        self, log: list[tuple[Any, ...]]
-    ) -> None:
+    def test_each_copy_waits_for_what_was_computed_and_is_waited_for(self, log: list[tuple[Any, ...]]) -> None:
         copies, host, rows = StreamTransfers(torch.device("cuda")), torch.ones(2), torch.zeros(2)
         copies.wait(copies.bring(rows, host))
         assert torch.equal(rows, host)

@@ -124,9 +124,7 @@ def test_every_event_has_its_words() -> None:
 
 def test_an_encode_gives_latents() -> None:
     told = wording.notice(outcome(TILED, NO_FIT), Operation.ENCODE, 512, 512)
-    assert told.startswith(
-        "encoded 512x512 in tiles, because only 2.1 GB was free and the full encode needs 4.3 GB"
-    )
+    assert told.startswith("encoded 512x512 in tiles, because only 2.1 GB was free and the full encode needs 4.3 GB")
     assert told.endswith("The latents are the same.")
 
 
@@ -142,13 +140,9 @@ def test_the_planners_and_the_command_lines_line() -> None:
     assert unknown == "tiled in 48-row bands: needs 300 MB (this device does not report its free memory)"
     assert wording.line(outcome(FULL)) == wording.planned(FULL) == "full: needs 4.3 GB of 2.1 GB free"
     done = outcome(plan, OutOfMemory(FULL))
-    assert wording.line(done) == (
-        f"full failed (out of memory, although it was predicted to need 4.3 GB); {planned}"
-    )
+    assert wording.line(done) == (f"full failed (out of memory, although it was predicted to need 4.3 GB); {planned}")
 
 
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(0.84, "840 ms"), (3.44, "3.4 s"), (59.9, "59.9 s"), (301, "5 min")]
-)
+@pytest.mark.parametrize(("seconds", "text"), [(0.84, "840 ms"), (3.44, "3.4 s"), (59.9, "59.9 s"), (301, "5 min")])
 def test_times(seconds: float, text: str) -> None:
     assert wording.time_text(seconds) == text

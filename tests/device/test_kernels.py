@@ -38,9 +38,7 @@ def test_norms_that_are_right(dtype: torch.dtype) -> None:
     assert kernels._norms_are_right(CPU, dtype)
 
 
-@pytest.mark.parametrize(
-    "broken", ["batch_norm_stats", "batch_norm_gather_stats_with_counts", "batch_norm_elemt"]
-)
+@pytest.mark.parametrize("broken", ["batch_norm_stats", "batch_norm_gather_stats_with_counts", "batch_norm_elemt"])
 @pytest.mark.parametrize("how", ["wrong", "missing", "refused"])
 def test_norms_that_are_not(broken: str, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A kernel that is wrong, that this PyTorch lacks or that refuses the dtype: none of them is used."""
@@ -200,9 +198,7 @@ class TestLayouts:
         yield extra
         kernels._copies.cache_clear()
 
-    def test_seen_by_what_is_taken_each_time(
-        self, given_out: list[int], monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_seen_by_what_is_taken_each_time(self, given_out: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
         there, both = torch.device("meta"), 2 * 128 * 96 * 96 * 4
         monkeypatch.setattr(torch, "autocast", lambda kind, enabled: nullcontext())
         given_out += [1 << 30, 0, both]  # the first loads kernels, and meanwhile another thread allocates

@@ -65,15 +65,11 @@ def runtime(kind: str, monkeypatch: pytest.MonkeyPatch, **calls: Any) -> torch.d
 
 
 def fail(*_: object) -> NoReturn:
-    raise RuntimeError(
-        "The device (Intel(R) Arc(TM) Graphics) doesn't support querying the available free memory."
-    )
+    raise RuntimeError("The device (Intel(R) Arc(TM) Graphics) doesn't support querying the available free memory.")
 
 
 @pytest.mark.parametrize("kind", ["cuda", "xpu"])
-def test_reserved_memory_counts_as_far_as_it_can_be_given_back(
-    kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_reserved_memory_counts_as_far_as_it_can_be_given_back(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     device = runtime(
         kind,
         monkeypatch,

@@ -21,9 +21,7 @@ from vae_lib.planning.cost import CountedMemory
     cuts=st.lists(st.integers(0, 30), max_size=5),
     spread=st.sampled_from([0.1, 1.0, 30.0]),
 )
-def test_blocks_make_no_difference(
-    queries: int, keys: int, channels: int, cuts: list[int], spread: float
-) -> None:
+def test_blocks_make_no_difference(queries: int, keys: int, channels: int, cuts: list[int], spread: float) -> None:
     """Also where a late block holds the highest score by far (spread 30: scores of hundreds)."""
     q, k, v = (torch.randn(n, channels) * s for n, s in ((queries, spread), (keys, spread), (keys, 1)))
     edges = [0, *sorted(min(cut, keys) for cut in cuts), keys]

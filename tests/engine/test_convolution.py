@@ -24,11 +24,7 @@ def reference(conv: nn.Conv2d, rows: Tensor, scale: str) -> Tensor:
     weight, bias = conv.weight.double(), None if conv.bias is None else conv.bias.double()
     if scale == "up":
         x = F.interpolate(x, scale_factor=2.0)
-    out = (
-        F.conv2d(F.pad(x, (0, 1, 0, 1)), weight, bias, 2)
-        if scale == "down"
-        else F.conv2d(x, weight, bias, 1, 1)
-    )
+    out = F.conv2d(F.pad(x, (0, 1, 0, 1)), weight, bias, 2) if scale == "down" else F.conv2d(x, weight, bias, 1, 1)
     return out[0].permute(1, 2, 0)
 
 
@@ -147,9 +143,7 @@ def test_the_whole_picture_is_its_own_window(scale: str, algorithm: str, apart: 
 @pytest.mark.parametrize("dtype", [FP32, BF16], ids=str)
 @pytest.mark.parametrize("scale", ["same", "up", "down"])
 @pytest.mark.parametrize("algorithm", ["direct", "planar", "winograd"])
-def test_the_counted_twin_takes_the_same_memory(
-    scale: str, algorithm: str, dtype: torch.dtype, resident: bool
-) -> None:
+def test_the_counted_twin_takes_the_same_memory(scale: str, algorithm: str, dtype: torch.dtype, resident: bool) -> None:
     """While weights are prepared, while it convolves, and for what is kept: to the byte."""
     if (scale, algorithm) == ("down", "winograd"):
         pytest.skip("there is no such way")
@@ -163,9 +157,7 @@ def test_the_counted_twin_takes_the_same_memory(
         prepared = Convolution(shape, conv, memory)
     counted = Convolution(shape, conv, twin)
     assert twin.meter.peak == peak.bytes
-    own = [
-        t for t in vars(prepared).values() if isinstance(t, Tensor) and t.data_ptr() not in _pointers(conv)
-    ]
+    own = [t for t in vars(prepared).values() if isinstance(t, Tensor) and t.data_ptr() not in _pointers(conv)]
     assert twin.meter.live == sum(t.nbytes for t in own)
     for rows, width in ((40, 64), (26, 600)):
         twin.meter.peak = before = twin.meter.live

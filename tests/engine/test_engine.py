@@ -67,9 +67,7 @@ sides = st.tuples(st.integers(1, 14), st.integers(1, 14)) | st.sampled_from([(1,
 sides = sides.filter(lambda size: size != (1, 1))  # there PyTorch's norm refuses one value per group
 
 
-def assert_exact(
-    result: Tensor, plain: Callable[[AutoencoderKL, Tensor], Tensor], pair: tuple, source: Tensor
-) -> None:
+def assert_exact(result: Tensor, plain: Callable[[AutoencoderKL, Tensor], Tensor], pair: tuple, source: Tensor) -> None:
     """As near to the network in float64 as the plain network in float32 is, give or take the order of sums.
 
     Where a norm sees next to no variance (few pixels, one channel per group) both lose digits: hence the comparison.
@@ -89,8 +87,7 @@ def networks(config: AutoencoderKLConfig, padding: Padding) -> tuple[Autoencoder
 def has_something_to_reflect(padding: Padding, height: int, width: int) -> bool:
     """At the smallest of the layers."""
     return all(
-        edge is not Edge.REFLECT or size > 1
-        for edge, size in ((padding.height, height), (padding.width, width))
+        edge is not Edge.REFLECT or size > 1 for edge, size in ((padding.height, height), (padding.width, width))
     )
 
 
@@ -107,9 +104,9 @@ ways = pytest.mark.parametrize("as_gpu", [False, True], ids=["CPU", "as on a GPU
 
 # A few for `make quick`, beside the many of `make test`.
 few_and_many = pytest.mark.parametrize("count", [3, pytest.param(30, marks=pytest.mark.slow)])
-cases = st.tuples(
-    st.sampled_from(CONFIGS), sides, tilings, st.sampled_from(PADDINGS), st.integers(1, 2)
-).filter(lambda case: has_something_to_reflect(case[3], *case[1]))
+cases = st.tuples(st.sampled_from(CONFIGS), sides, tilings, st.sampled_from(PADDINGS), st.integers(1, 2)).filter(
+    lambda case: has_something_to_reflect(case[3], *case[1])
+)
 
 
 def way(as_gpu: bool) -> AbstractContextManager[None]:

@@ -118,9 +118,7 @@ def test_a_stream_takes_what_is_counted(tiling: Tiling, operation: str) -> None:
     with PeakMemory(META) as peak, Dispatches() as dispatched:
         run(work, given, tiling)
     assert peak.bytes <= counted.peak_bytes <= 1.02 * peak.bytes
-    assert (
-        abs(counted.dispatches - dispatched.count) <= 8
-    )  # of weights that are one array for three projections
+    assert abs(counted.dispatches - dispatched.count) <= 8  # of weights that are one array for three projections
 
 
 @pytest.mark.parametrize(

@@ -101,9 +101,7 @@ def test_large_means_and_small_variances(way: str, offset: float, spread: float)
     normaliser = statistics_of(x, list(range(7, 40, 7))).normaliser(norm, Memory(CPU, x.dtype))
     scale = normaliser.scale if normaliser.inverse is None else normaliser.scale * normaliser.inverse
     groups = x.double().view(-1, 4, 2)
-    wanted = (groups.var((0, 2), unbiased=False) + norm.eps).rsqrt().repeat_interleave(
-        2
-    ) * norm.weight.double()
+    wanted = (groups.var((0, 2), unbiased=False) + norm.eps).rsqrt().repeat_interleave(2) * norm.weight.double()
     # The mean of each stretch is rounded to float32, here to a tenth of the spread at worst.
     rtol = 5e-3 if offset > 1e3 * spread else 1e-5
     assert torch.allclose(scale.double(), wanted, rtol=rtol)

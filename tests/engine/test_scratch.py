@@ -98,9 +98,7 @@ def test_a_file_that_cannot_be_mapped(monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_memory_that_cannot_be_mapped_is_no_matter_of_the_disk(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_memory_that_cannot_be_mapped_is_no_matter_of_the_disk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("unable to mmap 96 bytes from file <1.bin>: Cannot allocate memory (12)")
 

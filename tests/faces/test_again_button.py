@@ -239,9 +239,7 @@ def test_an_interrupted_decode_leaves_the_rest(page: Page) -> None:
 @pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(
-    batches=st.lists(
-        st.tuples(st.integers(1, 3), st.sampled_from(["TAESD", "Full"])), min_size=1, max_size=4
-    ),
+    batches=st.lists(st.tuples(st.integers(1, 3), st.sampled_from(["TAESD", "Full"])), min_size=1, max_size=4),
     order=st.randoms(use_true_random=False),
     left_out=st.sets(st.integers(0, 6)),
     foreign=st.integers(0, 2),

@@ -104,9 +104,7 @@ def test_every_face_promises_what_a_generation_does(
     assert (api["chosen"]["route"], api["chosen"]["seconds"]) == (route, round(seconds, 3))
     assert api["routes"][route]["seconds"] == round(seconds, 3)
 
-    about = pytest.approx(
-        seconds, rel=0.005
-    )  # the host calls us after the file's 1x1 convolution of the latents
+    about = pytest.approx(seconds, rel=0.005)  # the host calls us after the file's 1x1 convolution of the latents
     threshold = ["--threshold", "4GB"] if "vae_guard_mode" in host.values else []
     capsys.readouterr()
     size = ["--width", str(SIDE), "--height", str(SIDE)]

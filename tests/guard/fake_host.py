@@ -120,9 +120,7 @@ class FakeHost:
 
     def finish(self, latents: Latents, again: Any, saved: bool | None) -> list[tuple[Image.Image, str]]:
         pictures = self.generate(latents.tensor, again=again)
-        pixels = (
-            ((pictures + 1) / 2).clamp(0, 1).mul(255).permute(0, 2, 3, 1).numpy().astype(np.uint8)
-        )  # (B, H, W, 3)
+        pixels = ((pictures + 1) / 2).clamp(0, 1).mul(255).permute(0, 2, 3, 1).numpy().astype(np.uint8)  # (B, H, W, 3)
         made = [(Image.fromarray(one), again.infotext(index, {})) for index, one in enumerate(pixels)]
         self.saved += made if saved else []
         return made

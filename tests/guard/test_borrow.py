@@ -29,8 +29,7 @@ def test_both_say_the_same(tmp_path: Path, suffix: str) -> None:
     weights.save_taesd(tmp_path)
     if suffix == ".safetensors":
         for path in (
-            FAMILIES["SD1"].taesd_files(tmp_path, "encoder")[:1]
-            + FAMILIES["SD1"].taesd_files(tmp_path, "decoder")[:1]
+            FAMILIES["SD1"].taesd_files(tmp_path, "encoder")[:1] + FAMILIES["SD1"].taesd_files(tmp_path, "decoder")[:1]
         ):
             half = path.stem.removeprefix("taesd_")
             tensors = {

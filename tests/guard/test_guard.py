@@ -128,9 +128,7 @@ def test_when_ours_has_a_bug_and_the_host_no_memory_our_smaller_ways_are_left(
 STRANGE = {
     "no VAE": None,
     "another kind": FakeVAE(torch.nn.Identity()),
-    "a video's": FakeVAE(
-        torch.nn.ModuleDict({half: torch.nn.Conv3d(4, 4, 3) for half in ("encoder", "decoder")})
-    ),
+    "a video's": FakeVAE(torch.nn.ModuleDict({half: torch.nn.Conv3d(4, 4, 3) for half in ("encoder", "decoder")})),
 }
 
 
@@ -141,9 +139,7 @@ def test_a_host_that_has_its_vae_elsewhere(
     own, host.loaded = host.loaded, strange
     assert own is not None
     for _ in range(2):
-        picture = host.generate(
-            latents, Request(decode_by="Tiled"), lambda _, given: decoded(own.module, given)
-        )
+        picture = host.generate(latents, Request(decode_by="Tiled"), lambda _, given: decoded(own.module, given))
     assert torch.equal(picture, decoded(own.module, latents))
     sentence = UNKNOWN if strange is None else NO_NETWORK
     assert (host.noted, host.told, guard.unserved) == ({}, [sentence], sentence)
@@ -198,15 +194,11 @@ def restarted(host: FakeHost) -> Guard:
     return later
 
 
-def test_latents_of_a_failed_decode_are_kept_and_decoded_later(
-    host: FakeHost, guard: Guard, latents: Tensor
-) -> None:
+def test_latents_of_a_failed_decode_are_kept_and_decoded_later(host: FakeHost, guard: Guard, latents: Tensor) -> None:
     def fail(*args: Any) -> Tensor:
         raise RuntimeError("CUDA out of memory.")
 
-    with pytest.raises(
-        RuntimeError, match=r"CUDA out of memory\. VAE Guard: the picture could not be decoded"
-    ):
+    with pytest.raises(RuntimeError, match=r"CUDA out of memory\. VAE Guard: the picture could not be decoded"):
         host.generate(latents, decode=fail)
     held = guard.kept.items()[0]
     assert held.path is not None
@@ -235,9 +227,7 @@ def test_latents_of_a_checkpoint_that_is_gone(host: FakeHost, guard: Guard, late
     assert len(guard.kept.items()) == 1
 
 
-def test_an_approximate_picture_keeps_its_file_until_it_is_exact(
-    host: FakeHost, guard: Guard, latents: Tensor
-) -> None:
+def test_an_approximate_picture_keeps_its_file_until_it_is_exact(host: FakeHost, guard: Guard, latents: Tensor) -> None:
     weights.save_taesd(host.folders().taesd)
     host.values["vae_guard_fallback"] = ["TAESD"]
     host.generate(latents, Request(True, "Auto", 1000.0))
@@ -252,9 +242,7 @@ def test_an_approximate_picture_keeps_its_file_until_it_is_exact(
     assert (later.kept.unfinished(), item.is_approximate) == ([], False)
 
 
-def test_without_room_on_disk_the_promise_is_a_smaller_one(
-    host: FakeHost, guard: Guard, latents: Tensor
-) -> None:
+def test_without_room_on_disk_the_promise_is_a_smaller_one(host: FakeHost, guard: Guard, latents: Tensor) -> None:
     weights.save_taesd(host.folders().taesd)
     host.values |= {"vae_guard_fallback": ["TAESD"], "vae_guard_disk": 0}
     host.generate(latents, Request(True, "Auto", 1000.0))
@@ -307,9 +295,7 @@ def test_what_others_did_after_the_decode_is_named(host: FakeHost, guard: Guard,
     )
 
 
-def test_taesd_is_used_where_it_is_and_its_picture_marked(
-    host: FakeHost, guard: Guard, latents: Tensor
-) -> None:
+def test_taesd_is_used_where_it_is_and_its_picture_marked(host: FakeHost, guard: Guard, latents: Tensor) -> None:
     weights.save_taesd(host.folders().taesd)
     picture = host.generate(latents, Request(True, "TAESD"))
     assert host.noted["VAE Guard"] == "TAESD"

@@ -61,9 +61,7 @@ def switching_often() -> Iterator[None]:
         sys.setswitchinterval(before)
 
 
-def test_a_batch_that_is_added_while_the_files_are_looked_at(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_batch_that_is_added_while_the_files_are_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     guard = guard_in(tmp_path, vae_guard_keep=1)
     older = [batch(guard, decoded=False) for _ in range(3)]  # the last of them in RAM, the others files
     made, threads = [], []

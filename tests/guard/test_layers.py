@@ -176,9 +176,7 @@ def with_the_halfs_forward(module: Any) -> None:
         (with_the_halfs_forward, "decoder was given another forward by "),
     ],
 )
-def test_what_is_not_known_is_decoded_by_the_host(
-    host: FakeHost, change: Callable[[Any], None], said: str
-) -> None:
+def test_what_is_not_known_is_decoded_by_the_host(host: FakeHost, change: Callable[[Any], None], said: str) -> None:
     assert host.loaded is not None
     module, latents = host.loaded.module, latents_for(SMALL, 4, 4)
     plain = decoded(module, latents)
@@ -190,9 +188,7 @@ def test_what_is_not_known_is_decoded_by_the_host(
     assert host.noted == {"VAE Guard": HOSTS_OWN}
     (told,) = host.told
     assert f"The VAE's layer decoder.{said}" in told or f"The VAE's layer {said}" in told
-    assert told.endswith(
-        "so VAE Guard does not know what it computes. The WebUI's own code was used instead."
-    )
+    assert told.endswith("so VAE Guard does not know what it computes. The WebUI's own code was used instead.")
 
 
 class VAEHook:

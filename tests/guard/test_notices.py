@@ -13,9 +13,7 @@ from vae_lib.guard import Guard
 
 
 @pytest.mark.parametrize("encoding", ["cp1252", "ascii", "utf-8"])
-def test_a_console_that_cannot_show_a_letter(
-    encoding: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_console_that_cannot_show_a_letter(encoding: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     notices = Guard(FakeHost(tmp_path)).notices
     shown = io.BytesIO()
     monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(shown, encoding=encoding, write_through=True))

@@ -30,9 +30,7 @@ def overflowed() -> Outcome:
     vae = own_network()
     assert vae.decoder is not None
     vae.decoder.conv_out.bias.fill_(3.4e38)  # more than bfloat16's largest number
-    return Ladder(vae, dtype=torch.bfloat16, planner=Planner(lambda device: 1 << 40)).decode(
-        latents_for(SMALL, 4, 3)
-    )
+    return Ladder(vae, dtype=torch.bfloat16, planner=Planner(lambda device: 1 << 40)).decode(latents_for(SMALL, 4, 3))
 
 
 def test_the_dtype_is_remembered_for_these_weights_only(precision: Precision) -> None:

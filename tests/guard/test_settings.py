@@ -69,9 +69,7 @@ def test_a_card_that_was_taken_out(tmp_path: Path) -> None:
 def test_the_ladder_has_it(cards: None, tmp_path: Path) -> None:
     host: Any = FakeHost(tmp_path, {"vae_guard_spare": "xpu:1"})
     guard = Guard(host)
-    ladder = guard.ladder(
-        host.loaded, Operation.DECODE, torch.device("cpu"), Preference.of((Route.FULL, Route.CPU))
-    )
+    ladder = guard.ladder(host.loaded, Operation.DECODE, torch.device("cpu"), Preference.of((Route.FULL, Route.CPU)))
     outlook = ladder.outlook(ladder.work("decode", 8, 8, 1))
     prospect = outlook.of(Route.CPU)
     assert prospect.now is not None

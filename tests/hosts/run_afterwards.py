@@ -53,9 +53,7 @@ def classes() -> tuple[type, type]:
 sound = made(read_back([{}, {}, []]))
 own = {*vars(sound), *vars(made(read_back([{"is_img2img": True}, {}, []])))}
 known = {field.name for one in classes() for field in dataclasses.fields(one)}
-names = sorted(
-    known | own | set(dir(sound)) | {"vae", "postprocessing", "is_img2img", "anything", "job_timestamp"}
-)
+names = sorted(known | own | set(dir(sound)) | {"vae", "postprocessing", "is_img2img", "anything", "job_timestamp"})
 problems: list[str] = []
 chosen = random.Random(27)
 for _ in range(400):

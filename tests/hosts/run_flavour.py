@@ -60,12 +60,8 @@ class Engine:
 
     def __init__(self, vae_class, is_forge):
         made = network()
-        latent_format = SimpleNamespace(
-            scale_factor=SCALE, process_in=made.process_in, process_out=made.process_out
-        )
-        unet = SimpleNamespace(
-            model=SimpleNamespace(model_config=SimpleNamespace(latent_format=latent_format))
-        )
+        latent_format = SimpleNamespace(scale_factor=SCALE, process_in=made.process_in, process_out=made.process_out)
+        unet = SimpleNamespace(model=SimpleNamespace(model_config=SimpleNamespace(latent_format=latent_format)))
         self.forge_objects = SimpleNamespace(vae=vae_class(made), unet=unet)
         self.first_stage_model = None if is_forge else made
 
@@ -157,9 +153,7 @@ if is_forge:
     host.select_vae(vae.name)
     answer["chosen"] = [before, host.vae_in_use(), host.vae_setting()]
     labels = ("VAE / Text Encoder", "Hires VAE / Text Encoder", "Checkpoint")
-    answer["dropdowns"] = [
-        label for label in labels if host.is_vae_dropdown(SimpleNamespace(label=label), "")
-    ]
+    answer["dropdowns"] = [label for label in labels if host.is_vae_dropdown(SimpleNamespace(label=label), "")]
 
 
 if is_neo:

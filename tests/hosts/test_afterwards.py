@@ -39,9 +39,7 @@ def test_whatever_it_says_folders_settings_and_types_stay_the_hosts(found: dict[
 
 
 def test_what_is_noted_is_what_is_taken_back(found: dict[str, Any]) -> None:
-    assert {"prompts", "seeds", "vae", "is_img2img", "postprocessing", "width", "steps"} <= set(
-        found["noted"]
-    )
+    assert {"prompts", "seeds", "vae", "is_img2img", "postprocessing", "width", "steps"} <= set(found["noted"])
     refused = {"outpath_samples", "outpath_grids", "override_settings", "refiner_checkpoint", "script_args"}
     assert refused.isdisjoint(found["noted"])
 

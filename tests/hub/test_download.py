@@ -86,9 +86,7 @@ def listed(folder: Path) -> list[str]:
 
 def hidden(folder: Path) -> list[str]:
     """Files that we keep to ourselves, but for locks."""
-    return sorted(
-        path.name for path in (folder / ".vae-guard").rglob("*") if path.is_file() and path.suffix != ".lock"
-    )
+    return sorted(path.name for path in (folder / ".vae-guard").rglob("*") if path.is_file() and path.suffix != ".lock")
 
 
 class TestStraightforward:
@@ -260,9 +258,7 @@ def interrupted(hub: HubServer, models: Path) -> Path:
 
 
 class TestInterrupted:
-    def test_cancel_keeps_what_arrived_and_the_next_call_continues(
-        self, hub: HubServer, models: Path
-    ) -> None:
+    def test_cancel_keeps_what_arrived_and_the_next_call_continues(self, hub: HubServer, models: Path) -> None:
         interrupted(hub, models)
         assert listed(models / "VAE") == []
         (partial,) = partial_downloads(models / "VAE")
@@ -300,9 +296,7 @@ class TestInterrupted:
         assert partial_downloads(models / "VAE") == []
         assert fetch(hub, models).resumed_from > 0
 
-    def test_a_part_is_continued_from_another_repository_with_the_same_file(
-        self, hub: HubServer, models: Path
-    ) -> None:
+    def test_a_part_is_continued_from_another_repository_with_the_same_file(self, hub: HubServer, models: Path) -> None:
         hub.add("mirror/copy", {"copy_vae.safetensors": VAE})
         interrupted(hub, models)
         result = fetch(hub, models, "mirror/copy")
@@ -389,9 +383,7 @@ class TestInterrupted:
         assert result.resumed_from == 0
         assert longer or result.bytes_fetched > len(VAE)
 
-    def test_killed_between_the_last_byte_and_the_end_of_the_checks(
-        self, hub: HubServer, models: Path
-    ) -> None:
+    def test_killed_between_the_last_byte_and_the_end_of_the_checks(self, hub: HubServer, models: Path) -> None:
         part = interrupted(hub, models)
         part.write_bytes(VAE)
         part.rename(part.with_name("my_vae.safetensors"))
@@ -467,9 +459,7 @@ class TestChecks:
         self.refused(hub, models, "acme/my-vae", "SHA-256")
         assert len(hidden(models / "VAE")) == 4  # the first one is still there
 
-    def test_other_bytes_outside_lfs(
-        self, hub: HubServer, models: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_other_bytes_outside_lfs(self, hub: HubServer, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("tests.hub.hub_server.LFS_EXTENSIONS", ())
         remote = resolve("acme/my-vae", Hub(hub.endpoint))
         hub.repos["acme/my-vae"].files["my_vae.safetensors"] = bytes(len(VAE))
@@ -520,9 +510,7 @@ class TestChecks:
             ("SD1", "TAESD", "its kind is AutoencoderKL"),
         ],
     )
-    def test_not_what_the_catalog_says(
-        self, hub: HubServer, models: Path, family: str, kind: str, said: str
-    ) -> None:
+    def test_not_what_the_catalog_says(self, hub: HubServer, models: Path, family: str, kind: str, said: str) -> None:
         with pytest.raises(VerificationError, match=said):
             fetch(hub, models, "x", catalog=catalog(family=family, kind=kind, sha256=None))
         assert list(models.rglob("*.safetensors")) == []
@@ -592,18 +580,14 @@ class TestHostileNames:
 
 
 class TestDisk:
-    def test_space_is_checked_before(
-        self, hub: HubServer, models: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_space_is_checked_before(self, hub: HubServer, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         usage = namedtuple("usage", "total used free")
         monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9, 10**6))
         with pytest.raises(DownloadError, match=r"needs 886 kB more, .* has 1.0 MB free"):
             fetch(hub, models)
         assert not hub.gets()
 
-    def test_a_disk_that_fills_up(
-        self, hub: HubServer, models: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_a_disk_that_fills_up(self, hub: HubServer, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         from vae_lib.hub import fetch as fetching
 
         opened = fetching._open_at
@@ -693,9 +677,7 @@ class TestTogether:
         while not hub.gets():
             time.sleep(0.02)
         with pytest.raises(Cancelled):
-            fetch(
-                hub, models, progress=lambda p: stages.append(p.stage), cancelled=lambda: "waiting" in stages
-            )
+            fetch(hub, models, progress=lambda p: stages.append(p.stage), cancelled=lambda: "waiting" in stages)
         assert first.is_alive()
         stop.set()
         first.join(120)
@@ -719,16 +701,12 @@ class TestTAESD:
         for half in ("encoder", "decoder"):
             loaded = torch.load(folder / f"taesdxl_{half}.pth", weights_only=True)
             expected = {
-                name.partition(".")[2]: tensor
-                for name, tensor in taesd_state().items()
-                if name.startswith(half)
+                name.partition(".")[2]: tensor for name, tensor in taesd_state().items() if name.startswith(half)
             }
             assert loaded.keys() == expected.keys()
             assert all(torch.equal(loaded[name], tensor) for name, tensor in expected.items())
 
-    def test_the_host_files_pass_the_check_of_pickles_that_the_host_makes(
-        self, hub: HubServer, models: Path
-    ) -> None:
+    def test_the_host_files_pass_the_check_of_pickles_that_the_host_makes(self, hub: HubServer, models: Path) -> None:
         """Its rules (v1.10.1): the old format is five pickles in a row that name only tensors and
         dictionaries.
         """
@@ -854,9 +832,7 @@ class TestWithoutAHash:
 
     def test_an_empty_answer_is_not_the_folders_fault(self, hub: HubServer, models: Path) -> None:
         hub.repos["acme/my-vae"].files["my_vae.safetensors"] = b""
-        with pytest.raises(
-            DownloadError, match=r"The hub sent an empty file for acme/my-vae/my_vae\.safetensors"
-        ):
+        with pytest.raises(DownloadError, match=r"The hub sent an empty file for acme/my-vae/my_vae\.safetensors"):
             fetch(hub, models)
 
 

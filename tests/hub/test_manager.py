@@ -202,9 +202,7 @@ def test_on_finished_sees_the_job_and_cannot_break_it(hub: HubServer, models: Pa
     assert [job.state for job in seen] == ["done", "failed"]
 
 
-def test_a_bug_ends_the_job_and_not_the_thread(
-    manager: DownloadManager, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_bug_ends_the_job_and_not_the_thread(manager: DownloadManager, monkeypatch: pytest.MonkeyPatch) -> None:
     from vae_lib.hub import manager as module
 
     real = module.pull

@@ -119,9 +119,7 @@ def test_the_command_line(mirror: HubServer, tmp_path: Path, capsys: pytest.Capt
     assert HIDDEN not in f"{told}"
 
 
-@pytest.mark.parametrize(
-    "given", [f"http://me:{HIDDEN}/et@mirror", f"me:{HIDDEN}#@mirror", f"ftp://me:{HIDDEN}@x"]
-)
+@pytest.mark.parametrize("given", [f"http://me:{HIDDEN}/et@mirror", f"me:{HIDDEN}#@mirror", f"ftp://me:{HIDDEN}@x"])
 def test_an_address_that_cannot_be_used(given: str) -> None:
     with pytest.raises(DownloadError, match="which is not the address of a hub") as raised:
         client.endpoint_in_use(given)

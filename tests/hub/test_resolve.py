@@ -130,10 +130,7 @@ def test_what_is_known_of_an_lfs_file(hub: HubServer) -> None:
     assert remote.sha256 == hashlib.sha256(vae_bytes()).hexdigest()
     assert (remote.size, remote.git_sha1, remote.gated) == (len(vae_bytes()), None, False)
     assert remote.revision == repo.commit
-    assert (
-        remote.url
-        == f"{hub.endpoint}/acme/x/resolve/{repo.commit}/vae/diffusion_pytorch_model.fp16.safetensors"
-    )
+    assert remote.url == f"{hub.endpoint}/acme/x/resolve/{repo.commit}/vae/diffusion_pytorch_model.fp16.safetensors"
     assert remote.target_name == "x-vae-fp16.safetensors"
 
 
@@ -180,9 +177,7 @@ class TestAccess:
         with pytest.raises(GatedRepository, match="accept its licence") as caught:
             found(hub, "acme/gated")
         assert caught.value.url == f"{hub.endpoint}/acme/gated"  # the hub that is in use
-        assert f"open {hub.endpoint}/acme/gated (or https://huggingface.co/acme/gated, if" in str(
-            caught.value
-        )
+        assert f"open {hub.endpoint}/acme/gated (or https://huggingface.co/acme/gated, if" in str(caught.value)
         assert caught.value.url in str(caught.value)
 
     def test_with_the_right_token(self, hub: HubServer) -> None:

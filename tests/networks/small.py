@@ -52,15 +52,11 @@ FLUX2 = AutoencoderKLConfig(ch=32, ch_mult=(1, 2), num_res_blocks=1, z_channels=
 
 def sd3_like(**fields: object) -> AutoencoderKLConfig:
     """16 latent channels and no quant convs."""
-    return AutoencoderKLConfig(
-        z_channels=16, embed_dim=16, use_quant_conv=False, use_post_quant_conv=False, **fields
-    )  # type: ignore[arg-type]
+    return AutoencoderKLConfig(z_channels=16, embed_dim=16, use_quant_conv=False, use_post_quant_conv=False, **fields)  # type: ignore[arg-type]
 
 
 @overload
-def network(
-    config: AutoencoderKLConfig = ..., dtype: torch.dtype = ..., seed: int = ...
-) -> AutoencoderKL: ...
+def network(config: AutoencoderKLConfig = ..., dtype: torch.dtype = ..., seed: int = ...) -> AutoencoderKL: ...
 @overload
 def network(config: WanConfig, dtype: torch.dtype = ..., seed: int = ...) -> WanVAE: ...
 def network(config: Architecture = SMALL, dtype: torch.dtype = FP32, seed: int = 1) -> Any:
@@ -152,9 +148,7 @@ def distance(result: Tensor, wanted: Tensor) -> float:
     return float((result.double() - wanted.double()).abs().max() / wanted.double().abs().max().clamp(min=1))
 
 
-def measured_peak(
-    work: Work, vae: AutoencoderKL, tiling: Tiling, picture: tuple[int, int] | None = None
-) -> int:
+def measured_peak(work: Work, vae: AutoencoderKL, tiling: Tiling, picture: tuple[int, int] | None = None) -> int:
     """Peak bytes of doing ``work`` for real; ``vae`` has its weights where the work says."""
     if work.operation == "decode":
         assert work.config is not None

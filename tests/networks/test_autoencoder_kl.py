@@ -13,9 +13,7 @@ from vae_lib.networks import AutoencoderKL, AutoencoderKLConfig, assign
 
 CASES = {
     "sd": AutoencoderKLConfig(ch=32),
-    "sd3": AutoencoderKLConfig(
-        ch=32, z_channels=16, embed_dim=16, use_quant_conv=False, use_post_quant_conv=False
-    ),
+    "sd3": AutoencoderKLConfig(ch=32, z_channels=16, embed_dim=16, use_quant_conv=False, use_post_quant_conv=False),
     "two levels": AutoencoderKLConfig(ch=32, ch_mult=(1, 2), num_res_blocks=1),
     "three blocks, odd latents": AutoencoderKLConfig(
         ch=64, ch_mult=(1, 3, 2), num_res_blocks=3, z_channels=5, embed_dim=5
@@ -56,9 +54,7 @@ def test_decode_agrees_with_diffusers(pair: tuple[AutoencoderKL, ReferenceVAE]) 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [(32, 48), (40, 24)])
-def test_encode_agrees_with_diffusers(
-    pair: tuple[AutoencoderKL, ReferenceVAE], size: tuple[int, int]
-) -> None:
+def test_encode_agrees_with_diffusers(pair: tuple[AutoencoderKL, ReferenceVAE], size: tuple[int, int]) -> None:
     ours, theirs = pair
     image = torch.rand(1, 3, *size, dtype=torch.float64) * 2 - 1
     distribution = theirs.encode(image).latent_dist
@@ -76,9 +72,7 @@ def test_single_precision_agrees_too(case: str) -> None:
     ours.load_state_dict(convert_to_ldm(theirs.state_dict()))
     latents = torch.randn(1, ours.latent_channels, 6, 6)
     expected = theirs.decode(latents).sample
-    torch.testing.assert_close(
-        ours.decode(latents), expected, atol=1e-5 * float(expected.abs().max()), rtol=0
-    )
+    torch.testing.assert_close(ours.decode(latents), expected, atol=1e-5 * float(expected.abs().max()), rtol=0)
 
 
 def test_log_variance_is_clamped_as_in_training() -> None:

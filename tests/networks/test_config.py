@@ -47,9 +47,7 @@ def test_any_configuration_is_inferred_from_its_shapes(config: AutoencoderKLConf
 
 @pytest.mark.slow
 @given(configs(), st.data())
-def test_a_missing_key_or_a_changed_shape_never_crashes(
-    config: AutoencoderKLConfig, data: st.DataObject
-) -> None:
+def test_a_missing_key_or_a_changed_shape_never_crashes(config: AutoencoderKLConfig, data: st.DataObject) -> None:
     shapes = shapes_of(config)
     key = data.draw(st.sampled_from(sorted(shapes)))
     change = data.draw(st.one_of(st.none(), st.lists(st.integers(0, 2**31), max_size=5)))

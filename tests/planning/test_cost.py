@@ -122,9 +122,7 @@ def test_any_work(
     operation=st.sampled_from(["decode", "encode"]),
     size=st.tuples(st.integers(20, 200), st.integers(4, 20)),
     padding=st.sampled_from(PADDINGS),
-    tiling=st.builds(
-        Tiling, st.integers(11, 18).map(lambda power: 1 << power), st.integers(0, 2), st.booleans()
-    ),
+    tiling=st.builds(Tiling, st.integers(11, 18).map(lambda power: 1 << power), st.integers(0, 2), st.booleans()),
 )
 def test_counting_many_bands_by_one_changes_nothing(
     device: torch.device, operation: str, size: tuple[int, int], padding: Padding, tiling: Tiling
@@ -189,9 +187,7 @@ def test_every_route_through_the_ladder(route: Route, operation: str) -> None:
         peaks = [plan.peak_bytes for plan in candidates(work, route)]
         for budget in {max(peaks), min(peaks)}:
             ladder.planner = planner(budget)
-            source = (
-                latents_for(SMALL, height, width, 2) if operation == "decode" else images(*work.pixels, 2)
-            )
+            source = latents_for(SMALL, height, width, 2) if operation == "decode" else images(*work.pixels, 2)
             if route is Route.TAESD and operation == "encode":
                 ladder.vae, work = None, Ladder(None, tiny, wrap=padding).work(operation, height, width, 1)
                 source = images(height * 8, width * 8)

@@ -45,9 +45,7 @@ def test_it_is_the_first_plan_of_the_search(preference: Preference, free: int) -
 
 
 def test_why_it_is_that_one() -> None:
-    assert Outlook(planner(PLENTY), WORK, Preference.above(1 << 51)).events == (
-        BelowThreshold(PLENTY, 1 << 51),
-    )
+    assert Outlook(planner(PLENTY), WORK, Preference.above(1 << 51)).events == (BelowThreshold(PLENTY, 1 << 51),)
     asked = Preference((Step((Route.OFFLOAD,), asked=True),))
     assert Outlook(planner(PLENTY), WORK, asked).events == (Asked(Route.OFFLOAD),)
 

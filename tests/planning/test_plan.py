@@ -96,9 +96,7 @@ def test_taesd_only_if_allowed_and_there() -> None:
     tight = 10_000_000
     slow = Speeds(1.0, 1.0, 1.0, 1.0, 1.0)
     everything = tuple(Route)
-    assert all(
-        plan.route is not Route.TAESD for plan in [choose(BIG, PLENTY, order=everything, profile=slow)]
-    )
+    assert all(plan.route is not Route.TAESD for plan in [choose(BIG, PLENTY, order=everything, profile=slow)])
     with pytest.raises(PlanError, match="which takes at least"):
         choose(BIG, tight, order=(Route.FULL, Route.TAESD))
     with pytest.raises(PlanError, match="no TAESD"):
@@ -153,9 +151,7 @@ def test_offloading_needs_main_memory() -> None:
     plan = choose(BIG, PLENTY, order=order, cpu_free=PLENTY)
     assert plan.route is Route.OFFLOAD
     assert plan.host_bytes == 1024 * 1024 * 128 * 2  # one activation of the largest size, in half precision
-    with pytest.raises(
-        PlanError, match=r"tiled \+ RAM.* would need 269 MB of main memory, of which 100 MB is free"
-    ):
+    with pytest.raises(PlanError, match=r"tiled \+ RAM.* would need 269 MB of main memory, of which 100 MB is free"):
         choose(BIG, PLENTY, order=order, cpu_free=10**8)
     assert choose(BIG, PLENTY, order=(*order, Route.TILED), cpu_free=10**8).route is Route.TILED
     on_cpu = choose(LITTLE, PLENTY, order=order)
@@ -181,9 +177,7 @@ def test_a_faster_device_takes_larger_bands() -> None:
     """The faster it computes, the more it waits for dispatch."""
     work, memory = BIG, least_full(BIG)
     slow, fast = (
-        choose(
-            work, memory, profile=Speeds(rate, rate / 10, 1e10, 1e-5, rate), order=(Route.FULL, Route.TILED)
-        )
+        choose(work, memory, profile=Speeds(rate, rate / 10, 1e10, 1e-5, rate), order=(Route.FULL, Route.TILED))
         for rate in (1e12, 1e15)
     )
     assert slow.seconds > 20 * fast.seconds
@@ -200,9 +194,7 @@ def test_the_plain_network_where_it_was_timed_and_is_faster() -> None:
     assert (plain.is_plain, plain.route, plain.describe()) == (True, Route.FULL, "full (plain network)")
     assert plain.peak_bytes > ours.peak_bytes
     faster = replace(usual, plain=0.5)
-    assert choose(BIG, plain.peak_bytes - 1, profile=faster) == choose(
-        BIG, plain.peak_bytes - 1, profile=usual
-    )
+    assert choose(BIG, plain.peak_bytes - 1, profile=faster) == choose(BIG, plain.peak_bytes - 1, profile=usual)
     for other in (replace(BIG, padding=Padding.of(True)), replace(BIG, resident=False)):
         assert not choose(other, PLENTY, profile=faster).is_plain
 

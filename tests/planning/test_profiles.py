@@ -127,9 +127,7 @@ def test_the_usual_speeds_where_none_can_be_measured(
     elif why == "switched off":
         monkeypatch.setenv(SWITCH, "0")
     else:
-        monkeypatch.setattr(
-            *((calibrate, "measure_speeds") if why == "failure" else (profiles, "device_key")), fail
-        )
+        monkeypatch.setattr(*((calibrate, "measure_speeds") if why == "failure" else (profiles, "device_key")), fail)
     assert machine.known(ON_CPU) == Profile.usual(ON_CPU)
     assert (machine.measured, machine.file.exists()) == ([], False)
 
@@ -151,15 +149,11 @@ def test_a_device_is_checked_once_and_it_is_remembered(machine: Machine) -> None
     assert machine.checked == [Operation.DECODE]
     assert machine.profile(work=replace(WORK, dtype=BF16)).plain == 0  # not checked: the weights are fp32
     assert machine.known(replace(WORK, operation=Operation.ENCODE)).plain == 0  # nor was the encode
-    (entry,) = [
-        e for key, e in json.loads(machine.file.read_text()).items() if key == "a cuda; torch.float32"
-    ]
+    (entry,) = [e for key, e in json.loads(machine.file.read_text()).items() if key == "a cuda; torch.float32"]
     assert [name.split(",")[0] for name in entry] == ["speeds", "decode"]
 
 
-def test_a_wrong_route_is_reported_once_and_not_used(
-    machine: Machine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_wrong_route_is_reported_once_and_not_used(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     spoil(monkeypatch, offload=True)
     found = machine.profile()
     assert found.distrusted == {Route.OFFLOAD}
@@ -170,9 +164,7 @@ def test_a_wrong_route_is_reported_once_and_not_used(
     assert choose(WORK, PLENTY, profile=found).route is Route.FULL
 
 
-def test_where_bands_are_wrong_the_plain_network_decodes(
-    machine: Machine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_where_bands_are_wrong_the_plain_network_decodes(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     spoil(monkeypatch, bands=True)
     found = machine.profile()
     assert found.distrusted == {Route.FULL, Route.TILED}
@@ -239,9 +231,7 @@ def test_a_standing_that_makes_no_sense_is_found_again(machine: Machine) -> None
     assert len(machine.checked) == 6
 
 
-def test_cpus_are_not_checked_and_it_can_be_switched_off(
-    machine: Machine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cpus_are_not_checked_and_it_can_be_switched_off(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     assert machine.profile(work=ON_CPU).speeds == SPEEDS
     monkeypatch.setenv(SWITCH, "0")
     assert machine.profile() == Profile.usual(WORK)

@@ -69,8 +69,7 @@ def test_how_far_one_gets_in_a_sentence() -> None:
     assert sides == sorted(sides)
     nothing = outlook(0, 0)
     assert (
-        reach(nothing, nothing.prospects, curves)
-        == "With 0 bytes free, there is no size that you can decode exactly."
+        reach(nothing, nothing.prospects, curves) == "With 0 bytes free, there is no size that you can decode exactly."
     )
 
 

@@ -78,9 +78,7 @@ def failing(error: Exception) -> Callable[..., object]:
     ],
     ids=["missing", "a part is missing", "too new", "another error"],
 )
-def test_what_cannot_be_imported_is_said(
-    error: Exception, said: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_cannot_be_imported_is_said(error: Exception, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "vae_lib.ui.app", raising=False)
     monkeypatch.setattr(sys, "meta_path", [failing(error)(), *sys.meta_path])
     with pytest.raises(InputError) as raised:

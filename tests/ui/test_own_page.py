@@ -105,9 +105,7 @@ def test_others_are_refused(site: Site, path: str, headers: dict[str, str]) -> N
         status, answered, body = site.get(path, method, **headers)
         assert status == 403
         assert "access-control-allow-origin" not in answered
-        assert (
-            body == b"This page answers only itself, at http://127.0.0.1 or http://localhost; open it there."
-        )
+        assert body == b"This page answers only itself, at http://127.0.0.1 or http://localhost; open it there."
 
 
 def test_a_websocket_of_another_page_is_refused(site: Site) -> None:
@@ -152,9 +150,7 @@ def test_a_page_of_another_origin_in_the_same_browser(site: Site) -> None:
     }"""
     try:
         with sync_playwright() as playwright:
-            browser = playwright.chromium.launch(
-                executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
-            )
+            browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
             page = browser.new_page()
             page.goto(f"http://127.0.0.1:{other.server_port}/")
             assert page.evaluate(tried, site.address.rstrip("/")) == ["refused"] * 4

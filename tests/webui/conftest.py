@@ -33,9 +33,7 @@ def complaints(log: str) -> list[str]:
     ours = ("vae_guard", "vae_lib", hosts.EXTENSION)
     lines = log.splitlines()
     failed = [line for line in lines if line.startswith("*** Error") and any(name in line for name in ours)]
-    return failed + [
-        line for line in lines if "Please report this" in line and "made by the probe" not in line
-    ]
+    return failed + [line for line in lines if "Please report this" in line and "made by the probe" not in line]
 
 
 @pytest.fixture(scope="session")

@@ -177,9 +177,7 @@ class Host:
                 if ready():
                     return
             if self.process.poll() is not None or time.monotonic() > end:
-                raise AssertionError(
-                    f"the host did not come up; the end of its console:\n{self.log()[-4000:]}"
-                )
+                raise AssertionError(f"the host did not come up; the end of its console:\n{self.log()[-4000:]}")
             time.sleep(0.05)
 
     def stop(self) -> None:
@@ -237,9 +235,7 @@ def as_first_stage(vae: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def make_checkpoint(vae_file: Path, checkpoint: Path) -> None:
     """A small one with that VAE, by the real host's own libraries, or an A1111's where the host has none."""
     maker = ROOT / "tests/webui/make_checkpoint.py"
-    python, webui = (
-        os.environ.get(f"MAKER_{name}") or os.environ[f"WEBUI_{name}"] for name in ("PYTHON", "DIR")
-    )
+    python, webui = (os.environ.get(f"MAKER_{name}") or os.environ[f"WEBUI_{name}"] for name in ("PYTHON", "DIR"))
     command = [python, maker, webui, vae_file, checkpoint]
     subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
 
@@ -247,9 +243,7 @@ def make_checkpoint(vae_file: Path, checkpoint: Path) -> None:
 def prepare_data(data: Path) -> None:
     """A data folder with the extension, checkpoints, VAEs of several kinds and TAESD."""
     install_extension(data / "extensions" / EXTENSION)
-    shutil.copytree(
-        ROOT / "tests/webui/probe", data / "extensions/probe", ignore=shutil.ignore_patterns("__pycache__")
-    )
+    shutil.copytree(ROOT / "tests/webui/probe", data / "extensions/probe", ignore=shutil.ignore_patterns("__pycache__"))
     models = data / "models"
     own, other = weights.vae(1), weights.vae(2)
     checkpoint = models / "Stable-diffusion" / "small.safetensors"
@@ -271,9 +265,7 @@ def prepare_data(data: Path) -> None:
     checkpoint.with_name("small_with_noted_vae.json").write_text('{"vae": "other.safetensors"}')
     weights.save_vae(models / "VAE" / "other.safetensors", other)
     weights.save_vae(models / "VAE" / "other-diffusers.safetensors", weights.as_diffusers(other))
-    weights.save_vae(
-        models / "VAE" / "wrong.safetensors", {"lora_unet.down.weight": own["quant_conv.weight"]}
-    )
+    weights.save_vae(models / "VAE" / "wrong.safetensors", {"lora_unet.down.weight": own["quant_conv.weight"]})
     weights.save_vae(models / "VAE" / "a" / "twin.safetensors", other)
     weights.save_vae(models / "VAE" / "b" / "twin.safetensors", weights.vae(3))
     weights.save_taesd(models / "VAE-taesd")
@@ -295,9 +287,7 @@ def start(
         quiet |= {"VERSION_UID": "PY313", "forge_preset": "sd"}  # else it asks on the console
     settings = quiet | settings
     (data / "config.json").write_text(json.dumps(settings))
-    environment = {
-        name: value for name, value in os.environ.items() if not re.match("GRADIO_|COMMANDLINE_ARGS", name)
-    }
+    environment = {name: value for name, value in os.environ.items() if not re.match("GRADIO_|COMMANDLINE_ARGS", name)}
     environment |= {
         "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1",
         "SD_WEBUI_RESTARTING": "1", "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1",

@@ -41,16 +41,12 @@ def browser() -> Iterator[Browser]:
             pytest.fail(reason)
         pytest.skip(reason)
     with sync_playwright() as playwright:
-        running = playwright.chromium.launch(
-            executable_path=chromium, args=[f"--{flag}" for flag in FLAGS.split()]
-        )
+        running = playwright.chromium.launch(executable_path=chromium, args=[f"--{flag}" for flag in FLAGS.split()])
         yield running
         running.close()
 
 
-def open_page(
-    browser: Browser, host: Host, size: tuple[int, int] = DESK, query: str = "", **context: Any
-) -> Page:
+def open_page(browser: Browser, host: Host, size: tuple[int, int] = DESK, query: str = "", **context: Any) -> Page:
     """The host's page, ready for use. Nothing outside of this machine is asked for."""
     page = browser.new_page(viewport={"width": size[0], "height": size[1]}, **context)
     page.set_default_timeout(SECONDS)

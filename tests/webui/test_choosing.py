@@ -34,9 +34,7 @@ def broken(request: pytest.FixtureRequest, host: hosts.Host) -> Iterator[str]:
     """A file in the dropdown that is not what it was."""
     path = host.data / "models/VAE/other-diffusers.safetensors"
     whole = path.read_bytes()
-    path.write_bytes(
-        whole[:-1000] if request.param == "cut short" else b"<!DOCTYPE html><html><body>Not found</body>"
-    )
+    path.write_bytes(whole[:-1000] if request.param == "cut short" else b"<!DOCTYPE html><html><body>Not found</body>")
     yield path.name
     path.write_bytes(whole)
 

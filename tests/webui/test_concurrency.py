@@ -37,18 +37,14 @@ def test_settings_of_requests_at_once_do_not_mix(host: Host, without: Without) -
             call(number)
 
     def switch(number: int) -> Any:
-        return host.post(
-            "/sdapi/v1/options", {"vae_guard_keep": 4 + number % 2, "live_previews_enable": True}
-        )
+        return host.post("/sdapi/v1/options", {"vae_guard_keep": 4 + number % 2, "live_previews_enable": True})
 
     before = host.get("/probe/options")
     with ThreadPoolExecutor(len(WAYS) + 2) as pool:
         pictures = {way: pool.submit(generation, way) for way in WAYS}
         others = [
             pool.submit(repeated, switch),
-            pool.submit(
-                repeated, lambda number: [host.get("/vae-guard/latents"), host.get("/vae-guard/status")]
-            ),
+            pool.submit(repeated, lambda number: [host.get("/vae-guard/latents"), host.get("/vae-guard/status")]),
         ]
         for other in others:
             other.result(300)

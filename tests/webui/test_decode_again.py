@@ -101,14 +101,10 @@ def test_taesds_picture_becomes_the_picture(host: hosts.Host, name: str) -> None
     kind, count = KINDS[name], count_of(KINDS[name])
     images, texts = pictures(host.generate(**kind, guard=FULL), count)
     approximate, _ = pictures(host.generate(**kind, guard=TAESD), count)
-    assert any(
-        np.abs(one.astype(int) - other).max() > 8 for one, other in zip(images, approximate, strict=True)
-    )
+    assert any(np.abs(one.astype(int) - other).max() > 8 for one, other in zip(images, approximate, strict=True))
     assert_is(in_order(host, count), images, texts)
     assert not any(item["file"] for item in host.get("/vae-guard/latents"))
-    usual, _ = pictures(
-        host.generate(**KINDS["txt2img"], guard=FULL), 1
-    )  # settings and checkpoint are as before
+    usual, _ = pictures(host.generate(**KINDS["txt2img"], guard=FULL), 1)  # settings and checkpoint are as before
     again, _ = pictures(host.generate(**KINDS["txt2img"], guard=FULL), 1)
     assert_close(usual[0], again[0])
 
@@ -175,9 +171,7 @@ def test_the_vae_of_the_generation_decodes(chosen: hosts.Host) -> None:
         assert without_ours(again.infotext) == without_ours(wanted[name].infotext)
         assert host.vae_in_use() == before
     assert np.abs(wanted["None"].images[0].astype(int) - wanted["other.safetensors"].images[0]).max() > 8
-    assert_close(
-        host.generate(guard=FULL).images[0], wanted["None"].images[0]
-    )  # the one that was chosen since
+    assert_close(host.generate(guard=FULL).images[0], wanted["None"].images[0])  # the one that was chosen since
 
 
 @pytest.mark.skipif(hosts.IS_FORGE, reason="its list of modules is refreshed by its page alone")
@@ -258,9 +252,7 @@ def test_every_picture_in_the_gallery_is_put_right_at_its_place(page: tuple[Page
     generate(opened)
     first = saved(host)
     assert len(first) == 2
-    opened.locator(
-        "#txt2img_vae_guard .label-wrap"
-    ).click()  # the accordion is closed, and the button is there
+    opened.locator("#txt2img_vae_guard .label-wrap").click()  # the accordion is closed, and the button is there
     expect(button(opened)).to_be_visible()
     shoot(opened, "decode-again-1-approximate")
     shown = opened.locator("#txt2img_gallery .thumbnails img, #txt2img_gallery .grid-container img")

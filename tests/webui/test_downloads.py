@@ -41,12 +41,8 @@ def hub() -> Iterator[HubServer]:
     with running_hub() as server:
         server.add("acme/good", {"good.safetensors": good_bytes()})
         server.add("acme/slow", {"slow.safetensors": vae_bytes(seed=1)})
-        server.add(
-            "acme/two", {"a-vae.safetensors": vae_bytes(seed=2), "b-vae.safetensors": vae_bytes(seed=3)}
-        )
-        server.add(
-            "acme/bad", {"bad.safetensors": vae_bytes(seed=4)}, announced={"bad.safetensors": "0" * 64}
-        )
+        server.add("acme/two", {"a-vae.safetensors": vae_bytes(seed=2), "b-vae.safetensors": vae_bytes(seed=3)})
+        server.add("acme/bad", {"bad.safetensors": vae_bytes(seed=4)}, announced={"bad.safetensors": "0" * 64})
         server.add("acme/tiny", {"taesd.safetensors": taesd_bytes()})
         yield server
 
@@ -141,9 +137,7 @@ def test_bad_arguments_are_refused(host: Host, query: dict[str, str]) -> None:
     assert host.get("/vae-guard/downloads") == before
 
 
-@pytest.mark.parametrize(
-    "kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", None]
-)
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", None])
 @pytest.mark.parametrize("route", ["downloads", "latents/0/decode"])
 def test_a_page_of_another_site_can_start_nothing(host: Host, route: str, kind: str | None) -> None:
     """What a browser sends without asking the WebUI first."""
@@ -217,9 +211,7 @@ def test_another_file_of_the_name_is_kept(host: Host) -> None:
     assert taken.read_bytes() == b"mine"
 
 
-def test_cancel_keeps_a_part_that_is_continued_and_a_generation_does_not_wait(
-    host: Host, hub: HubServer
-) -> None:
+def test_cancel_keeps_a_part_that_is_continued_and_a_generation_does_not_wait(host: Host, hub: HubServer) -> None:
     size = len(vae_bytes(seed=1))
     hub.fault("CDN GET .*slow", rate=size / 60)
     started = post(host, reference="acme/slow")

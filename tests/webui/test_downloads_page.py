@@ -18,16 +18,12 @@ from tests.webui.test_downloads import TAESD_FILES, host, hub, without_taesd
 __all__ = ["browser", "host", "hub", "without_taesd"]  # fixtures
 
 
-def test_the_settings_get_taesd_for_the_loaded_checkpoint(
-    browser: Browser, host: Host, without_taesd: Path
-) -> None:
+def test_the_settings_get_taesd_for_the_loaded_checkpoint(browser: Browser, host: Host, without_taesd: Path) -> None:
     page = open_page(browser, host)
     try:
         open_tab(page, "Settings")
         open_tab(page, "VAE Guard", "#settings")
-        expect(page.locator("#setting_vae_guard_taesd").last).to_contain_text(
-            "never downloaded in the middle"
-        )
+        expect(page.locator("#setting_vae_guard_taesd").last).to_contain_text("never downloaded in the middle")
         state = page.locator("#setting_vae_guard_taesd_state").last
         expect(state).to_contain_text("TAESD for SD1, the loaded checkpoint's family, is not here yet.")
         button = page.locator("#setting_vae_guard_taesd_get")

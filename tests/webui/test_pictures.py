@@ -161,9 +161,7 @@ def test_the_latents_of_a_taesd_picture_can_be_decoded_in_full(host: Host, witho
             host.post(f"/vae-guard/latents/{number}/decode")
 
 
-def test_a_taesd_that_cannot_be_read_is_told_and_the_exact_ways_do_without(
-    host: Host, without: Without
-) -> None:
+def test_a_taesd_that_cannot_be_read_is_told_and_the_exact_ways_do_without(host: Host, without: Without) -> None:
     file = host.data / "models/VAE-taesd/taesd_decoder.pth"
     whole = file.read_bytes()
     file.write_bytes(b"no weights")
@@ -245,9 +243,7 @@ def test_an_xyz_axis_counts_for_its_pictures(host: Host, without: Without) -> No
             value = True
         elif label == "X values":  # once as text; in the real script again as a list
             value = (
-                wanted
-                if "X values" in [info["args"][i]["label"] for i in range(len(arguments))]
-                else ",".join(wanted)
+                wanted if "X values" in [info["args"][i]["label"] for i in range(len(arguments))] else ",".join(wanted)
             )
         arguments.append(value)
     plot = host.generate(script_name="x/y/z plot", script_args=arguments)

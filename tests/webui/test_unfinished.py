@@ -68,9 +68,7 @@ def test_nothing_is_left_on_disk_of_a_finished_picture(host: hosts.Host) -> None
     assert files(host) == []
 
 
-def test_latents_of_a_failed_picture_are_kept_told_and_decoded(
-    host: hosts.Host, failed: hosts.Picture
-) -> None:
+def test_latents_of_a_failed_picture_are_kept_told_and_decoded(host: hosts.Host, failed: hosts.Picture) -> None:
     (path,) = files(host)
     assert str(path) in host.log()
     latents, metadata = load_latents(path)
@@ -84,9 +82,7 @@ def test_latents_of_a_failed_picture_are_kept_told_and_decoded(
     assert files(host) == []
 
 
-def test_the_command_line_decodes_what_was_kept(
-    host: hosts.Host, failed: hosts.Picture, tmp_path: Path
-) -> None:
+def test_the_command_line_decodes_what_was_kept(host: hosts.Host, failed: hosts.Picture, tmp_path: Path) -> None:
     from PIL import Image
 
     from tests.webui import weights
@@ -210,9 +206,7 @@ def killed_in_a_decode(data: Path, **generation: Any) -> Iterator[tuple[hosts.Ho
     hosts.prepare_data(data)
     running = hosts.start(data)
     try:
-        running.post(
-            "/probe/measuring?on=false"
-        )  # which takes minutes for so large a picture on a busy machine
+        running.post("/probe/measuring?on=false")  # which takes minutes for so large a picture on a busy machine
         whole = running.generate(**generation)
 
         def generate() -> None:

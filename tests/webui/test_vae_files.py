@@ -173,9 +173,7 @@ def test_a_pickle_that_acts_is_not_handed_to_a_host_that_checks_nothing(tmp_path
     acts = corpus.Runs(os.system, f"touch '{canary}'")
     torch.save({"state_dict": {"decoder.conv_in.weight": acts}}, folder / "acts.pt")
     (folder / "acts too.ckpt").write_bytes(corpus.legacy(pickle.dumps(acts, 2), []))
-    (folder / "perhaps.pt").write_bytes(
-        pickle.dumps(corpus.Runs(Path, "x"), 4)
-    )  # no weights, but no accusation
+    (folder / "perhaps.pt").write_bytes(pickle.dumps(corpus.Runs(Path, "x"), 4))  # no weights, but no accusation
     running = hosts.start(tmp_path, "--disable-safe-unpickle")
     try:
         for name in ("acts.pt", "acts too.ckpt"):

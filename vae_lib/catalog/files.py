@@ -81,11 +81,7 @@ class Catalog:
     def by_file(self, repository: str, file: str) -> CatalogEntry | None:
         """The entry for a file on the hub; repository names there do not depend on case."""
         return next(
-            (
-                entry
-                for entry in self.entries
-                if entry.repository.lower() == repository.lower() and entry.file == file
-            ),
+            (entry for entry in self.entries if entry.repository.lower() == repository.lower() and entry.file == file),
             None,
         )
 

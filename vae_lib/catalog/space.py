@@ -37,9 +37,7 @@ class LatentSpace:
             return cls(1 / deviation, mean)
         if packing is None:
             return cls(family.scaling_factor, family.shift_factor)
-        mean, variance = (
-            statistics[name].float().view(1, -1, 1, 1) for name in (packing.mean, packing.variance)
-        )
+        mean, variance = (statistics[name].float().view(1, -1, 1, 1) for name in (packing.mean, packing.variance))
         return cls((variance + packing.eps).rsqrt(), mean, packing.patch, packing.packed)
 
     @property

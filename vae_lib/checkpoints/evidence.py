@@ -25,9 +25,7 @@ from vae_lib.errors import VAEGuardError
 Certainty = Literal["hash", "tensors", "metadata", "checkpoint", "ambiguous"]
 
 _WEIGHTS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
-_BY_HAND = (
-    "give its scaling and shift factor by hand (--scaling-factor and --shift-factor on the command line)"
-)
+_BY_HAND = "give its scaling and shift factor by hand (--scaling-factor and --shift-factor on the command line)"
 
 
 class KnownFile(Protocol):
@@ -84,9 +82,7 @@ def judge(described: Described, sha256: str | None, known: Lookup | None) -> Ver
     by_name = family_in_text(stem)
     if by_name is not None and not _has_such_a_vae(by_name, described):
         by_name = None
-    signs = [
-        sign for sign in _signs(described, channels, sha256, known) if _is_usable(sign.family, described)
-    ]
+    signs = [sign for sign in _signs(described, channels, sha256, known) if _is_usable(sign.family, described)]
     config = _sign_in_config(described, channels, by_name)
     if isinstance(config, _Sign):
         signs.append(config)
@@ -124,13 +120,9 @@ def _signs(described: Described, channels: int, sha256: str | None, known: Looku
             yield _Sign(family, "hash", f"This is {entry.title}: its SHA-256 is in the catalog.")
     for family in families_of(channels, described.architecture):
         if family.deviation and not described.keys.is_taesd:
-            yield _Sign(
-                family, "tensors", f"Only the VAE of {family.name} and its relatives has this network."
-            )
+            yield _Sign(family, "tensors", f"Only the VAE of {family.name} and its relatives has this network.")
         if family.packing is not None and family.packing == described.packing:
-            explanation = (
-                f"It holds the statistics of {family.name}'s latents ({quote(family.packing.mean)})."
-            )
+            explanation = f"It holds the statistics of {family.name}'s latents ({quote(family.packing.mean)})."
             yield _Sign(family, "tensors", explanation)
         if family.packing is not None and described.keys.is_taesd:
             explanation = f"Only the TAESD of {family.name} has {channels} latent channels."
@@ -228,9 +220,7 @@ def _family_in_metadata(metadata: Mapping[str, str], channels: int) -> tuple[Fam
     return None
 
 
-def _sign_in_config(
-    described: Described, channels: int, by_name: Family | None
-) -> _Sign | _Unbelieved | None:
+def _sign_in_config(described: Described, channels: int, by_name: Family | None) -> _Sign | _Unbelieved | None:
     """What the ``config.json`` of diffusers beside a file says, if it is this file's and fits.
 
     It is that of the file that diffusers names, or of the only weights in its folder.

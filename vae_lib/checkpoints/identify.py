@@ -101,13 +101,7 @@ def identify_described(described: Described, *, hash_file: bool, known: Lookup |
     infos = [header.tensors[source] for source in keys.sources.values()]
     kind: Kind = described.architecture
     if isinstance(network, TAESD):
-        kind = (
-            "TAESD encoder"
-            if network.decoder is None
-            else "TAESD decoder"
-            if network.encoder is None
-            else "TAESD"
-        )
+        kind = "TAESD encoder" if network.decoder is None else "TAESD decoder" if network.encoder is None else "TAESD"
     sha256 = None
     if hash_file:
         try:

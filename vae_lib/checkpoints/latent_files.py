@@ -74,9 +74,7 @@ def _choose(tensors: Mapping[str, Any], name: str) -> str:
         if wanted in tensors:
             return wanted
     if map_keys(tensors) is not None:
-        raise InputError(
-            f"{name} is a VAE, not latents; give it with --vae, and a file of latents before it."
-        )
+        raise InputError(f"{name} is a VAE, not latents; give it with --vae, and a file of latents before it.")
     if len(tensors) == 1:
         return next(iter(tensors))
     held = f"only {quote_some(list(tensors))}" if tensors else "nothing"

@@ -61,9 +61,7 @@ def load_latents(path: PathLike) -> tuple[torch.Tensor, dict[str, str]]:
 
 def _hint(shape: tuple[int, ...]) -> str:
     if len(shape) == 3:
-        return (
-            ". If they are a transformer's sequence of packed latents, unpack them to height and width first"
-        )
+        return ". If they are a transformer's sequence of packed latents, unpack them to height and width first"
     return ". If they are a video's, save the latents of each frame by themselves" if len(shape) == 5 else ""
 
 
@@ -132,9 +130,7 @@ def check_channels(identity: Identity, channels: int) -> None:
     if channels in wanted:
         return
     others = [
-        family.name
-        for family in FAMILIES.values()
-        if channels in (family.latent_channels, family.sampler_channels)
+        family.name for family in FAMILIES.values() if channels in (family.latent_channels, family.sampler_channels)
     ]
     belong = (
         f"those of {join(others, 'or')} have so many. Choose that family's VAE."

@@ -46,18 +46,10 @@ _PREFIX = re.compile(
 _IN_A_CHECKPOINT = re.compile(r"(?:^|\.)(first_stage_model|vae|autoencoder)\.")
 _VAE_KEY = re.compile(r"(encoder|decoder|quant_conv|post_quant_conv|quantize)\.")
 _NESTED = re.compile(r"^(?:encoder|decoder)\.((?:post_)?quant_conv\.)")  # where FLUX.2's own file has them
-_LDM_KEY = re.compile(
-    r"(encoder\.down|decoder\.up)\.\d+\.block\.|(encoder|decoder)\.mid\.(block_[12]|attn_1)\."
-)
-_DIFFUSERS_KEY = re.compile(
-    r"(encoder\.down_blocks|decoder\.up_blocks)\.\d+\.|(encoder|decoder)\.mid_block\."
-)
-_WAN_KEY = re.compile(
-    r"(encoder|decoder)\.(middle\.[02]\.residual|(up|down)samples\.\d+\.(residual|resample))\."
-)
-_WAN_DIFFUSERS_KEY = re.compile(
-    r"(encoder|decoder)\.mid_block\.(resnets\.[01]\.norm1\.gamma|attentions\.0\.to_qkv\.)"
-)
+_LDM_KEY = re.compile(r"(encoder\.down|decoder\.up)\.\d+\.block\.|(encoder|decoder)\.mid\.(block_[12]|attn_1)\.")
+_DIFFUSERS_KEY = re.compile(r"(encoder\.down_blocks|decoder\.up_blocks)\.\d+\.|(encoder|decoder)\.mid_block\.")
+_WAN_KEY = re.compile(r"(encoder|decoder)\.(middle\.[02]\.residual|(up|down)samples\.\d+\.(residual|resample))\.")
+_WAN_DIFFUSERS_KEY = re.compile(r"(encoder|decoder)\.mid_block\.(resnets\.[01]\.norm1\.gamma|attentions\.0\.to_qkv\.)")
 _WAN_TOP = re.compile(r"(encoder|decoder|conv[12]|quant_conv|post_quant_conv)\.")
 _TIME = re.compile(r"\.time_conv\.")  # between frames: not used for a picture
 _TAESD_BARE = re.compile(r"\d{1,3}\..+")

@@ -95,9 +95,7 @@ def _network(name: str, shapes: Mapping[str, tuple[int, ...]], keys: KeyMap) -> 
     config = network.config
     if isinstance(config, WanConfig) and not (config.use_quant_conv and config.use_post_quant_conv):
         conv = "post_quant_conv" if config.use_quant_conv else "quant_conv"
-        raise CheckpointError(
-            f"{name} is an incomplete VAE: its '{conv}' is missing; use another copy of it."
-        )
+        raise CheckpointError(f"{name} is an incomplete VAE: its '{conv}' is missing; use another copy of it.")
     return network
 
 
@@ -125,9 +123,7 @@ def _taesd_channels(shapes: Mapping[str, tuple[int, ...]], name: str) -> int:
     raise CheckpointError(f"{name} looks like a TAESD, but its first or last layers are missing.")
 
 
-def _check_shapes(
-    name: str, shapes: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]]
-) -> None:
+def _check_shapes(name: str, shapes: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]]) -> None:
     missing = [key for key in wanted if key not in shapes]
     extra = [key for key in shapes if key not in wanted]
     if missing == [key for key in wanted if _MIDDLE_ATTENTION in key] != []:
@@ -135,9 +131,7 @@ def _check_shapes(
             f"{name} is a VAE without attention in its middle, for which VAE Guard has no network; {_KNOWN}."
         )
     if missing:
-        raise CheckpointError(
-            f"{name} is an incomplete VAE: {quote_some(missing)} missing; use another copy of it."
-        )
+        raise CheckpointError(f"{name} is an incomplete VAE: {quote_some(missing)} missing; use another copy of it.")
     if extra:
         raise UnknownVAE(f"{name} is a VAE of an unknown kind: it has {quote_some(extra)}; {_KNOWN}.")
     if wrong := [key for key in wanted if shapes[key] != wanted[key]]:

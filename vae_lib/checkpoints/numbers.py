@@ -48,9 +48,7 @@ def read_statistics(weights: WeightsFile, described: Described) -> dict[str, Ten
     packing = described.packing
     if packing is None:
         return {}
-    found = {
-        key: read_numbers(weights, described.keys.beside[key]) for key in (packing.mean, packing.variance)
-    }
+    found = {key: read_numbers(weights, described.keys.beside[key]) for key in (packing.mean, packing.variance)}
     if bool((found[packing.variance] < 0).any()):
         raise CheckpointError(
             f"{weights.header.path.name} is damaged: {quote(packing.variance)} holds negative numbers; use another "

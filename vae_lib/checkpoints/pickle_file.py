@@ -135,9 +135,7 @@ def plain_copy(tensor: torch.Tensor, file: str, name: str) -> torch.Tensor:
 
 
 def _is_plain(tensor: torch.Tensor) -> bool:
-    return (
-        tensor.layout == torch.strided and kinds.of(tensor.device).in_main_memory and not tensor.is_quantized
-    )
+    return tensor.layout == torch.strided and kinds.of(tensor.device).in_main_memory and not tensor.is_quantized
 
 
 def load_pickle(path: Path) -> Any:
@@ -165,9 +163,7 @@ def load_pickle(path: Path) -> Any:
             return _loaded(path, scan, is_zip)
         except Exception as error:
             failure = error
-    others = sorted(
-        name for name in scan.named if not (_WEIGHTS.fullmatch(name) or _BUILTIN_DATA.fullmatch(name))
-    )
+    others = sorted(name for name in scan.named if not (_WEIGHTS.fullmatch(name) or _BUILTIN_DATA.fullmatch(name)))
     raise _not_weights(others[0], path.name) if others else _damaged(path.name) from failure
 
 
@@ -228,9 +224,7 @@ def _scan_zip(path: Path, scan: Scan) -> None:
         any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
         or sum(entry.file_size for entry in entries) > path.stat().st_size
     ):
-        raise CheckpointError(
-            f"{path.name} is a compressed archive, not a PyTorch checkpoint; unpack it first."
-        )
+        raise CheckpointError(f"{path.name} is a compressed archive, not a PyTorch checkpoint; unpack it first.")
     if "data.pkl" not in names:
         raise CheckpointError(f"{path.name} is a zip archive without a PyTorch checkpoint in it.")
     sizes = {entry.filename.partition("/")[2]: entry.file_size for entry in entries}

@@ -80,9 +80,7 @@ class Scan:
         if opcode.endswith(_TEXT) or opcode in _INTEGERS:
             return argument
         if opcode in ("GLOBAL", "STACK_GLOBAL", "INST"):
-            found = Named(
-                ".".join(map(str, taken)) if opcode == "STACK_GLOBAL" else str(argument).replace(" ", ".")
-            )
+            found = Named(".".join(map(str, taken)) if opcode == "STACK_GLOBAL" else str(argument).replace(" ", "."))
             self.named.add(found)
             if opcode == "INST":
                 self._call(found, ())

@@ -111,13 +111,9 @@ def _read_header(
     try:
         header = json.loads(file.read(length).decode("utf-8"), object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(
-            f"{name} has a damaged header (not valid JSON); download or copy it again."
-        ) from error
+        raise CheckpointError(f"{name} has a damaged header (not valid JSON); download or copy it again.") from error
     if not isinstance(header, dict):
-        raise CheckpointError(
-            f"{name} has a damaged header (not a table of tensors); download or copy it again."
-        )
+        raise CheckpointError(f"{name} has a damaged header (not a table of tensors); download or copy it again.")
 
     raw_metadata = header.pop("__metadata__", None)
     metadata: dict[str, str] = {}
@@ -162,9 +158,7 @@ def _entry(name: str, key: str, entry: Any) -> tuple[TensorInfo, int, int]:
     dtype, bits = _DTYPES.get(stored, (stored[:32], None))
     # a dtype of a later version of the format may belong to a part that we never read
     if bits is not None and math.prod(shape) * bits != (end - begin) * 8:
-        raise CheckpointError(
-            f"{name} has a damaged header: {quote(key)} does not have the bytes of its shape."
-        )
+        raise CheckpointError(f"{name} has a damaged header: {quote(key)} does not have the bytes of its shape.")
     return TensorInfo(dtype, tuple(shape)), begin, end
 
 

@@ -44,9 +44,7 @@ def open_weights(path: PathLike) -> WeightsFile:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}.") from error
     if size == 0:
         raise CheckpointError(f"{path.name} is empty; {_AGAIN}.")
-    raise CheckpointError(
-        f"{path.name} is {_is_not_weights(start) or 'not a weights file of a known format'}."
-    )
+    raise CheckpointError(f"{path.name} is {_is_not_weights(start) or 'not a weights file of a known format'}.")
 
 
 def read_header(path: PathLike) -> Header:

@@ -212,9 +212,7 @@ def _afterwards(path: Path, metadata: Mapping[str, str], images: bool) -> Afterw
 
 
 def _of_png(png: Tensor) -> Image.Image:
-    image = Image.open(
-        io.BytesIO(png.numpy().tobytes()), formats=("PNG",)
-    )  # others run programs, as EPS does
+    image = Image.open(io.BytesIO(png.numpy().tobytes()), formats=("PNG",))  # others run programs, as EPS does
     image.load()
     return image
 

@@ -27,6 +27,4 @@ def save_safetensors(
             own = own.clone()
         storages.add(own.untyped_storage().data_ptr())
         ready[name] = own
-    write_atomically(
-        path, lambda aside: safetensors.torch.save_file(ready, str(aside), dict(metadata or {}) or None)
-    )
+    write_atomically(path, lambda aside: safetensors.torch.save_file(ready, str(aside), dict(metadata or {}) or None))

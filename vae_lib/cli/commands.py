@@ -51,9 +51,7 @@ def run_inspect(options: argparse.Namespace) -> None:
 def run_plan(options: argparse.Namespace) -> None:
     network = describe(read_header(options.vae)).exact
     if network is None:
-        raise CheckpointError(
-            f"{options.vae.name} is a TAESD, the tiny autoencoder; a full VAE is wanted here."
-        )
+        raise CheckpointError(f"{options.vae.name} is a TAESD, the tiny autoencoder; a full VAE is wanted here.")
     config = network.config
     device = torch.device(options.device) if options.device else choose_device()
     dtype = DTYPES[options.dtype] if options.dtype else usual_dtype(device)

@@ -41,9 +41,7 @@ def run_demo(options: argparse.Namespace) -> None:
         f"{picture.shape[3]}x{picture.shape[2]} photograph encoded to {latents.shape[3]}x{latents.shape[2]} "
         f"latents in {encoded.seconds:.1f} s ({encoded.plan.describe()})."
     )
-    print(
-        f"{'route':8} {'rows':>5} {'predicted':>10} {'measured':>10} {'time':>8} {'max difference from full':>26}"
-    )
+    print(f"{'route':8} {'rows':>5} {'predicted':>10} {'measured':>10} {'time':>8} {'max difference from full':>26}")
     scaled = latents * scale  # made here: it is no part of what a decode takes
     full: Tensor | None = None
     shown: list[tuple[str, Tensor, Tensor | None]] = [("original", picture[0], None)]

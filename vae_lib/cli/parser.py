@@ -70,14 +70,10 @@ def build_parser() -> argparse.ArgumentParser:
     inspect.add_argument("--json", action="store_true", help="print one JSON object")
 
     plan = _command(sub, "plan", "what each route would need for a size", commands.run_plan)
-    plan.add_argument(
-        "--vae", type=Path, required=True, metavar="FILE", help="VAE, or checkpoint with one inside"
-    )
+    plan.add_argument("--vae", type=Path, required=True, metavar="FILE", help="VAE, or checkpoint with one inside")
     plan.add_argument("--width", type=pixels, required=True, metavar="W")
     plan.add_argument("--height", type=pixels, required=True, metavar="H")
-    plan.add_argument(
-        "--free", type=byte_size, metavar="SIZE", help="memory there is (default: what is free now)"
-    )
+    plan.add_argument("--free", type=byte_size, metavar="SIZE", help="memory there is (default: what is free now)")
     plan.add_argument(
         "--threshold", type=byte_size, metavar="SIZE",
         help="full where at least this much is free, else the others: as 'Fixed threshold' in the WebUI's settings",
@@ -101,9 +97,7 @@ def build_parser() -> argparse.ArgumentParser:
     checks.add_argument("--dtype", choices=DTYPES, help="default: fp32 on the CPU, else fp16")
     checks.add_argument("--encode", action="store_true", help="check the encode")
     checks.add_argument("--seconds", type=positive, default=60, metavar="N", help="at most (default: 60)")
-    checks.add_argument(
-        "--free", type=byte_size, metavar="SIZE", help="memory to use at most (default: what is free)"
-    )
+    checks.add_argument("--free", type=byte_size, metavar="SIZE", help="memory to use at most (default: what is free)")
     checks.add_argument("--json", action="store_true", help="print one JSON object")
 
     demo = _command(sub, "demo", "encode and decode a photograph by every route", run_demo)
@@ -130,9 +124,7 @@ def build_parser() -> argparse.ArgumentParser:
     pull.add_argument(
         "--allow-pickle", action="store_true", help="take a .pt, .ckpt or .bin where there is no safetensors"
     )
-    pull.add_argument(
-        "--rename", action="store_true", help="take another name when a different file has this one"
-    )
+    pull.add_argument("--rename", action="store_true", help="take another name when a different file has this one")
     pull.add_argument("--json", action="store_true", help="print one JSON object")
 
     catalog = _command(sub, "catalog", "the VAEs that pull knows by name", hub.run_catalog)
@@ -178,7 +170,5 @@ def _work_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="count the memory that it takes; on the CPU that slows it by a third",
     )
-    parser.add_argument(
-        "--seamless", action="store_true", help="pad circularly, for textures sampled with Tiling"
-    )
+    parser.add_argument("--seamless", action="store_true", help="pad circularly, for textures sampled with Tiling")
     parser.add_argument("--json", action="store_true", help="print one JSON object")

@@ -76,9 +76,7 @@ def read_picture(path: Path, multiple: int, channels: int = 3) -> Tensor:
     pixels = torch.from_numpy(numbers[top : top + height, left : left + width].reshape(height, width, -1))
     pixels = pixels.mul(2).sub_(1).permute(2, 0, 1)
     if len(pixels) != channels:  # grey with more than 8 bits: each colour is that, and nothing is transparent
-        pixels = torch.cat(
-            [pixels.expand(min(channels, 3), -1, -1), torch.ones(max(channels - 3, 0), height, width)]
-        )
+        pixels = torch.cat([pixels.expand(min(channels, 3), -1, -1), torch.ones(max(channels - 3, 0), height, width)])
     return pixels.unsqueeze(0).contiguous()
 
 
@@ -114,9 +112,7 @@ def _deep_grey(picture: Image.Image, form: str | None, name: str) -> NDArray[np.
     if picture.mode == "F" and low >= 0 and high <= 1:
         return numbers.astype(np.float32)
     kind = "whole" if picture.mode == "I" else "floating-point"
-    found = (
-        f"from {low:g} to {high:g}" if np.isfinite(low) and np.isfinite(high) else "with NaN or infinite ones"
-    )
+    found = f"from {low:g} to {high:g}" if np.isfinite(low) and np.isfinite(high) else "with NaN or infinite ones"
     raise InputError(
         f"{name} holds {kind} numbers {found}, and nothing tells which of them are black and white; save it with 8 or "
         "16 bits per channel."

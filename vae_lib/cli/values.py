@@ -27,9 +27,7 @@ def pixels(text: str) -> int:
     """A width or height in pixels: a multiple of 8."""
     value = _whole(text, "number of pixels")
     if value < 8 or value % 8 or value > 1 << 17:
-        raise argparse.ArgumentTypeError(
-            f"{value} cannot be used: sizes are multiples of 8 from 8 to {1 << 17}"
-        )
+        raise argparse.ArgumentTypeError(f"{value} cannot be used: sizes are multiples of 8 from 8 to {1 << 17}")
     return value
 
 

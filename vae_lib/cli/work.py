@@ -261,6 +261,4 @@ class Job:
         memory = "" if peak_bytes is None else f" and {size_text(peak_bytes)}"
         print(f"{files}: {wording.line(outcome)}; took {outcome.seconds:.1f} s{memory}.")
         if not outcome.plan.route.exact:
-            print(
-                "This is TAESD's approximation; decode again with --route auto and more memory for the exact one."
-            )
+            print("This is TAESD's approximation; decode again with --route auto and more memory for the exact one.")

@@ -112,9 +112,7 @@ class Report:
         fast = [f for f in self.findings if f.route is Route.FULL]
         times = statistics.median(f.seconds / f.plain_seconds for f in fast) if fast else 1.0
         speed = f"full takes {times:.2f} of the plain network's time"
-        memory = (
-            "no more memory than predicted" if not low else "more memory than predicted; please report that"
-        )
+        memory = "no more memory than predicted" if not low else "more memory than predicted; please report that"
         return f"Every route gives the plain network's picture. {speed[0].upper()}{speed[1:]}, and {memory}."
 
     @property
@@ -125,9 +123,7 @@ class Report:
 
     def rows(self) -> list[list[str]]:
         """As text, the headings first."""
-        rows = [
-            ["size", "route", "largest difference", "time", "of plain", "peak", "predicted", "dispatches"]
-        ]
+        rows = [["size", "route", "largest difference", "time", "of plain", "peak", "predicted", "dispatches"]]
         for f in self.findings:
             cells = [f"{f.side}x{f.side}", f.what]
             if f.problem:
@@ -144,10 +140,7 @@ class Report:
         """To read, or to copy into an issue."""
         rows = self.rows()
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = [
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-            for row in rows
-        ]
+        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
         if not self.findings:
             lines = []
         return "\n".join([self.machine, *lines, *filter(None, [self.remark]), self.verdict])
@@ -235,9 +228,7 @@ class _Check:
             return trial.plain(given)
         except (RuntimeError, MemoryError) as error:
             release_cached(trial.compute.device)
-            reason = (
-                "there is no memory for it" if is_out_of_memory(error) else str(error).splitlines()[0][:90]
-            )
+            reason = "there is no memory for it" if is_out_of_memory(error) else str(error).splitlines()[0][:90]
             raise PlanError(
                 f"PyTorch's own way through the network does not run on {device_name(trial.compute.device)} in "
                 f"{dtype_name(trial.compute.dtype)} ({reason}), so that there is nothing to compare with. Free some "

@@ -123,9 +123,7 @@ class Ladder:
                 give_back_ram(plan.peak_bytes if kinds.of(plan.device).in_main_memory else plan.host_bytes)
                 return replace(result, events=search.events_for(plan))
             release_cached(plan.device)
-            if isinstance(result, Overflow) and not (
-                search.can_repair(plan) and torch.isfinite(tensor).all()
-            ):
+            if isinstance(result, Overflow) and not (search.can_repair(plan) and torch.isfinite(tensor).all()):
                 self._blame(operation, tensor, plan)
             if self._answer(result, plan, search.has_failed(type(result))) is Answer.HAND_OVER:
                 raise PlanError(
@@ -208,15 +206,11 @@ class Ladder:
 
     def _is_finite(self, outcome: Outcome) -> bool:
         results = [outcome.result] if outcome.log_variance is None else [outcome.result, outcome.log_variance]
-        return not self.check_finite or all(
-            bool(torch.isfinite(item).all()) for result in results for item in result
-        )
+        return not self.check_finite or all(bool(torch.isfinite(item).all()) for result in results for item in result)
 
     def _check_channels(self, operation: Operation, tensor: Tensor) -> None:
         if tensor.ndim != 4:
-            raise InputError(
-                f"A tensor of four dimensions is needed; this one has shape {tuple(tensor.shape)}."
-            )
+            raise InputError(f"A tensor of four dimensions is needed; this one has shape {tuple(tensor.shape)}.")
         least = (1, 1, 1) if operation is Operation.DECODE else (1, *[self.downscale] * 2)
         if any(side < lowest for side, lowest in zip((len(tensor), *tensor.shape[2:]), least, strict=True)):
             raise InputError(

@@ -20,9 +20,7 @@ class Failure(Enum):
 
     DEVICE_LOST = "the device is lost"  # whatever is asked of it in this process fails: do not go on there
     OUT_OF_MEMORY = "out of memory"
-    MAYBE_OUT_OF_MEMORY = (
-        "perhaps out of memory"  # such as a convolution without an engine: worth one smaller try
-    )
+    MAYBE_OUT_OF_MEMORY = "perhaps out of memory"  # such as a convolution without an engine: worth one smaller try
     OTHER = "another error"
 
 

@@ -179,8 +179,7 @@ class Kind:
         """
         stats = self.statistics(device)
         reserved, active, between = (
-            int(stats.get(f"{name}_bytes.all.current", 0))
-            for name in ("reserved", "active", "inactive_split")
+            int(stats.get(f"{name}_bytes.all.current", 0)) for name in ("reserved", "active", "inactive_split")
         )
         return max(0, reserved - active - (0 if _segments_shrink() else between))
 

@@ -96,9 +96,7 @@ def run_attention_pass(step: AttentionPass, context: Context) -> None:
         del pixels  # the buffer behind it may have to grow
         context.after_band()
     context.store.retire()
-    arrivals = [
-        Arrivals(m, workspace, memory.dtype, name) for m, name in ((keys, "keys"), (values, "values"))
-    ]
+    arrivals = [Arrivals(m, workspace, memory.dtype, name) for m, name in ((keys, "keys"), (values, "values"))]
     first_block = (0, min(step.key_rows, height))
     for each in arrivals:
         each.order(*first_block)

@@ -31,9 +31,7 @@ from vae_lib.networks import Network
 
 
 @torch.no_grad()
-def decode(
-    vae: Network, latents: Tensor, tiling: Tiling, compute: Compute, memory: Memory | None = None
-) -> Tensor:
+def decode(vae: Network, latents: Tensor, tiling: Tiling, compute: Compute, memory: Memory | None = None) -> Tensor:
     """Decode unscaled latents (B, C, h, w) into pictures (B, 3, 8 h, 8 w), in [-1, 1] but not clamped.
 
     The weights are used where they are; those that are elsewhere or of another dtype are brought in layer by layer.
@@ -100,9 +98,7 @@ def _pointwise(linear: Linear, band: Tensor) -> Tensor:
 def _run(passes: list[Pass], source: Tensor, out: Tensor, context: Context) -> None:
     """One picture: (1, c, h, w) ``source`` through ``passes`` into (1, C, H, W) ``out``."""
     context.maps = {INPUT: FeatureMap.of(source), OUTPUT: FeatureMap.of(out)}
-    needed_until = {
-        name: i for i, step in enumerate(passes) for name in (step.source, getattr(step, "add_to", ""))
-    }
+    needed_until = {name: i for i, step in enumerate(passes) for name in (step.source, getattr(step, "add_to", ""))}
     try:
         for index, step in enumerate(passes):
             match step:

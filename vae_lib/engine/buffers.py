@@ -111,9 +111,7 @@ class Memory:
         """The same of a band that is looked at ``step`` rows at a time, each time anew."""
         return self.bands(rows, step)
 
-    def each(
-        self, items: Sequence[Item], kind: Callable[[Item], object], done: dict[object, Any]
-    ) -> Iterator[Item]:
+    def each(self, items: Sequence[Item], kind: Callable[[Item], object], done: dict[object, Any]) -> Iterator[Item]:
         """All items. The twin gives one of each kind, and none of a kind that it has noted in ``done``."""
         return iter(items)
 

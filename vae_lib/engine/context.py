@@ -26,9 +26,7 @@ class Context:
     statistics: dict[str, Statistics] = field(default_factory=dict)
     _by_norm: dict[ChannelNorm, ChannelNormaliser] = field(default_factory=dict)  # of a few kB each
 
-    def normaliser(
-        self, norm: Norm, statistics: str, offset: Tensor | None
-    ) -> Normaliser | ChannelNormaliser:
+    def normaliser(self, norm: Norm, statistics: str, offset: Tensor | None) -> Normaliser | ChannelNormaliser:
         if not isinstance(norm, nn.GroupNorm):
             assert offset is None, "a bias cannot be left for later: the norm does not add up"
             if norm not in self._by_norm:

@@ -106,9 +106,7 @@ class Convolution:
             self._weight = weight.contiguous(memory_format=torch.channels_last)
         self._bias = bias
 
-    def __call__(
-        self, window: Tensor, rows: int, width: int, workspace: Workspace, whole: bool = False
-    ) -> Tensor:
+    def __call__(self, window: Tensor, rows: int, width: int, workspace: Workspace, whole: bool = False) -> Tensor:
         """``rows`` output rows (1, channels, rows, columns), channels last, of an input ``width`` columns wide.
 
         ``window`` is as `ConvShape.window` says, or with ``whole`` the picture itself.

@@ -72,9 +72,7 @@ class Layer:
         self._normaliser(out, picture, workspace)
         return F.silu(out, inplace=True) if self._silu else out
 
-    def window(
-        self, pieces: Iterable[tuple[int, Tensor]], low: int, rows: int, workspace: Workspace
-    ) -> Tensor:
+    def window(self, pieces: Iterable[tuple[int, Tensor]], low: int, rows: int, workspace: Workspace) -> Tensor:
         """The padded window from row ``low`` on for ``rows`` output rows, normalised and activated.
 
         What lies outside the picture is zero after the activation, or what the padding puts there. With zeros nothing

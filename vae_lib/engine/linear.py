@@ -30,9 +30,7 @@ class Linear:
             still to be added to the input, it is that much of the result, and the bias.
     """
 
-    def __init__(
-        self, module: nn.Conv2d | Pointwise, memory: Memory, given_offset: Tensor | None = None
-    ) -> None:
+    def __init__(self, module: nn.Conv2d | Pointwise, memory: Memory, given_offset: Tensor | None = None) -> None:
         weight = memory.parameter(module.weight)
         self.out_channels, in_channels = weight.shape[:2]
         matrix = weight.view(self.out_channels, in_channels)

@@ -23,9 +23,7 @@ class FeatureMap:
             the device would add them in a pass of its own (`Kernels.bias_apart`). None for zeros.
     """
 
-    def __init__(
-        self, height: int, width: int, channels: int, store: Store, whole: Tensor | None = None
-    ) -> None:
+    def __init__(self, height: int, width: int, channels: int, store: Store, whole: Tensor | None = None) -> None:
         self.height, self.width, self.channels = height, width, channels
         self.transfers = store.transfers
         self.offset: Tensor | None = None
@@ -186,9 +184,7 @@ class RowReader:
     ``height`` the first.
     """
 
-    def __init__(
-        self, source: FeatureMap | Arrivals, halo: int, wrap: bool, changes: bool, memory: Memory
-    ) -> None:
+    def __init__(self, source: FeatureMap | Arrivals, halo: int, wrap: bool, changes: bool, memory: Memory) -> None:
         self._source, self._halo, self._wrap, self._memory = source, halo, wrap, memory
         self._changes = changes
         self._done = 0

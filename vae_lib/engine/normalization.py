@@ -207,9 +207,7 @@ class Statistics:
         if norm.eps != EPS:
             variance.add_(norm.eps - EPS)
         scale, shift = memory.factors(norm)
-        return Normaliser(
-            scale, shift, group_mean if offset is None else group_mean.sub_(offset), variance.rsqrt_()
-        )
+        return Normaliser(scale, shift, group_mean if offset is None else group_mean.sub_(offset), variance.rsqrt_())
 
     def _pixel_counts(self, memory: Memory) -> Tensor:
         """Of the parts; without a copy from the host, which would wait, as long as all but the last are equal."""

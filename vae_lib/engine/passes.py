@@ -201,8 +201,7 @@ class Chain:
         """
         border, heights = step, [size.height for size in self.sizes[:-1]]
         while border < self.output.height and any(
-            rows >= height
-            for rows, height in zip(self.reached(self.output.height - border), heights, strict=False)
+            rows >= height for rows, height in zip(self.reached(self.output.height - border), heights, strict=False)
         ):
             border += step
         return border

@@ -20,11 +20,7 @@ def run(vae: Network, operation: Operation, batch: Tensor, compute: Compute) -> 
     results: list[Tensor] = []
     for index in range(len(batch)):
         given = batch[index : index + 1].to(compute.device, compute.dtype)
-        made = (
-            vae.decode(given)
-            if operation is Operation.DECODE
-            else torch.cat(vae.encode_moments(given), dim=1)
-        )
+        made = vae.decode(given) if operation is Operation.DECODE else torch.cat(vae.encode_moments(given), dim=1)
         results.append(made.to(compute.destination))
         del given, made
         if compute.progress is not None:

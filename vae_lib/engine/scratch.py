@@ -36,9 +36,7 @@ class Scratch:
                 f"There is no folder for the scratch file of offloaded activations ({error.strerror}). "
                 "Set TMPDIR to a folder that can be written to."
             ) from error
-        self._remove = weakref.finalize(
-            self, shutil.rmtree, self.folder, ignore_errors=True
-        )  # at exit, at the latest
+        self._remove = weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)  # at exit, at the latest
         self._count = 0
         self._files: list[tuple[str, weakref.ref[Tensor]]] = []
 
@@ -84,9 +82,7 @@ class Scratch:
     def _remove_files(self, held: bool) -> None:
         """Those whose band is gone, or with ``held`` all that the system lets go."""
         self._files = [
-            (path, band)
-            for path, band in self._files
-            if (band() is not None and not held) or not _removed(path)
+            (path, band) for path, band in self._files if (band() is not None and not held) or not _removed(path)
         ]
 
 

@@ -36,9 +36,7 @@ class Owner(Protocol):
 
     def settings(self) -> Settings: ...
 
-    def ladder(
-        self, vae: HostVAE, operation: Operation, device: torch.device, preference: Preference
-    ) -> Ladder: ...
+    def ladder(self, vae: HostVAE, operation: Operation, device: torch.device, preference: Preference) -> Ladder: ...
 
 
 class Forward:
@@ -208,9 +206,7 @@ class Forward:
 
 def _is_of_the_numbers(error: VAEGuardError, x: Tensor) -> bool:
     """Whether the latents are NaN or infinite, or the VAE made them so."""
-    return isinstance(error, NumericError) or (
-        isinstance(error, InputError) and not bool(torch.isfinite(x).all())
-    )
+    return isinstance(error, NumericError) or (isinstance(error, InputError) and not bool(torch.isfinite(x).all()))
 
 
 def without_autocast(device: torch.device) -> Any:

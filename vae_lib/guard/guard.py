@@ -114,9 +114,7 @@ class Guard:
         self.kept.finished(held, current, records)
         return result
 
-    def completed(
-        self, infotexts: Sequence[str], images: Sequence[Image.Image], grid: Sequence[Image.Image]
-    ) -> None:
+    def completed(self, infotexts: Sequence[str], images: Sequence[Image.Image], grid: Sequence[Image.Image]) -> None:
         current = self.generations.current
         if current is not None and current.again is None:
             self.kept.completed(current, infotexts, images, grid)
@@ -199,13 +197,9 @@ class Guard:
         ladder = self.ladder(vae, operation, self.host.device(), self.preference(operation))
         scale = ladder.downscale
         work = ladder.work(operation, height // scale, width // scale, batch)
-        return ladder.outlook(
-            replace(work, picture=None if operation is Operation.DECODE else (height, width))
-        )
+        return ladder.outlook(replace(work, picture=None if operation is Operation.DECODE else (height, width)))
 
-    def ladder(
-        self, vae: HostVAE, operation: Operation, device: torch.device, preference: Preference
-    ) -> Ladder:
+    def ladder(self, vae: HostVAE, operation: Operation, device: torch.device, preference: Preference) -> Ladder:
         """The ladder on a VAE as it is loaded now, with the host's options."""
         half = getattr(vae.module, operation.half)
         padding = layers.padding_of(half, operation.half, vae.packages)

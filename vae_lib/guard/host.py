@@ -75,9 +75,7 @@ class Points(Protocol):
     def guarding(self, model: Any = None, scaled: Tensor | None = None) -> AbstractContextManager[object]:
         """Around any decode (of the latents ``scaled``) or encode of a picture; None: the loaded model."""
 
-    def completed(
-        self, infotexts: Sequence[str], images: Sequence[Image.Image], grid: Sequence[Image.Image]
-    ) -> None:
+    def completed(self, infotexts: Sequence[str], images: Sequence[Image.Image], grid: Sequence[Image.Image]) -> None:
         """Inside ``generation``: it is over.
 
         Args:

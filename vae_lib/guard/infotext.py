@@ -99,9 +99,7 @@ def replaced(text: str, done: str, vae: Mapping[str, str | None]) -> str:
             kept[key] = value
     kept |= {key: _quoted(now) for key, now in vae.items() if now is not None and key not in kept}
     kept[DONE] = _quoted(f"{done}; decoded again")
-    return (
-        head + newline + ", ".join(key if key == value else f"{key}: {value}" for key, value in kept.items())
-    )
+    return head + newline + ", ".join(key if key == value else f"{key}: {value}" for key, value in kept.items())
 
 
 def prompt_and_seeds(texts: Sequence[str], longest: int = 80) -> tuple[str, str]:

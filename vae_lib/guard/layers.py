@@ -55,9 +55,7 @@ def padding_of(
     return next(iter(found), Padding())
 
 
-def _check(
-    path: str, layer: nn.Module, packages: Sequence[str], only_brings: Callable[[nn.Module], bool]
-) -> None:
+def _check(path: str, layer: nn.Module, packages: Sequence[str], only_brings: Callable[[nn.Module], bool]) -> None:
     kind = type(layer)
     if kind.__module__.partition(".")[0] not in ("torch", *packages):
         raise Altered(path, f"was replaced by a {kind.__name__} of {kind.__module__}")

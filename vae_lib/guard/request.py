@@ -44,9 +44,7 @@ def from_args(args: Sequence[Any]) -> Request:
     if args and isinstance(args[0], Mapping):  # by name through the page's arguments: the rest are defaults
         return from_mapping(args[0])
     if len(args) > len(NAMES):
-        raise InputError(
-            f"VAE Guard takes {len(NAMES)} arguments ({', '.join(NAMES)}); {len(args)} were given."
-        )
+        raise InputError(f"VAE Guard takes {len(NAMES)} arguments ({', '.join(NAMES)}); {len(args)} were given.")
     return from_mapping(dict(zip(NAMES, args, strict=False)))
 
 
@@ -75,9 +73,7 @@ def decode_by_of(value: Any) -> str:
         for name in DECODE_BY:
             if name.casefold() == wanted:
                 return name
-    raise InputError(
-        f"Argument 'decode_by' of VAE Guard must be one of {', '.join(DECODE_BY)}, not {value!r}."
-    )
+    raise InputError(f"Argument 'decode_by' of VAE Guard must be one of {', '.join(DECODE_BY)}, not {value!r}.")
 
 
 def threshold_of(value: Any) -> float:
@@ -85,8 +81,7 @@ def threshold_of(value: Any) -> float:
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not number or not math.isfinite(value) or not 0 <= value <= LARGEST_THRESHOLD:
         raise InputError(
-            f"Argument 'threshold' of VAE Guard must be a number of GB from 0 to {LARGEST_THRESHOLD:g}, "
-            f"not {value!r}."
+            f"Argument 'threshold' of VAE Guard must be a number of GB from 0 to {LARGEST_THRESHOLD:g}, not {value!r}."
         )
     return float(value)
 

@@ -45,8 +45,6 @@ def pictures(infotexts: Sequence[str], images: Sequence[Image.Image]) -> Iterato
         yield from map(looks, images)
         return
     left = iter(images)
-    found = [
-        next((image for image in left if image.info.get("parameters") == text), None) for text in infotexts
-    ]
+    found = [next((image for image in left if image.info.get("parameters") == text), None) for text in infotexts]
     for image in found:
         yield Looks() if image is None or None in found else looks(image)

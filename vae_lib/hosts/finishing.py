@@ -49,9 +49,7 @@ def noted(p: Any, vae: Mapping[str, Any]) -> Afterwards:
     images = {name: _as_images(getattr(p, name, None) or ()) for name in _IMAGES}
     own = {script.title(): list(_arguments(p, script)) for script in _hosts_postprocessing(p.scripts)}
     values["postprocessing"] = {title: args for title, args in own.items() if _is_plain(args)}
-    return Afterwards(
-        values, {name: found for name, found in images.items() if found}, tuple(_not_repeated(p))
-    )
+    return Afterwards(values, {name: found for name, found in images.items() if found}, tuple(_not_repeated(p)))
 
 
 def processing_of(
@@ -215,9 +213,7 @@ def _not_repeated(p: Any) -> list[str]:
     own = _hosts_postprocessing(p.scripts)
     found = []
     for script in getattr(p.scripts, "alwayson_scripts", ()):
-        acts = any(
-            getattr(type(script), hook, None) is not getattr(scripts.Script, hook, None) for hook in _HOOKS
-        )
+        acts = any(getattr(type(script), hook, None) is not getattr(scripts.Script, hook, None) for hook in _HOOKS)
         if acts and script not in own and _is_on(p, script):
             found.append(str(script.title()))
     selected = (getattr(p, "script_args", None) or (0,))[0]

@@ -150,9 +150,7 @@ class Host(ForgeFamily):
         return None
 
     def assign_vae(self, name: str | None) -> None:
-        raise InputError(
-            f"{self.name} has no VAE of its own for each checkpoint; choose one in 'VAE / Text Encoder'."
-        )
+        raise InputError(f"{self.name} has no VAE of its own for each checkpoint; choose one in 'VAE / Text Encoder'.")
 
 
 def _load() -> Any:

@@ -59,9 +59,7 @@ def reserving(management: Any, owner: Any, need: Need) -> Iterator[None]:
 
 def make_room_for_own(management: Any, owner: Any, operation: Operation, shape: tuple[int, ...]) -> None:
     """Inside ``reserving``: ask for what the plain network takes after all."""
-    if len(shape) == 4 and getattr(
-        owner, "is_wan", False
-    ):  # its network is two-dimensional, the owner's sum is not
+    if len(shape) == 4 and getattr(owner, "is_wan", False):  # its network is two-dimensional, the owner's sum is not
         shape = (*shape[:2], 1, *shape[2:])
     needed = owner._vae_guard_own[operation](shape, owner.vae_dtype)
     management.load_models_gpu([owner.patcher], memory_required=needed)

@@ -49,9 +49,7 @@ class Host(forge.Host):
     roughest = "RGB"
 
     def folders(self) -> Folders:
-        return Folders(
-            Path(paths.data_path), Path(sd_vae.vae_path), Path(paths_internal.models_path) / "VAE-taesd"
-        )
+        return Folders(Path(paths.data_path), Path(sd_vae.vae_path), Path(paths_internal.models_path) / "VAE-taesd")
 
     def choose_modules(self, paths: Sequence[str]) -> None:
         """For the preset too: else its next change would bring the other ones back."""

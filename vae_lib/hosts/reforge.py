@@ -35,9 +35,7 @@ class OwnedFirstStage(FirstStage):
 
     @property
     def space(self) -> LatentSpace:
-        return LatentSpace(
-            float(self._format.scale_factor), float(getattr(self._format, "shift_factor", 0.0))
-        )
+        return LatentSpace(float(self._format.scale_factor), float(getattr(self._format, "shift_factor", 0.0)))
 
 
 class Host(ForgeFamily):

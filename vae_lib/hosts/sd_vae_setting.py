@@ -75,9 +75,7 @@ class SDVAESetting:
     def select_vae(self, name: str) -> None:
         path = sd_vae.vae_dict.get(name)
         if path is None:
-            raise InputError(
-                f"{name} is not among the WebUI's VAEs; TAESD is chosen in Settings > VAE instead."
-            )
+            raise InputError(f"{name} is not among the WebUI's VAEs; TAESD is chosen in Settings > VAE instead.")
         shared.opts.set("sd_vae", name)  # loads it, by the host's own callback and under its lock
         if self.loaded_model() is not None and sd_vae.loaded_vae_file != path:
             refused = self._files.refused or f"{name} was not loaded; the console says why."
@@ -130,9 +128,7 @@ class SDVAESetting:
         if name is None:
             del metadata["vae"]
         text = json.dumps(metadata, indent=4)
-        write_atomically(
-            checkpoint.with_suffix(".json"), lambda aside: aside.write_text(text, encoding="utf-8")
-        )
+        write_atomically(checkpoint.with_suffix(".json"), lambda aside: aside.write_text(text, encoding="utf-8"))
         with queue_lock:
             sd_vae.reload_vae_weights()
 

@@ -156,9 +156,7 @@ def _check_fit(name: str, found: Mapping[str, Any], wanted: Mapping[str, Any]) -
 
 
 def _name_of(path: str | None) -> str | None:
-    return next(
-        (name for name, known in sd_vae.vae_dict.items() if known == path), path and os.path.basename(path)
-    )
+    return next((name for name, known in sd_vae.vae_dict.items() if known == path), path and os.path.basename(path))
 
 
 def _refresh_vae_list(original: Wrapper) -> Wrapper:

@@ -124,12 +124,7 @@ def _is_address(address: str) -> bool:
     except ValueError:
         return False
     is_whole = "@" not in parts.path + parts.query + parts.fragment  # else a password was cut by a sign in it
-    return (
-        parts.scheme in ("http", "https")
-        and bool(parts.hostname)
-        and is_whole
-        and not re.search(r"\s", address)
-    )
+    return parts.scheme in ("http", "https") and bool(parts.hostname) and is_whole and not re.search(r"\s", address)
 
 
 def never() -> bool:
@@ -238,9 +233,7 @@ class Hub:
                 f"{repo_id} has no revision {revision!r} on {host}; leave it out to get the newest."
             )
         if isinstance(error, utils.EntryNotFoundError):
-            return DownloadError(
-                f"{repo_id} has no file {path!r} at revision {revision or 'main'} on {host}."
-            )
+            return DownloadError(f"{repo_id} has no file {path!r} at revision {revision or 'main'} on {host}.")
         if status == 401 and said and "credentials" in said.lower():
             return DownloadError(
                 f"{host} refused the access token ({said.rstrip('.')}): set HF_TOKEN to a valid one, or unset it "
@@ -254,9 +247,7 @@ class Hub:
         if _is_offline(error):
             return offline_error()
         if isinstance(error, utils.HFValidationError):
-            return DownloadError(
-                f"{repo_id!r} is not the name of a repository on the hub, which is 'owner/name'."
-            )
+            return DownloadError(f"{repo_id!r} is not the name of a repository on the hub, which is 'owner/name'.")
         if status in (401, 403):
             return AccessDenied(
                 f"{host} denied access to {repo_id}{f' ({said})' if said else ''}: set HF_TOKEN to an access "
@@ -287,18 +278,14 @@ class Hub:
     def gated(self, repo_id: str) -> GatedRepository:
         """The sentence for a repository whose licence has to be accepted, on the hub that is in use."""
         url = f"{without_user(self.address)}/{repo_id}"
-        elsewhere = (
-            "" if url.startswith(f"{HUB}/") else f" (or {HUB}/{repo_id}, if the mirror has no such page)"
-        )
+        elsewhere = "" if url.startswith(f"{HUB}/") else f" (or {HUB}/{repo_id}, if the mirror has no such page)"
         return GatedRepository(
             f"{repo_id} is gated: open {url}{elsewhere}, accept its licence there while logged in, then set HF_TOKEN "
             "to an access token of that account and try again.",
             url,
         )
 
-    def _with_retries(
-        self, ask: Callable[[], T], repo_id: str, revision: str | None, path: str | None = None
-    ) -> T:
+    def _with_retries(self, ask: Callable[[], T], repo_id: str, revision: str | None, path: str | None = None) -> T:
         if is_offline():
             raise offline_error()
         attempt = 0
@@ -312,9 +299,7 @@ class Hub:
                     self.sleep(waiting_time(attempt, error))
                     continue
                 # Beside the client's errors, only those of an answer that was not understood are expected.
-                if not isinstance(
-                    error, (*_transport_errors(), ValueError, KeyError, TypeError, AttributeError)
-                ):
+                if not isinstance(error, (*_transport_errors(), ValueError, KeyError, TypeError, AttributeError)):
                     raise
                 raise self.explain(error, repo_id, revision, path) from error
 
@@ -460,9 +445,7 @@ def _status(error: BaseException) -> int | None:
 def _server_message(error: BaseException) -> str | None:
     response = getattr(error, "response", None)
     headers = getattr(response, "headers", None) if response is not None else None
-    said = (headers.get("X-Error-Message") if headers is not None else None) or getattr(
-        error, "server_message", None
-    )
+    said = (headers.get("X-Error-Message") if headers is not None else None) or getattr(error, "server_message", None)
     return " ".join(re.sub(r"[^\x20-\x7e]+", " ", str(said)).split())[:200].rstrip(".") if said else None
 
 

@@ -191,12 +191,8 @@ def _known_good(path: Path, stem: str | None, taesd_folder: Path | None, catalog
     try:
         identity = identify(path, known=catalog.by_sha256)
     except CheckpointError as error:
-        raise DownloadError(
-            f"{path} is the file that was asked for, but it cannot be used: {error}"
-        ) from error
-    return DownloadedFile(
-        path, identity, sha256_of(path), 0, 0, _host_taesd(identity, path, stem, taesd_folder)
-    )
+        raise DownloadError(f"{path} is the file that was asked for, but it cannot be used: {error}") from error
+    return DownloadedFile(path, identity, sha256_of(path), 0, 0, _host_taesd(identity, path, stem, taesd_folder))
 
 
 def _free_target(remote: RemoteFile, folder: Path, on_conflict: OnConflict) -> Path:
@@ -236,9 +232,7 @@ def _wrong_bytes(remote: RemoteFile, path: Path, folder: Path) -> str | None:
         if remote.sha256 is not None and (sha256 := sha256_of(path)) != remote.sha256:
             return f"its SHA-256 is {sha256} instead of {remote.sha256}: damaged on the way, or another file."
         if remote.git_sha1 is not None and (sha1 := _git_sha1(path)) != remote.git_sha1:
-            return (
-                f"its git hash is {sha1} instead of {remote.git_sha1}: damaged on the way, or another file."
-            )
+            return f"its git hash is {sha1} instead of {remote.git_sha1}: damaged on the way, or another file."
     return None
 
 
@@ -305,16 +299,11 @@ def _unwanted(remote: RemoteFile, identity: Identity) -> str | None:
         )
     )
     if not same:
-        return (
-            f"it is a VAE of {identity.family_name}, and the catalog says that {entry.id} is one of "
-            f"{entry.family}."
-        )
+        return f"it is a VAE of {identity.family_name}, and the catalog says that {entry.id} is one of {entry.family}."
     return None
 
 
-def _host_taesd(
-    identity: Identity, path: Path, stem: str | None, taesd_folder: Path | None
-) -> tuple[Path, ...]:
+def _host_taesd(identity: Identity, path: Path, stem: str | None, taesd_folder: Path | None) -> tuple[Path, ...]:
     if not identity.is_taesd or stem is None or taesd_folder is None:
         return ()
     with as_sentence(taesd_folder):

@@ -82,9 +82,7 @@ def fetch(remote: RemoteFile, staging: Staging, folder: Path, meter: Meter, hub:
     return state
 
 
-def _stream(
-    remote: RemoteFile, staging: Staging, folder: Path, meter: Meter, state: Fetched, hub: client.Hub
-) -> None:
+def _stream(remote: RemoteFile, staging: Staging, folder: Path, meter: Meter, state: Fetched, hub: client.Hub) -> None:
     """One request: append what it brings."""
     if hub.cancelled():
         raise _cancelled(remote, state.done)
@@ -146,8 +144,7 @@ def _cancelled(remote: RemoteFile, done: int) -> Cancelled:
 def _gave_up(problem: Exception | None, remote: RemoteFile, done: int, best: int) -> DownloadError:
     if problem is None or isinstance(problem, (client.HTTPStatus, _NotContinued)):
         return DownloadError(
-            f"The hub sends only {size_text(best)} of the {size_text(remote.size or 0)} of {remote}: try "
-            "again later."
+            f"The hub sends only {size_text(best)} of the {size_text(remote.size or 0)} of {remote}: try again later."
         )
     kept = f" The {size_text(done)} that arrived are kept for the next attempt." if done else ""
     return DownloadError(f"{_explained(problem, remote)}{kept}")

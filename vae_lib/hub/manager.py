@@ -112,9 +112,7 @@ class DownloadManager:
             for task in self._tasks.values():
                 if task.job.active and task.job.reference == reference and not task.cancelled.is_set():
                     return task.job.id
-            job = Job(
-                f"download-{next(self._numbers)}", reference, "queued", f"{reference} is waiting its turn."
-            )
+            job = Job(f"download-{next(self._numbers)}", reference, "queued", f"{reference} is waiting its turn.")
             task = _Task(job, allow_pickle, on_conflict, threading.Event(), threading.Event())
             self._tasks[job.id] = task
             self._waiting.put(task)
@@ -210,9 +208,7 @@ class DownloadManager:
         except Cancelled as error:
             self._finish(task, "cancelled", str(error))
         except VAEGuardError as error:
-            error.__cause__ = error.__context__ = (
-                None  # they hold a whole repository's list of files, as frames do
-            )
+            error.__cause__ = error.__context__ = None  # they hold a whole repository's list of files, as frames do
             self._finish(task, "failed", str(error), error=error.with_traceback(None))
         else:
             size = result.identity.file_size

@@ -100,9 +100,7 @@ def _from_url(text: str, endpoint: str) -> Reference:
     parts = [unquote(part) for part in path.strip("/").split("/")]
     if parts[0] in ("datasets", "spaces", "api", "models"):
         if parts[0] != "models":
-            raise DownloadError(
-                f"{text} is not a model repository of the hub, which looks like {endpoint}/owner/name."
-            )
+            raise DownloadError(f"{text} is not a model repository of the hub, which looks like {endpoint}/owner/name.")
         parts = parts[1:]
     if len(parts) < 2:
         raise DownloadError(f"{text} does not name a repository, which looks like {endpoint}/owner/name.")
@@ -130,9 +128,7 @@ def _whole_revision(first: str, rest: list[str]) -> tuple[str, list[str]]:
 
 def _checked(owner: str, name: str, path: str, revision: str) -> Reference:
     if not (_NAME.fullmatch(owner) and _NAME.fullmatch(name)) or ".." in name or "--" in name:
-        raise DownloadError(
-            f"'{owner}/{name}' is not the name of a repository on the hub, which is 'owner/name'."
-        )
+        raise DownloadError(f"'{owner}/{name}' is not the name of a repository on the hub, which is 'owner/name'.")
     if path and not is_plain_path(path):
         raise DownloadError(f"{path!r} is not a path inside a repository.")
     if revision and (not is_plain_path(revision) or len(revision) > 250):

@@ -29,9 +29,7 @@ _OTHER_NAMES = re.compile(
     r"training_args|discriminator|\d{5}-of-\d{5})([^a-z]|$)",
     re.IGNORECASE,
 )
-_VAE_NAME = re.compile(
-    r"vae|kl[-_]f\d|autoencoder|tae(sd|f\d)|first_stage|(^|[^a-z])ae([^a-z]|$)", re.IGNORECASE
-)
+_VAE_NAME = re.compile(r"vae|kl[-_]f\d|autoencoder|tae(sd|f\d)|first_stage|(^|[^a-z])ae([^a-z]|$)", re.IGNORECASE)
 _VAE_FOLDER = re.compile(r"vaes?|vae[-_ ].*|.*[-_ ]vae", re.IGNORECASE)
 _HALF = re.compile(r"(^|[^a-z])(encoder|decoder)([^a-z]|$)", re.IGNORECASE)
 
@@ -156,9 +154,7 @@ def choose_file(repository: client.Repository, reference: Reference, *, allow_pi
     repo_id, path = reference.repo_id, reference.path
     if path in names and path is not None:
         if not is_weights(path):
-            raise DownloadError(
-                f"{repo_id}/{path} is not a weights file (.safetensors, .ckpt, .pt, .pth or .bin)."
-            )
+            raise DownloadError(f"{repo_id}/{path} is not a weights file (.safetensors, .ckpt, .pt, .pth or .bin).")
         return _allowed(path, reference, allow_pickle)
     if path is not None:
         inside = [name for name in weights if name.startswith(path + "/")]
@@ -170,9 +166,7 @@ def choose_file(repository: client.Repository, reference: Reference, *, allow_pi
     # A folder that the user named is no longer a reason to leave its files out.
     below = len(path) + 1 if path else 0
     likely = [
-        name
-        for name in weights
-        if not _is_other_part(name[below:]) and (repository.files[name].size or 0) <= MAX_BYTES
+        name for name in weights if not _is_other_part(name[below:]) and (repository.files[name].size or 0) <= MAX_BYTES
     ]
     if not likely:
         listed = f" It has {', '.join(sorted(weights)[:5])}; name one of them to get it." if weights else ""

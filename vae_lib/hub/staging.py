@@ -136,9 +136,7 @@ def hidden_folder(target_folder: Path, name: str) -> Path:
     folder = target_folder / HIDDEN / name
     for level in (folder.parent, folder):
         if level.is_symlink():
-            raise DownloadError(
-                f"{level} is a symbolic link; downloads need a real folder there. Remove the link."
-            )
+            raise DownloadError(f"{level} is a symbolic link; downloads need a real folder there. Remove the link.")
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
@@ -253,9 +251,7 @@ def as_sentence(folder: Path) -> Iterator[None]:
                 f"The disk of {folder} is full: make room and start again; what has arrived is kept."
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise DownloadError(
-                f"{folder} cannot be written to ({error.strerror}): check its permissions."
-            ) from error
+            raise DownloadError(f"{folder} cannot be written to ({error.strerror}): check its permissions.") from error
         if os.name == "nt" and error.filename is not None and len(str(error.filename)) >= LONGEST_ON_WINDOWS:
             raise DownloadError(
                 f"{error.filename} has {len(str(error.filename))} letters, and Windows takes fewer than "

@@ -16,9 +16,7 @@ from vae_lib.hub.remote import RemoteFile
 from vae_lib.hub.staging import flush, own_part, place
 
 # the longest first: taesdxl begins with taesd
-_STEMS = sorted(
-    {family.taesd_stem for family in FAMILIES.values() if family.taesd_stem}, key=len, reverse=True
-)
+_STEMS = sorted({family.taesd_stem for family in FAMILIES.values() if family.taesd_stem}, key=len, reverse=True)
 _STEM = re.compile(rf"(?<![a-z])(?:{'|'.join(_STEMS)})", re.IGNORECASE)  # lighttaew2_1 takes other latents
 
 
@@ -38,9 +36,7 @@ def stem_of_family(family: str) -> str | None:
 def has_taesd(folder: Path | str, family: str) -> bool:
     """Whether all of it is there for a family (by name, as in ``FAMILIES``)."""
     halves = FAMILIES[family].taesd_halves if family in FAMILIES else {}
-    return bool(halves) and all(
-        any(map(os.path.isfile, FAMILIES[family].taesd_files(folder, half))) for half in halves
-    )
+    return bool(halves) and all(any(map(os.path.isfile, FAMILIES[family].taesd_files(folder, half))) for half in halves)
 
 
 def write_host_files(source: Path, folder: Path, stem: str) -> list[Path]:

@@ -215,9 +215,7 @@ class AutoencoderKL(Network):
             CheckpointError: when the weights hold no encoder.
         """
         if self.encoder is None:
-            raise CheckpointError(
-                "This VAE file holds only a decoder, so it cannot encode; choose a full VAE."
-            )
+            raise CheckpointError("This VAE file holds only a decoder, so it cannot encode; choose a full VAE.")
         moments = self.encoder(image)
         if self.quant_conv is not None:
             moments = self.quant_conv(moments)
@@ -239,9 +237,7 @@ class AutoencoderKL(Network):
             CheckpointError: when the weights hold no decoder.
         """
         if self.decoder is None:
-            raise CheckpointError(
-                "This VAE file holds only an encoder, so it cannot decode; choose a full VAE."
-            )
+            raise CheckpointError("This VAE file holds only an encoder, so it cannot decode; choose a full VAE.")
         z = latents if self.post_quant_conv is None else self.post_quant_conv(latents)
         return cast(Tensor, self.decoder(z))
 

@@ -87,9 +87,7 @@ class AutoencoderKLConfig:
                 "only the Stable Diffusion family of VAEs is supported."
             )
         if any(key.startswith("quantize.") for key in shapes):
-            raise CheckpointError(
-                "This is a VQ autoencoder (with a codebook), not the KL one of Stable Diffusion."
-            )
+            raise CheckpointError("This is a VQ autoencoder (with a codebook), not the KL one of Stable Diffusion.")
 
         in_channels = out_channels = 3
         ch = embed_dim = None

@@ -49,8 +49,4 @@ def sample_network(half: str, shape: str = "sd") -> Network:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         encodes = half == "encoder"
-        return (
-            build(replace(SHAPES[shape], has_encoder=encodes, has_decoder=not encodes))
-            .eval()
-            .requires_grad_(False)
-        )
+        return build(replace(SHAPES[shape], has_encoder=encodes, has_decoder=not encodes)).eval().requires_grad_(False)

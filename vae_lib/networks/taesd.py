@@ -25,9 +25,7 @@ POOL_WIDTH, POOL_GROUPS = 4 * WIDTH, 4
 VIDEO_WIDTHS = 256, 128
 
 
-def _conv(
-    in_channels: int, out_channels: int, stride: int = 1, bias: bool = True, frames: int = 1
-) -> nn.Conv2d:
+def _conv(in_channels: int, out_channels: int, stride: int = 1, bias: bool = True, frames: int = 1) -> nn.Conv2d:
     return nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, groups=frames, bias=bias)
 
 
@@ -119,9 +117,7 @@ class TAESD(nn.Module):
 
     downscale = 8
 
-    def __init__(
-        self, latent_channels: int, encoder: bool = True, decoder: bool = True, video: bool = False
-    ) -> None:
+    def __init__(self, latent_channels: int, encoder: bool = True, decoder: bool = True, video: bool = False) -> None:
         super().__init__()
         self.latent_channels, self.video = latent_channels, video
         self.encoder = _encoder(latent_channels) if encoder and not video else None

@@ -93,13 +93,9 @@ class WanConfig:
         if max(*widths, z_channels, in_channels, out_channels) > MAX_CHANNELS or len(widths) > MAX_LEVELS:
             raise CheckpointError("This is far larger than any VAE: the file is damaged.")
         if not 1 <= blocks <= MAX_BLOCKS or z_channels < 1:
-            raise CheckpointError(
-                "This VAE has a level without residual blocks, or no latents: keys are missing."
-            )
+            raise CheckpointError("This VAE has a level without residual blocks, or no latents: keys are missing.")
         if any(width % 2 for width in widths[1:]):
-            raise CheckpointError(
-                "This VAE has a level whose channels cannot be halved: the file is damaged."
-            )
+            raise CheckpointError("This VAE has a level whose channels cannot be halved: the file is damaged.")
         has_encoder, has_decoder = "encoder" in found, "decoder" in found
         return cls(
             widths,
@@ -232,9 +228,7 @@ class DoubledSize(nn.Module):
 Layer = ResidualBlock | HalvedSize | DoubledSize
 
 
-def _layers(
-    widths: Sequence[int], blocks: int, resize: type[HalvedSize] | type[DoubledSize]
-) -> nn.ModuleList:
+def _layers(widths: Sequence[int], blocks: int, resize: type[HalvedSize] | type[DoubledSize]) -> nn.ModuleList:
     """Residual blocks level by level, the first of ``widths`` channels, and a ``resize`` between two levels."""
     layers: list[Layer] = []
     channels = widths[0]
@@ -318,9 +312,7 @@ class WanVAE(Network):
             CheckpointError: when the weights hold no encoder.
         """
         if self.encoder is None:
-            raise CheckpointError(
-                "This VAE file holds only a decoder, so it cannot encode; choose a full VAE."
-            )
+            raise CheckpointError("This VAE file holds only a decoder, so it cannot encode; choose a full VAE.")
         moments = self.encoder(image)
         if self.quant_conv is not None:
             moments = self.quant_conv(moments)
@@ -334,8 +326,6 @@ class WanVAE(Network):
             CheckpointError: when the weights hold no decoder.
         """
         if self.decoder is None:
-            raise CheckpointError(
-                "This VAE file holds only an encoder, so it cannot decode; choose a full VAE."
-            )
+            raise CheckpointError("This VAE file holds only an encoder, so it cannot decode; choose a full VAE.")
         z = latents if self.post_quant_conv is None else self.post_quant_conv(latents)
         return cast(Tensor, self.decoder(z))

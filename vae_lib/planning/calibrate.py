@@ -75,9 +75,7 @@ def _moved(device: torch.device, dtype: torch.dtype) -> float:
         statistics.normaliser(norm, memory)(out, band, workspace)
         F.silu(out, inplace=True).add_(band)
 
-    return (
-        8 * band.nbytes / _seconds(run, device)
-    )  # read once, then read and written, and once more read to be added
+    return 8 * band.nbytes / _seconds(run, device)  # read once, then read and written, and once more read to be added
 
 
 def _transferred(device: torch.device, dtype: torch.dtype) -> float:

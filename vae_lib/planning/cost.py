@@ -109,9 +109,7 @@ class CountedMemory(Memory):
                 with self.repeated(times):
                     yield Band(first, last, times, None)
 
-    def each(
-        self, items: Sequence[Item], kind: Callable[[Item], object], done: dict[object, Any]
-    ) -> Iterator[Item]:
+    def each(self, items: Sequence[Item], kind: Callable[[Item], object], done: dict[object, Any]) -> Iterator[Item]:
         kinds: dict[object, list[Item]] = {}
         for item in items:
             kinds.setdefault(kind(item), []).append(item)
@@ -195,9 +193,7 @@ def _without_collections() -> Iterator[None]:
             gc.enable()
 
 
-def estimate(
-    vae: Network, shape: Shape4, tiling: Tiling, compute: Compute, *, resident: bool, decodes: bool
-) -> Cost:
+def estimate(vae: Network, shape: Shape4, tiling: Tiling, compute: Compute, *, resident: bool, decodes: bool) -> Cost:
     """Cost of decoding latents, or encoding pictures, of ``shape`` (batch, channels, height, width).
 
     Args:

@@ -309,9 +309,7 @@ class Counted:
 
     def _reduced(self, dim: int | Shape, keepdim: bool = False, dtype: Any = None, **_: Any) -> Counted:
         dims = {d % self.ndim for d in ((dim,) if isinstance(dim, int) else dim)}
-        shape = tuple(
-            1 if d in dims else side for d, side in enumerate(self.shape) if keepdim or d not in dims
-        )
+        shape = tuple(1 if d in dims else side for d, side in enumerate(self.shape) if keepdim or d not in dims)
         result = self.like(shape, dtype)
         self.meter.did(self, result)
         return result
@@ -319,9 +317,7 @@ class Counted:
     sum = amax = mean = _reduced
 
     @classmethod
-    def __torch_function__(
-        cls, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_function__(cls, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         return RULES[function](*args, **(kwargs or {}))
 
 

@@ -22,9 +22,7 @@ from vae_lib.planning.route import Objection, Route
 from vae_lib.planning.work import Cost, Work
 
 MIB = 1 << 20
-LAST_FEW = (
-    4  # smallest bands of a ladder, among which the least peak is: tiny ones can take more for their halos
-)
+LAST_FEW = 4  # smallest bands of a ladder, among which the least peak is: tiny ones can take more for their halos
 UNLIMITED = 1 << 62  # bytes
 WHOLE = 1 << 50  # larger than any activation: the picture is one band
 PLAIN_ROOM = 1.15  # for what PyTorch's kernels take beside their results and what is counted of that
@@ -143,9 +141,7 @@ def cost_of(work: Work, tiling: Tiling) -> Cost:
     """
     assert work.config is not None
     shape, decodes = _input_shape(work), work.operation is Operation.DECODE
-    return estimate(
-        _skeleton(work.config), shape, tiling, _compute(work), resident=work.resident, decodes=decodes
-    )
+    return estimate(_skeleton(work.config), shape, tiling, _compute(work), resident=work.resident, decodes=decodes)
 
 
 @functools.lru_cache(maxsize=256)
@@ -153,9 +149,7 @@ def plain_cost_of(work: Work) -> Cost:
     """The same of the plain network, picture by picture, with its weights on the device."""
     assert work.config is not None
     shape = _input_shape(work)
-    return estimate_plain(
-        _skeleton(work.config), shape, _compute(work), decodes=work.operation is Operation.DECODE
-    )
+    return estimate_plain(_skeleton(work.config), shape, _compute(work), decodes=work.operation is Operation.DECODE)
 
 
 def _band_sizes(work: Work, route: Route) -> Sequence[int]:
@@ -283,9 +277,7 @@ def _tiny_candidates(work: Work, profile: Profile) -> Iterator[Plan]:
         out = work.batch * height * width * result * work.dtype.itemsize * work.output_on_device
         count = -(-height // side) * -(-width // side)
         work_done = work.batch * tiny.multiplications(grid, taesd.decoder)
-        seconds = (
-            work_done / speeds.plain_multiplications + work.batch * count * 100 * speeds.dispatch_seconds
-        )
+        seconds = work_done / speeds.plain_multiplications + work.batch * count * 100 * speeds.dispatch_seconds
         yield Plan(
             Route.TAESD, work.device, work.dtype, None, side, peak + out, seconds,
             min(side, height) * TAESD.downscale, work.batch * count,

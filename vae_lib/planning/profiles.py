@@ -105,17 +105,13 @@ class KnownProfiles:
     def _keep(self, key: str, name: str, value: Mapping[str, Any]) -> None:
         """Of other processes, what the file has by now is kept as well."""
         ours = self._stored()
-        entries = {
-            k: {**_read(self._file).get(k, {}), **ours.get(k, {})} for k in {*_read(self._file), *ours, key}
-        }
+        entries = {k: {**_read(self._file).get(k, {}), **ours.get(k, {})} for k in {*_read(self._file), *ours, key}}
         entries[key][name] = value
         self._entries = entries
         path = self._file
         with contextlib.suppress(OSError, InputError):
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(
-                path, lambda aside: aside.write_text(json.dumps(entries, indent=1), encoding="utf-8")
-            )
+            write_atomically(path, lambda aside: aside.write_text(json.dumps(entries, indent=1), encoding="utf-8"))
 
     @property
     def _file(self) -> Path:

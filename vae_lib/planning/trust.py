@@ -50,9 +50,7 @@ class Standing:
             standing = cls(float(entry["dispatch_seconds"]), float(entry["plain"]), wrong)
         except (TypeError, KeyError, ValueError):
             return None
-        return (
-            standing if all(0 < n < math.inf for n in (standing.dispatch_seconds, standing.plain)) else None
-        )
+        return standing if all(0 < n < math.inf for n in (standing.dispatch_seconds, standing.plain)) else None
 
     def applied_to(self, profile: Profile) -> Profile:
         speeds = profile.speeds._replace(dispatch_seconds=self.dispatch_seconds)

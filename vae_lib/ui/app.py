@@ -35,9 +35,7 @@ def build_app(backend: Backend) -> gr.Blocks:
     return queued(app, 16)
 
 
-def launch(
-    folder: Path, *, port: int | None = None, open_browser: bool = True, block: bool = True
-) -> gr.Blocks:
+def launch(folder: Path, *, port: int | None = None, open_browser: bool = True, block: bool = True) -> gr.Blocks:
     """Serve the tab for a folder of VAEs.
 
     Args:

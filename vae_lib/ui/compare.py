@@ -115,9 +115,7 @@ class Comparer:
         threading.Thread(target=self._run, args=arguments, name="vae-guard-compare", daemon=True).start()
         return run
 
-    def _run(
-        self, run: Comparison, source: Source, files: list[VAEFile], routes: list[str], limit: int | None
-    ) -> None:
+    def _run(self, run: Comparison, source: Source, files: list[VAEFile], routes: list[str], limit: int | None) -> None:
         try:
             with self._turn, self._backend.computing(), torch.no_grad():
                 for file in files:
@@ -133,9 +131,7 @@ class Comparer:
             run.message, run.fraction = "", 1.0
             run.finished.set()
 
-    def _with_vae(
-        self, run: Comparison, source: Source, file: VAEFile, routes: list[str], limit: int | None
-    ) -> None:
+    def _with_vae(self, run: Comparison, source: Source, file: VAEFile, routes: list[str], limit: int | None) -> None:
         if run.stop.is_set():
             raise Cancelled("Stopped.")
         run.message = f"Loading {file.name}"
@@ -188,9 +184,7 @@ class Comparer:
         model = ladder.vae or ladder.taesd
         half = None if model is None else model.encoder
         if half is None:
-            raise InputError(
-                "This file holds only a decoder, so it cannot encode the picture; compare it on latents."
-            )
+            raise InputError("This file holds only a decoder, so it cannot encode the picture; compare it on latents.")
         ladder.order = tuple(route for route in DEFAULT_ORDER if route.exact == (ladder.vae is not None))
         return ladder.encode(picture[None]).result
 

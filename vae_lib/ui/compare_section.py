@@ -56,9 +56,7 @@ class CompareSection:
         self.chosen = gr.State(False)  # whether the user has chosen what to decode
         with gr.Row():
             with gr.Column(scale=2, min_width=300):
-                self.source = gr.Radio(
-                    [_LAST, _PICTURE, _FILE], value=start, label="Decode", elem_id="vg_source"
-                )
+                self.source = gr.Radio([_LAST, _PICTURE, _FILE], value=start, label="Decode", elem_id="vg_source")
                 self.kept = gr.Dropdown(
                     kept, value=kept[0] if kept else None, label="Latents of", visible=start == _LAST,
                     elem_id="vg_kept",
@@ -229,9 +227,7 @@ class CompareSection:
             gr.update(choices=names, value=names[1]),
         )
 
-    def _difference(
-        self, number: int | None, one: str | None, other: str | None, gain: str
-    ) -> tuple[str, Any]:
+    def _difference(self, number: int | None, one: str | None, other: str | None, gain: str) -> tuple[str, Any]:
         run = self._comparer.get(number)
         pictures = {} if run is None else run.pictures()
         if one not in pictures or other not in pictures or len(pictures) < 2:
@@ -241,9 +237,7 @@ class CompareSection:
         except VAEGuardError as error:
             return markup.note(str(error), "warn"), gr.update(visible=False)
         label = f"Difference, {found.gain:.3g} times amplified"
-        return markup.note(f"{one} and {other}: {found}."), gr.update(
-            value=found.image, visible=True, label=label
-        )
+        return markup.note(f"{one} and {other}: {found}."), gr.update(value=found.image, visible=True, label=label)
 
 
 def _status(run: Comparison) -> str:

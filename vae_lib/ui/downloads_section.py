@@ -96,9 +96,9 @@ class DownloadsSection:
         self.choice.input(lambda chosen: chosen or gr.update(), self.choice, self.reference, **QUIET)
         starting = [self.reference, self.pickles, self.rename]
         for event in (start.click, self.reference.submit):
-            event(self._start, starting, self.said, **QUIET).then(
-                self.watch, None, self.outputs, **QUIET
-            ).then(files.show, files.pick, files.table_outputs, **QUIET)
+            event(self._start, starting, self.said, **QUIET).then(self.watch, None, self.outputs, **QUIET).then(
+                files.show, files.pick, files.table_outputs, **QUIET
+            )
         for slot in self.slots:
             slot.cancel.click(self._cancel, slot.job, self.said, queue=False, **QUIET).then(
                 self.show, None, self.outputs, **QUIET
@@ -119,9 +119,7 @@ class DownloadsSection:
                 )
                 if wanted
             )
-            page = (
-                f'<a href="{escape(entry.page)}" target="_blank" rel="noopener">{escape(entry.licence)}</a>'
-            )
+            page = f'<a href="{escape(entry.page)}" target="_blank" rel="noopener">{escape(entry.licence)}</a>'
             rows.append(
                 [
                     (markup.pick_button(PICK, index, entry.id) + marks, ""),
@@ -154,9 +152,7 @@ class DownloadsSection:
         wanted = job.result.path.resolve()
         name = next((f.name for f in self._backend.files() if f.path.resolve() == wanted), None)
         if name is None:
-            return markup.note(
-                f"{job.result.path.name} is used by VAE Guard itself; nothing has to be chosen."
-            )
+            return markup.note(f"{job.result.path.name} is used by VAE Guard itself; nothing has to be chosen.")
         return use(self._backend, self._library, name)
 
     def show(self) -> list[Any]:
@@ -195,12 +191,8 @@ class _Slot:
         with gr.Column(visible=False, elem_id=f"vg_job_{number}") as self.box:
             self.html = gr.HTML()
             with gr.Row():
-                self.cancel = gr.Button(
-                    "Cancel", size="sm", visible=False, min_width=80, elem_id=f"vg_cancel_{number}"
-                )
-                self.use = gr.Button(
-                    "Use it now", size="sm", visible=False, min_width=80, elem_id=f"vg_use_{number}"
-                )
+                self.cancel = gr.Button("Cancel", size="sm", visible=False, min_width=80, elem_id=f"vg_cancel_{number}")
+                self.use = gr.Button("Use it now", size="sm", visible=False, min_width=80, elem_id=f"vg_use_{number}")
         hinted(self.cancel, "Stop; what has arrived is kept, and the next try goes on from there")
         hinted(self.use, "Make it the VAE in use")
         self.components = [self.job, self.box, self.html, self.cancel, self.use]
@@ -222,9 +214,7 @@ def job_html(job: Job) -> str:
     """A job's name, bar and line."""
     name = f"<b>{escape(job.reference)}</b> {markup.chip(job.state, on=job.state == 'done')}"
     if job.active:
-        return markup.page(
-            f"<div>{name}</div>{markup.progress(job.fraction)}<div>{escape(job.message)}</div>"
-        )
+        return markup.page(f"<div>{name}</div>{markup.progress(job.fraction)}<div>{escape(job.message)}</div>")
     kind = {"done": "", "failed": "vg-bad-text"}.get(job.state, "vg-dim")
     hint = ""
     if isinstance(job.error, GatedRepository):
@@ -233,9 +223,7 @@ def job_html(job: Job) -> str:
     elif isinstance(job.error, PickleRefused):
         hint = "<p>Tick <i>Allow pickles</i> and download it again if you trust its author.</p>"
     elif isinstance(job.error, TargetExists):
-        hint = (
-            f"<p>Tick <i>Keep both</i> and download it again to save it as {escape(job.error.free_name)}.</p>"
-        )
+        hint = f"<p>Tick <i>Keep both</i> and download it again to save it as {escape(job.error.free_name)}.</p>"
     return markup.page(f'<div>{name}</div><div class="{kind}">{escape(job.message)}</div>{hint}')
 
 

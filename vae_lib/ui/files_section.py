@@ -89,9 +89,7 @@ def files_table(backend: Backend, rows: Sequence[Row], chosen: str | None) -> st
             body.append([(name, ""), (problem, "vg-wide"), *[("", "")] * 4])
             continue
         kind = "" if not identity.is_taesd else f"{markup.chip(identity.kind)} "
-        warning = (
-            " " + '<span class="vg-bad-text">other family</span>' if mismatch(identity, checkpoint) else ""
-        )
+        warning = " " + '<span class="vg-bad-text">other family</span>' if mismatch(identity, checkpoint) else ""
         body.append(
             [
                 (f"{name} {kind}", ""),
@@ -104,9 +102,7 @@ def files_table(backend: Backend, rows: Sequence[Row], chosen: str | None) -> st
         )
     own = ""
     if in_use is None and checkpoint is not None:
-        own = markup.page(
-            f"<p>In use now: the VAE inside the checkpoint <b>{escape(checkpoint.title)}</b>.</p>"
-        )
+        own = markup.page(f"<p>In use now: the VAE inside the checkpoint <b>{escape(checkpoint.title)}</b>.</p>")
     return own + markup.table(_HEAD, body, number, "There are no VAEs yet: get one in Downloads.")
 
 
@@ -136,9 +132,7 @@ def details(backend: Backend, row: Row | None) -> str:
         ),
     ]
     warning = markup.note(mismatch(found, backend.checkpoint()), "warn")
-    return markup.page(
-        f"<h4>{escape(row.name)}</h4><p>{escape(found.explanation)}</p>{markup.facts(pairs)}{warning}"
-    )
+    return markup.page(f"<h4>{escape(row.name)}</h4><p>{escape(found.explanation)}</p>{markup.facts(pairs)}{warning}")
 
 
 def use(backend: Backend, library: Library, name: str | None, *, always: bool = False) -> str:
@@ -208,9 +202,7 @@ class FilesSection:
                         use_it,
                         "Make the file that is chosen in the table the VAE in use, as the WebUI's own choice does",
                     )
-                    self.always = gr.Button(
-                        _ALWAYS, visible=self._can_assign, elem_id="vg_assign", min_width=120
-                    )
+                    self.always = gr.Button(_ALWAYS, visible=self._can_assign, elem_id="vg_assign", min_width=120)
                     hinted(
                         self.always,
                         "Note this VAE for the checkpoint that is loaded, or forget it: used while SD VAE is Automatic",
@@ -239,9 +231,7 @@ class FilesSection:
         row = next((row for row in rows if row.name == chosen), None)
         choices = gr.update(choices=names, value=chosen if chosen in names else None)
         assigned = None if self._host is None else self._host.assigned_vae()
-        is_void = (
-            assigned is not None and self._host is not None and self._host.overrides_assignments() is not None
-        )
+        is_void = assigned is not None and self._host is not None and self._host.overrides_assignments() is not None
         return (
             files_table(self._backend, rows, chosen),
             choices,

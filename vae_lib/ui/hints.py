@@ -8,9 +8,7 @@ from typing import Any
 from vae_lib.ui.versions import with_javascript
 
 # The same as AUTOMATIC1111's javascript/hints.js does.
-_SHOW = (
-    "() => { for (const [id, text] of %s) { const e = document.getElementById(id); if (e) e.title = text; } }"
-)
+_SHOW = "() => { for (const [id, text] of %s) { const e = document.getElementById(id); if (e) e.title = text; } }"
 
 
 def hinted(component: Any, text: str) -> Any:
@@ -23,8 +21,6 @@ def hinted(component: Any, text: str) -> Any:
 def show_by_ourselves(app: Any) -> None:
     """Show the hints in a page that is not the WebUI's; to be called inside the gr.Blocks ``app``, at its end."""
     hints = [
-        (block.elem_id, block.webui_tooltip)
-        for block in app.blocks.values()
-        if getattr(block, "webui_tooltip", None)
+        (block.elem_id, block.webui_tooltip) for block in app.blocks.values() if getattr(block, "webui_tooltip", None)
     ]
     app.load(None, None, None, **with_javascript(_SHOW % json.dumps(hints)))

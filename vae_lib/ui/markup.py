@@ -115,9 +115,7 @@ def pick_button(radio_id: str, index: int, text: str) -> str:
     return f'<button type="button" class="vg-link" onclick="{script}">{breakable(text)}</button>'
 
 
-def table(
-    head: Sequence[str], rows: Iterable[Sequence[Cell]], chosen: int | None = None, empty: str = ""
-) -> str:
+def table(head: Sequence[str], rows: Iterable[Sequence[Cell]], chosen: int | None = None, empty: str = "") -> str:
     """A table; on a narrow screen each row becomes a card, its cells labelled by ``head``."""
     body = []
     kinds = [""] * len(head)

@@ -92,9 +92,7 @@ def _least(work: Work, route: Route) -> int:
 def bar(memory: Memory, need: int, where: str) -> str:
     """Memory as one bar: in use, needed, kept back, free; what is missing sticks out in red."""
     if memory.free is None or memory.usable is None:
-        return markup.note(
-            f"{where}: this device does not report how much of it is free. {size_text(need)} needed."
-        )
+        return markup.note(f"{where}: this device does not report how much of it is free. {size_text(need)} needed.")
     used = 0 if memory.total is None else max(0, memory.total - memory.free)
     over = max(0, need - memory.usable)
     parts = (
@@ -106,14 +104,10 @@ def bar(memory: Memory, need: int, where: str) -> str:
     )
     whole = max(1, sum(size for _, _, size in parts))
     spans = "".join(
-        f'<span class="vg-{kind}" style="width:{100 * size / whole:.2f}%"></span>'
-        for kind, _, size in parts
-        if size
+        f'<span class="vg-{kind}" style="width:{100 * size / whole:.2f}%"></span>' for kind, _, size in parts if size
     )
     keys = "".join(
-        f'<span><i class="vg-{kind}"></i>{name} {size_text(size)}</span>'
-        for kind, name, size in parts
-        if size
+        f'<span><i class="vg-{kind}"></i>{name} {size_text(size)}</span>' for kind, name, size in parts if size
     )
     title = where if memory.total is None else f"{where}: {size_text(memory.total)}"
     return markup.page(
@@ -226,9 +220,7 @@ def plot(curves: Mapping[Route, Curve], usable: int | None, side: float) -> str:
         _drawing(curves, usable, side, 1200, "vg-desk"),
         _drawing(curves, usable, side, 480, "vg-phone"),
     )
-    return markup.page(
-        f'<p class="vg-dim">Needs at least, in the colours of the table</p>{"".join(drawings)}'
-    )
+    return markup.page(f'<p class="vg-dim">Needs at least, in the colours of the table</p>{"".join(drawings)}')
 
 
 def _drawing(curves: Mapping[Route, Curve], usable: int | None, side: float, width: int, kind: str) -> str:

@@ -20,9 +20,7 @@ def check() -> None:
     """Raise an InputError where the installed versions are known not to work together."""
     found = {name: _version(name) for name in ("gradio", "starlette")}
     if _major(found["gradio"]) > 4:
-        raise InputError(
-            f"The tab works with gradio 3.41 and 4.40, and {found['gradio']} is installed; {INSTALL}."
-        )
+        raise InputError(f"The tab works with gradio 3.41 and 4.40, and {found['gradio']} is installed; {INSTALL}.")
     if found["gradio"] and _major(found["starlette"]) > 0:
         together = f"gradio {found['gradio']} does not work with the installed starlette {found['starlette']}"
         raise InputError(f"{together}; {INSTALL}.")

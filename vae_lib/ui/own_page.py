@@ -62,8 +62,4 @@ def _is_own(scope: Scope) -> bool:
     # A browser names the origin of whatever may be read or changed, and says where pictures and the like are wanted.
     from_here = origin is None or origin.partition("://")[2] == host
     is_opened = headers.get("sec-fetch-mode") == "navigate"
-    return (
-        is_here
-        and from_here
-        and (is_opened or headers.get("sec-fetch-site") not in ("cross-site", "same-site"))
-    )
+    return is_here and from_here and (is_opened or headers.get("sec-fetch-site") not in ("cross-site", "same-site"))

@@ -61,6 +61,4 @@ def build_tab(backend: Backend) -> None:
     for opened in (compare_tab.select, compare_look.click):
         opened(compare.choices, compare.given, compare.offered, **QUIET)
     for opened in (memory_tab.select, memory_look.click):
-        opened(memory.choices, None, memory.vae, **QUIET).then(
-            memory.show, memory.inputs, memory.outputs, **QUIET
-        )
+        opened(memory.choices, None, memory.vae, **QUIET).then(memory.show, memory.inputs, memory.outputs, **QUIET)

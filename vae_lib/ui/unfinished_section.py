@@ -46,9 +46,7 @@ class UnfinishedSection:
         with gr.Row(variant="compact"):
             self.go = gr.Button("Decode now", variant="primary", elem_id="vg_finish", min_width=120)
             self.all = gr.Button("Decode all", elem_id="vg_finish_all", min_width=100)
-            self.stop = gr.Button(
-                "Stop", variant="stop", visible=False, elem_id="vg_finish_stop", min_width=80
-            )
+            self.stop = gr.Button("Stop", variant="stop", visible=False, elem_id="vg_finish_stop", min_width=80)
             self.remove = gr.Button(_REMOVE, elem_id="vg_unfinished_remove", min_width=80)
             self.remove_all = gr.Button(_REMOVE_ALL, elem_id="vg_unfinished_remove_all", min_width=80)
         self.vae_in_use = gr.Checkbox(
@@ -86,9 +84,7 @@ class UnfinishedSection:
         """The list as it is now."""
         return self._shown("", chosen)
 
-    def _shown(
-        self, said: str, chosen: str | None = None, *, is_busy: bool = False, asks: str = ""
-    ) -> list[Any]:
+    def _shown(self, said: str, chosen: str | None = None, *, is_busy: bool = False, asks: str = "") -> list[Any]:
         items = list(self._unfinished.listed())
         keys = [item.key for item in items]
         chosen = chosen if chosen in keys else keys[0] if keys else None
@@ -156,14 +152,10 @@ def _table(items: Sequence[Unfinished], chosen: str | None) -> str:
         if item.key == chosen:
             number = index
         time, *rest = item.details.values()
-        state = markup.chip(
-            "approximate" if item.is_approximate else "not decoded", on=not item.is_approximate
-        )
+        state = markup.chip("approximate" if item.is_approximate else "not decoded", on=not item.is_approximate)
         picked = f"{markup.pick_button(PICK, index, time)} {state}"
         wide = [name == "Prompt" for name in list(item.details)[1:]]
-        cells = [
-            (escape(text), "vg-wide" if is_wide else "") for text, is_wide in zip(rest, wide, strict=True)
-        ]
+        cells = [(escape(text), "vg-wide" if is_wide else "") for text, is_wide in zip(rest, wide, strict=True)]
         rows.append([(picked, ""), (_thumbnail(item.preview()), ""), *cells])
     names = list(items[0].details) if items else [""]
     return markup.table([names[0], "Preview", *names[1:]], rows, number, _NONE)

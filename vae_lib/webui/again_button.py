@@ -77,8 +77,7 @@ class AgainButton:
         texts, _ = _read(info)
         found = self._approximate(self._shown_in(gallery))
         missed = not found and any(
-            item.is_approximate and not set(item.infotexts).isdisjoint(texts)
-            for item in self._guard.kept.items()
+            item.is_approximate and not set(item.infotexts).isdisjoint(texts) for item in self._guard.kept.items()
         )
         note = f"<p>{escape(_PUT_TOGETHER)}</p>" if missed else ""
         return [gr.update(visible=bool(found)), gr.update(visible=missed, value=note)]
@@ -134,9 +133,7 @@ class AgainButton:
                     texts[texts.index(old, first)] = text
         said += f"<p>{escape(_line(len(done), [item for item, _ in found]))}</p>" if done else ""
         if self._is_whole(first, pictures, exact, found):
-            grid = self._host.grid(
-                [exact[place] for place in sorted(exact)], found[0][0].shape[0], done[0], tab
-            )
+            grid = self._host.grid([exact[place] for place in sorted(exact)], found[0][0].shape[0], done[0], tab)
             exact[0], texts[0] = grid, done[0]
         elif exact and len(exact) < len(pictures):
             said += "<p>The other pictures in the gallery are as they were.</p>"

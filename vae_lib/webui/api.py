@@ -64,9 +64,7 @@ class Routes:
         def check(credentials: Any = Depends(HTTPBasic())) -> None:  # noqa: B008
             password = known.get(credentials.username)
             if password is None or not compare_digest(credentials.password.encode(), password.encode()):
-                raise HTTPException(
-                    401, "Incorrect username or password", headers={"WWW-Authenticate": "Basic"}
-                )
+                raise HTTPException(401, "Incorrect username or password", headers={"WWW-Authenticate": "Basic"})
 
         return [Depends(check), ours]
 
@@ -83,9 +81,7 @@ class Routes:
             "kept": len(self._guard.kept.items()),
         }
 
-    def plan(
-        self, width: int = 512, height: int = 512, batch: int = 1, operation: str = "decode"
-    ) -> dict[str, Any]:
+    def plan(self, width: int = 512, height: int = 512, batch: int = 1, operation: str = "decode") -> dict[str, Any]:
         """What a decode or encode of that size in pixels would need by each route, and what would be done now."""
         for name, value, most in (
             ("width", width, LARGEST_SIDE),
@@ -97,9 +93,7 @@ class Routes:
                 raise unprocessable(InputError(f"'{name}' must be from {least} to {most}, not {value}."))
         if width * height > LARGEST_AREA:
             limit = f"{LARGEST_AREA / 1e6:.0f} million pixels"
-            raise unprocessable(
-                InputError(f"{width}x{height} is too large to be planned here: at most {limit}.")
-            )
+            raise unprocessable(InputError(f"{width}x{height} is too large to be planned here: at most {limit}."))
         if operation not in [known.value for known in Operation]:
             raise unprocessable(InputError(f"'operation' must be decode or encode, not {operation!r}."))
         vae = self._host.vae()
@@ -115,9 +109,7 @@ class Routes:
         except Busy as error:
             raise HTTPException(429, str(error), headers={"Retry-After": f"{error.seconds:.0f}"}) from error
 
-    def _planned(
-        self, vae: HostVAE, operation: Operation, width: int, height: int, batch: int
-    ) -> dict[str, Any]:
+    def _planned(self, vae: HostVAE, operation: Operation, width: int, height: int, batch: int) -> dict[str, Any]:
         outlook = self._guard.outlook(vae, operation, width, height, batch)
         chosen = outlook.chosen
         answer = {

@@ -70,9 +70,7 @@ class Downloads:
     def _can_get_taesd(self) -> bool:
         """Whether the button has an effect, as far as one knows."""
         family = self._loaded_family()
-        return family is None or (
-            not self._has_taesd(family) and load_catalog().taesd_for(family) is not None
-        )
+        return family is None or (not self._has_taesd(family) and load_catalog().taesd_for(family) is not None)
 
     def get_taesd(self) -> Iterator[str]:
         """Fetch TAESD for the loaded checkpoint's family; yields sentences until that has ended."""
@@ -93,9 +91,7 @@ class Downloads:
         if not self._host.settings().get(OPTION, False) or family is None or self._has_taesd(family):
             return
         entry = load_catalog().taesd_for(family)
-        if entry is not None and not any(
-            job.active and job.reference == entry.id for job in self.manager().jobs()
-        ):
+        if entry is not None and not any(job.active and job.reference == entry.id for job in self.manager().jobs()):
             self.manager().start(entry.id)
 
     def _loaded_family(self) -> str | None:

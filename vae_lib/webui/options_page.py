@@ -73,8 +73,6 @@ class _Mode:
         return slider
 
 
-def _shown(
-    name: str, label: str, component: Any, arguments: dict[str, Any] | None = None, info: str = ""
-) -> Setting:
+def _shown(name: str, label: str, component: Any, arguments: dict[str, Any] | None = None, info: str = "") -> Setting:
     option = OPTIONS[name]
     return Setting(option.key, option.default, label, component, arguments, info)

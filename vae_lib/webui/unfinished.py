@@ -34,10 +34,7 @@ class UnfinishedPictures:
         items = self._guard.kept.unfinished()[:MOST_LISTED]
         ids = {item.id for item in items}
         self._previews = {key: made for key, made in self._previews.items() if key in ids}
-        return [
-            Unfinished(item.id, item.is_approximate, details(item), partial(self._preview, item))
-            for item in items
-        ]
+        return [Unfinished(item.id, item.is_approximate, details(item), partial(self._preview, item)) for item in items]
 
     def discard(self, key: str) -> None:
         self._guard.kept.remove(self._item(key))

@@ -52,6 +52,4 @@ def test_for_nans(x, where):
     if shared.cmd_opts.disable_nan_check or not torch.isnan(x[(0,) * x.ndim]):
         return
     part = {"unet": " in Unet", "vae": " in VAE"}.get(where, "")
-    raise NansException(
-        f"A tensor with NaNs was produced{part}. Use --disable-nan-check to disable this check."
-    )
+    raise NansException(f"A tensor with NaNs was produced{part}. Use --disable-nan-check to disable this check.")

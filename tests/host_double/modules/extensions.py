@@ -21,9 +21,7 @@ class Extension:
 
     def list_files(self, subdir, extension):
         folder = Path(self.path, subdir)
-        files = (
-            sorted(p for p in folder.iterdir() if p.suffix.lower() == extension) if folder.is_dir() else []
-        )
+        files = sorted(p for p in folder.iterdir() if p.suffix.lower() == extension) if folder.is_dir() else []
         return [scripts.ScriptFile(self.path, p.name, str(p)) for p in files if p.is_file()]
 
 

@@ -44,9 +44,7 @@ class Resample(nn.Module):
     def __init__(self, channels, up):
         super().__init__()
         self.up = up
-        self.conv = (
-            nn.Conv2d(channels, channels, 3, padding=1) if up else nn.Conv2d(channels, channels, 3, stride=2)
-        )
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1) if up else nn.Conv2d(channels, channels, 3, stride=2)
 
     def forward(self, x):
         return self.conv(F.interpolate(x, scale_factor=2.0) if self.up else F.pad(x, (0, 1, 0, 1)))
@@ -70,9 +68,7 @@ class Encoder(nn.Module):
         super().__init__()
         widths = [ch * m for m in ch_mult]
         self.conv_in = nn.Conv2d(3, ch, 3, padding=1)
-        self.down = nn.ModuleList(
-            level(a, b, num_res_blocks) for a, b in zip([ch, *widths], widths, strict=False)
-        )
+        self.down = nn.ModuleList(level(a, b, num_res_blocks) for a, b in zip([ch, *widths], widths, strict=False))
         for stage, width in zip(self.down[:-1], widths, strict=False):
             stage.downsample = Resample(width, up=False)
         self.mid = middle(widths[-1])

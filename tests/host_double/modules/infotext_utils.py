@@ -99,6 +99,4 @@ def connect_paste(button, fields, input_comp, override_settings_component, tabna
         return [gr.update() if value is None else value for value in values]
 
     fields = paste_fields[tabname]["fields"]
-    button.click(
-        paste, inputs=[input_comp], outputs=[field.component for field in fields], show_progress=False
-    )
+    button.click(paste, inputs=[input_comp], outputs=[field.component for field in fields], show_progress=False)

@@ -133,11 +133,7 @@ class Options:
             self.data = {}
         for key, value in self.data.items():
             info = self.data_labels.get(key)
-            if (
-                info is not None
-                and type(info.default) is not type(value)
-                and None not in (info.default, value)
-            ):
+            if info is not None and type(info.default) is not type(value) and None not in (info.default, value):
                 print(f"Warning: bad setting value: {key}: {value}", file=sys.stderr)
 
     def onchange(self, key, func, call=True):

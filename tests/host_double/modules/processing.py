@@ -129,9 +129,7 @@ class StableDiffusionProcessing:
         return opts.samples_save and not self.do_not_save_samples
 
     def setup_prompts(self):
-        prompts = (
-            self.prompt if isinstance(self.prompt, list) else [self.prompt] * (self.batch_size * self.n_iter)
-        )
+        prompts = self.prompt if isinstance(self.prompt, list) else [self.prompt] * (self.batch_size * self.n_iter)
         self.all_prompts, self.all_negative_prompts = prompts, [self.negative_prompt] * len(prompts)
         self.main_prompt, self.main_negative_prompt = prompts[0], self.negative_prompt
 
@@ -141,9 +139,7 @@ class StableDiffusionProcessing:
     def edit_image_conditioning(self, source_image):
         return shared.sd_model.encode_first_stage(source_image).mode()
 
-    def inpainting_image_conditioning(
-        self, source_image, latent_image, image_mask=None, round_image_mask=True
-    ):
+    def inpainting_image_conditioning(self, source_image, latent_image, image_mask=None, round_image_mask=True):
         encoded = self.sd_model.get_first_stage_encoding(self.sd_model.encode_first_stage(source_image))
         return torch.cat([encoded.new_ones(len(encoded), 1, *encoded.shape[2:]), encoded], dim=1)
 
@@ -152,9 +148,7 @@ class StableDiffusionProcessing:
 
 
 class Processed:
-    def __init__(
-        self, p, images_list, seed=-1, info="", subseed=None, index_of_first_image=0, infotexts=None
-    ):
+    def __init__(self, p, images_list, seed=-1, info="", subseed=None, index_of_first_image=0, infotexts=None):
         self.images, self.info, self.infotexts = images_list, info, infotexts or [info]
         self.seed, self.subseed, self.index_of_first_image = seed, subseed, index_of_first_image
         self.all_prompts, self.all_seeds, self.all_subseeds = p.all_prompts, p.all_seeds, p.all_subseeds
@@ -221,9 +215,7 @@ def create_infotext(p, all_prompts, all_seeds, all_subseeds, comments=None, iter
         except Exception:
             errors.report(f'Error creating infotext for key "{key}"', exc_info=True)
             params[key] = None
-    text = ", ".join(
-        f"{key}: {infotext_utils.quote(value)}" for key, value in params.items() if value is not None
-    )
+    text = ", ".join(f"{key}: {infotext_utils.quote(value)}" for key, value in params.items() if value is not None)
     negative = f"\nNegative prompt: {p.negative_prompt}" if p.negative_prompt else ""
     return f"{all_prompts[index]}{negative}\n{text}".strip()
 
@@ -436,22 +428,16 @@ class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
                 samples, size=size, mode=mode["mode"], antialias=mode["antialias"]
             )
             if opts.inpainting_mask_weight < 1.0:
-                conditioning = self.img2img_image_conditioning(
-                    decode_first_stage(self.sd_model, samples), samples
-                )
+                conditioning = self.img2img_image_conditioning(decode_first_stage(self.sd_model, samples), samples)
             else:
                 conditioning = self.txt2img_image_conditioning(samples)
         else:
             lowres = torch.clamp((decoded_samples + 1.0) / 2.0, min=0.0, max=1.0)
             batch = [images.resize_image(0, to_image(x), width, height, self.hr_upscaler) for x in lowres]
-            decoded_samples = torch.stack([to_tensor(image) for image in batch]).to(
-                shared.device, devices.dtype_vae
-            )
+            decoded_samples = torch.stack([to_tensor(image) for image in batch]).to(shared.device, devices.dtype_vae)
             if opts.sd_vae_encode_method != "Full":
                 self.extra_generation_params["VAE Encoder"] = opts.sd_vae_encode_method
-            samples = images_tensor_to_samples(
-                decoded_samples, approximation_indexes.get(opts.sd_vae_encode_method)
-            )
+            samples = images_tensor_to_samples(decoded_samples, approximation_indexes.get(opts.sd_vae_encode_method))
             conditioning = self.img2img_image_conditioning(decoded_samples, samples)
         state.nextjob()
         self.rng = rng.ImageRNG(samples.shape[1:], self.seeds)

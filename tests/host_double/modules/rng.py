@@ -2,9 +2,7 @@ import torch
 
 
 class ImageRNG:
-    def __init__(
-        self, shape, seeds, subseeds=None, subseed_strength=0.0, seed_resize_from_h=0, seed_resize_from_w=0
-    ):
+    def __init__(self, shape, seeds, subseeds=None, subseed_strength=0.0, seed_resize_from_h=0, seed_resize_from_w=0):
         self.shape = tuple(map(int, shape))
         self.generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
         self.seeds = seeds

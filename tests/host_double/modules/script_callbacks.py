@@ -78,6 +78,4 @@ def _caller(category):
 
 for _category in CATEGORIES:
     globals()["on_before_reload" if _category == "on_reload" else f"on_{_category}"] = _registrar(_category)
-    globals()["app_reload_callback" if _category == "on_reload" else f"{_category}_callback"] = _caller(
-        _category
-    )
+    globals()["app_reload_callback" if _category == "on_reload" else f"{_category}_callback"] = _caller(_category)

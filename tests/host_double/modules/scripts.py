@@ -253,9 +253,7 @@ class ScriptRunner:
             if getattr(type(script), event) is _ignore:
                 continue
             try:
-                getattr(script, event)(
-                    p, *leading, *p.script_args[script.args_from : script.args_to], **kwargs
-                )
+                getattr(script, event)(p, *leading, *p.script_args[script.args_from : script.args_to], **kwargs)
             except Exception:
                 errors.report(f"Error running {event}: {script.filename}", exc_info=True)
 

@@ -67,9 +67,7 @@ def select_checkpoint():
 def read_state_dict(checkpoint_file, print_global_state=False, map_location=None):
     if Path(checkpoint_file).suffix.lower() == ".safetensors":
         return load_file(checkpoint_file, device=str(map_location or "cpu"))
-    is_checked = (
-        not shared.cmd_opts.disable_safe_unpickle
-    )  # as the real one: with the flag, a pickle may do anything
+    is_checked = not shared.cmd_opts.disable_safe_unpickle  # as the real one: with the flag, a pickle may do anything
     loaded = torch.load(checkpoint_file, map_location=map_location or "cpu", weights_only=is_checked)
     return loaded.get("state_dict", loaded)
 
@@ -242,11 +240,7 @@ def load_model(checkpoint_info=None, already_loaded_state_dict=None):
 
 def reload_model_weights(sd_model=None, info=None, forced_reload=False):
     info = info or select_checkpoint()
-    if (
-        model_data.sd_model is not None
-        and model_data.sd_model.sd_checkpoint_info is info
-        and not forced_reload
-    ):
+    if model_data.sd_model is not None and model_data.sd_model.sd_checkpoint_info is info and not forced_reload:
         return model_data.sd_model
     return load_model(info)
 

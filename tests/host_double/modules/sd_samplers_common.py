@@ -29,9 +29,7 @@ def samples_to_images_tensor(sample, approximation=None, model=None):
         return sd_vae_taesd.decoder_model()(sample.to(devices.device, devices.dtype)).detach() * 2 - 1
     model = shared.sd_model if model is None else model
     with torch.no_grad(), devices.without_autocast():
-        return model.decode_first_stage(
-            sample.to(getattr(model.first_stage_model, "dtype", devices.dtype_vae))
-        )
+        return model.decode_first_stage(sample.to(getattr(model.first_stage_model, "dtype", devices.dtype_vae)))
 
 
 def single_sample_to_image(sample, approximation=None):

@@ -22,9 +22,7 @@ class Clamp(nn.Module):
 class Block(nn.Module):
     def __init__(self, width):
         super().__init__()
-        self.conv = nn.Sequential(
-            conv(width, width), nn.ReLU(), conv(width, width), nn.ReLU(), conv(width, width)
-        )
+        self.conv = nn.Sequential(conv(width, width), nn.ReLU(), conv(width, width), nn.ReLU(), conv(width, width))
         self.skip, self.fuse = nn.Identity(), nn.ReLU()
 
     def forward(self, x):
@@ -36,11 +34,7 @@ def blocks(count):
 
 
 def decoder(latent_channels=4):
-    ups = [
-        layer
-        for _ in range(3)
-        for layer in (*blocks(3), nn.Upsample(scale_factor=2), conv(64, 64, bias=False))
-    ]
+    ups = [layer for _ in range(3) for layer in (*blocks(3), nn.Upsample(scale_factor=2), conv(64, 64, bias=False))]
     return nn.Sequential(Clamp(), conv(latent_channels, 64), nn.ReLU(), *ups, Block(64), conv(64, 3))
 
 

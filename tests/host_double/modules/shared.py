@@ -82,9 +82,7 @@ options_templates |= options_section(
         "sd_model_checkpoint": OptionInfo(
             None, "Stable Diffusion checkpoint", gr.Dropdown, checkpoint_choices, refresh=refresh_checkpoints
         ),
-        "CLIP_stop_at_last_layers": OptionInfo(
-            1, "Clip skip", gr.Slider, {"minimum": 1, "maximum": 12, "step": 1}
-        ),
+        "CLIP_stop_at_last_layers": OptionInfo(1, "Clip skip", gr.Slider, {"minimum": 1, "maximum": 12, "step": 1}),
         "tiling": OptionInfo(False, "Tiling", infotext="Tiling"),
     },
 )
@@ -100,17 +98,11 @@ options_templates |= options_section(
             refresh=shared_items.refresh_vae_list,
             infotext="VAE",
         ),
-        "sd_vae_overrides_per_model_preferences": OptionInfo(
-            True, "Selected VAE overrides per-model preferences"
-        ),
+        "sd_vae_overrides_per_model_preferences": OptionInfo(True, "Selected VAE overrides per-model preferences"),
         "auto_vae_precision_bfloat16": OptionInfo(False, "Automatically convert VAE to bfloat16"),
         "auto_vae_precision": OptionInfo(True, "Automatically revert VAE to 32-bit floats"),
-        "sd_vae_encode_method": OptionInfo(
-            "Full", "VAE type for encode", gr.Radio, METHODS, infotext="VAE Encoder"
-        ),
-        "sd_vae_decode_method": OptionInfo(
-            "Full", "VAE type for decode", gr.Radio, METHODS, infotext="VAE Decoder"
-        ),
+        "sd_vae_encode_method": OptionInfo("Full", "VAE type for encode", gr.Radio, METHODS, infotext="VAE Encoder"),
+        "sd_vae_decode_method": OptionInfo("Full", "VAE type for decode", gr.Radio, METHODS, infotext="VAE Decoder"),
     },
 )
 options_templates |= options_section(
@@ -129,9 +121,7 @@ options_templates |= options_section(
     {
         "live_previews_enable": OptionInfo(True, "Show live previews of the created image"),
         "show_progress_type": OptionInfo("Approx NN", "Live preview method"),
-        "live_preview_fast_interrupt": OptionInfo(
-            False, "Return image with chosen live preview method on interrupt"
-        ),
+        "live_preview_fast_interrupt": OptionInfo(False, "Return image with chosen live preview method on interrupt"),
         "infotext_skip_pasting": OptionInfo([], "Disregard fields from pasted infotext"),
     },
 )
@@ -155,11 +145,7 @@ def natural_sort_key(text):
 
 def listfiles(dirname):
     folder = Path(dirname)
-    return (
-        sorted((str(p) for p in folder.iterdir() if p.is_file()), key=natural_sort_key)
-        if folder.is_dir()
-        else []
-    )
+    return sorted((str(p) for p in folder.iterdir() if p.is_file()), key=natural_sort_key) if folder.is_dir() else []
 
 
 def walk_files(path, allowed_extensions=None):

@@ -56,9 +56,7 @@ def create_tab(tabname):
         with gr.Row(elem_id=f"{tabname}_toprow"):
             with gr.Column(scale=4):
                 prompt = gr.Textbox(label="Prompt", elem_id=f"{tabname}_prompt", lines=3, show_label=False)
-                negative = gr.Textbox(
-                    label="Negative prompt", elem_id=f"{tabname}_neg_prompt", show_label=False
-                )
+                negative = gr.Textbox(label="Negative prompt", elem_id=f"{tabname}_neg_prompt", show_label=False)
             with gr.Column(scale=1):
                 submit = gr.Button("Generate", elem_id=f"{tabname}_generate", variant="primary")
                 paste = gr.Button("\u2199\ufe0f", elem_id="paste" if not is_img2img else "img2img_paste")
@@ -67,9 +65,7 @@ def create_tab(tabname):
                 special = []
                 if is_img2img:
                     image = gr.Image(label="Image", elem_id="img2img_image", type="pil", image_mode="RGBA")
-                    strength = gr.Slider(
-                        0, 1, 0.75, label="Denoising strength", elem_id="img2img_denoising_strength"
-                    )
+                    strength = gr.Slider(0, 1, 0.75, label="Denoising strength", elem_id="img2img_denoising_strength")
                     special = [image, strength]
                 steps = gr.Slider(1, 150, 2, step=1, label="Sampling steps", elem_id=f"{tabname}_steps")
                 width = gr.Slider(64, 2048, 512, step=8, label="Width", elem_id=f"{tabname}_width")
@@ -81,9 +77,7 @@ def create_tab(tabname):
                     enable_hr = gr.Checkbox(False, label="Hires. fix", elem_id="txt2img_hr-checkbox")
                     hr_scale = gr.Slider(1, 4, 2, step=0.05, label="Upscale by", elem_id="txt2img_hr_scale")
                     upscalers = [*shared.latent_upscale_modes, *(x.name for x in shared.sd_upscalers)]
-                    upscaler = gr.Dropdown(
-                        upscalers, value="Latent", label="Upscaler", elem_id="txt2img_hr_upscaler"
-                    )
+                    upscaler = gr.Dropdown(upscalers, value="Latent", label="Upscaler", elem_id="txt2img_hr_upscaler")
                     special = [enable_hr, hr_scale, upscaler]
                 with gr.Column(elem_id=f"{tabname}_script_container"):
                     runner.prepare_ui()

@@ -52,9 +52,7 @@ class _Builder:
         shape = best_shape(conv.in_channels, conv.out_channels, scale, pixels, self.compute)
         return Stage(conv, shape, norm, of)
 
-    def conv(
-        self, conv: nn.Conv2d, scale: str = "same", norm: nn.GroupNorm | None = None, to: str = ""
-    ) -> None:
+    def conv(self, conv: nn.Conv2d, scale: str = "same", norm: nn.GroupNorm | None = None, to: str = "") -> None:
         """A convolution that replaces ``x``."""
         stage = self.stage(conv, self.size, scale, norm, self.x)
         size = self._output(stage, self.size)
@@ -80,9 +78,7 @@ class _Builder:
         first = self.stage(block.conv1, size, norm=block.norm1, of=entry)
         middle = self._output(first, size)
         second = self.stage(block.conv2, middle, norm=block.norm2, of=hidden)
-        rows = self.tiling.rows(
-            MapSize(size.height, size.width, max(size.channels, middle.channels)), self.dtype
-        )
+        rows = self.tiling.rows(MapSize(size.height, size.width, max(size.channels, middle.channels)), self.dtype)
         x, shortcut = self.x, block.nin_shortcut
         if head:
             self.passes.append(ConvPass(x, head, rows, statistics=entry))
@@ -92,9 +88,7 @@ class _Builder:
             if head or shortcut is not None:
                 out = self._name()
                 add = Shortcut(len(head), shortcut)
-                self.passes.append(
-                    ConvPass(x, chain, rows, store=out, statistics=out, shortcut=add, frees_source=True)
-                )
+                self.passes.append(ConvPass(x, chain, rows, store=out, statistics=out, shortcut=add, frees_source=True))
                 self.x = out
             else:
                 self.passes.append(ConvPass(x, chain, rows, add_to=x, statistics=x))
@@ -117,9 +111,7 @@ class _Builder:
                 )
             else:
                 self.passes.append(ConvPass(x, (first,), rows, store=kept, statistics=hidden))
-            self.passes.append(
-                ConvPass(kept, (second,), rows, add_to=self.x, statistics=self.x, frees_source=True)
-            )
+            self.passes.append(ConvPass(kept, (second,), rows, add_to=self.x, statistics=self.x, frees_source=True))
         self.size = middle
 
     def attention(self, block: AttnBlock) -> None:

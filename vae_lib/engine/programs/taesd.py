@@ -142,9 +142,7 @@ def decode(
     for source, picture in zip(latents[:, None], out[:, None], strict=True):
         if len(whole):
             source = _run(whole, source.to(compute.device, compute.dtype), compute.padding, whole=True)
-        steps.run(
-            source, 1, picture, taesd.downscale, lambda x: _run(tiled, x, compute.padding).mul_(2).sub_(1)
-        )
+        steps.run(source, 1, picture, taesd.downscale, lambda x: _run(tiled, x, compute.padding).mul_(2).sub_(1))
     return out
 
 
@@ -166,9 +164,7 @@ def encode(
         target = latents
         if len(whole):
             target = torch.empty(1, WIDTH, height, width, dtype=compute.dtype, device=compute.device)
-        steps.run(
-            source, taesd.downscale, target, 1, lambda x: _run(tiled, x.add(1).div_(2), compute.padding)
-        )
+        steps.run(source, taesd.downscale, target, 1, lambda x: _run(tiled, x.add(1).div_(2), compute.padding))
         if len(whole):
             latents.copy_(_run(whole, target, compute.padding, whole=True))
     return out
@@ -185,9 +181,7 @@ class _Steps:
         self._compute, self._grid = compute, grid
         self._done, self._total = 0, batch * sum(1 for _ in grid)
 
-    def run(
-        self, source: Tensor, read: int, target: Tensor, made: int, network: Callable[[Tensor], Tensor]
-    ) -> None:
+    def run(self, source: Tensor, read: int, target: Tensor, made: int, network: Callable[[Tensor], Tensor]) -> None:
         """Fill ``target``, with ``made`` of its pixels along a latent, from ``source``, with ``read`` of them.
 
         Raises:

@@ -232,9 +232,7 @@ class Api:
 
     def get_script_info(self):
         runners = (scripts.scripts_txt2img, scripts.scripts_img2img)
-        return [
-            script.api_info for runner in runners for script in runner.scripts if script.api_info is not None
-        ]
+        return [script.api_info for runner in runners for script in runner.scripts if script.api_info is not None]
 
 
 assert ui  # building the API needs the page's scripts to be set up

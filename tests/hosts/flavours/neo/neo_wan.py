@@ -22,9 +22,7 @@ class CausalConv3d(nn.Conv3d):
 class RMS_norm(nn.Module):
     def __init__(self, channels, images):
         super().__init__()
-        self.gamma = nn.Parameter(
-            torch.empty(channels, *((1, 1) if images else (1, 1, 1))).uniform_(0.5, 1.5)
-        )
+        self.gamma = nn.Parameter(torch.empty(channels, *((1, 1) if images else (1, 1, 1))).uniform_(0.5, 1.5))
 
     def forward(self, x):
         return F.normalize(x, dim=1) * x.shape[1] ** 0.5 * self.gamma
@@ -95,9 +93,7 @@ def layers(widths, blocks, up):
 
 
 def middle(channels):
-    return nn.Sequential(
-        ResidualBlock(channels, channels), AttentionBlock(channels), ResidualBlock(channels, channels)
-    )
+    return nn.Sequential(ResidualBlock(channels, channels), AttentionBlock(channels), ResidualBlock(channels, channels))
 
 
 def head(channels, out):
@@ -153,9 +149,7 @@ class WanVAE(nn.Module):
     def decode(self, z):
         cache = None if z.shape[2] == 1 else []
         frames = self.conv2(z).split(1, dim=2)
-        return torch.cat(
-            [piece for frame in frames for piece in self.decoder(frame, feat_cache=cache)], dim=2
-        )
+        return torch.cat([piece for frame in frames for piece in self.decoder(frame, feat_cache=cache)], dim=2)
 
 
 class FramesVAE(VAE):

@@ -26,9 +26,7 @@ def watch():
     own = management.load_models_gpu
 
     def load_models_gpu(models, memory_required=0, *args, **kwargs):
-        objects = getattr(
-            sd_models.model_data.sd_model, "forge_objects", None
-        )  # asking for more would load it
+        objects = getattr(sd_models.model_data.sd_model, "forge_objects", None)  # asking for more would load it
         if objects is not None and any(model is objects.vae.patcher for model in models):
             asked.append(memory_required)
         return own(models, memory_required, *args, **kwargs)
@@ -55,9 +53,7 @@ def load_in_part():
     loaded.model_load(size // 2)
     management.current_loaded_models.insert(0, loaded)
     casting = ("parameters_manual_cast", "ldm_patched_cast_weights")
-    layers = [
-        layer for layer in vae().first_stage_model.modules() if any(hasattr(layer, name) for name in casting)
-    ]
+    layers = [layer for layer in vae().first_stage_model.modules() if any(hasattr(layer, name) for name in casting)]
     return [sum(any(getattr(layer, name, False) for name in casting) for layer in layers), len(layers)]
 
 

@@ -83,9 +83,7 @@ def note(operation, output, wanted):
 
 def in_float64(module, x):
     changed = [(len(layer._forward_hooks), "_conv_forward" in vars(layer)) for layer in module.modules()]
-    known = hashlib.sha256(
-        f"{module} {changed}".encode()
-    )  # the first tells how it pads, and what class layers are of
+    known = hashlib.sha256(f"{module} {changed}".encode())  # the first tells how it pads, and what class layers are of
     for tensor in (x, *module.parameters()):
         known.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
     key = known.digest()
