@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+import pickle
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
+from types import MethodType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from vae_lib.decode import Ladder
 from vae_lib.decode.ladder import engine
 from vae_lib.diffusers import guard, unguard
+from vae_lib.planning import Route
 from vae_lib.units import size_text
 
 library: Any = pytest.importorskip("diffusers", reason="diffusers is not installed")
@@ -146,7 +148,7 @@ def test_dtypes() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         assert vae.decode(z).sample.dtype == torch.bfloat16
     assert guarded.outcome is not None
-    assert guarded.outcome.result.dtype == torch.float32  # computed in the VAE's own
+    assert guarded.outcome.plan.dtype == torch.float32  # computed in the VAE's own
     vae.to(torch.bfloat16)
     assert vae.decode(z.bfloat16()).sample.dtype == torch.bfloat16
     assert guarded.outcome.plan.dtype == torch.bfloat16
@@ -211,13 +213,29 @@ def compiled(vae: Any) -> None:
     vae.decoder._compiled_call_impl = vae.decoder.forward  # as vae.decoder.compile() leaves it
 
 
-def hooked(vae: Any) -> None:
-    vae.decoder.conv_out.register_forward_hook(lambda module, args, output: output + 1)
+def hooked(at: str) -> Callable[[Any], None]:
+    return lambda vae: vae.get_submodule(at).register_forward_hook(lambda module, args, output: output + 1)
 
 
-def another_forward(vae: Any) -> None:
-    own = vae.decoder.conv_out.forward
-    vae.decoder.conv_out.forward = lambda x: own(x) + 1
+def another_forward(at: str) -> Callable[[Any], None]:
+    def alter(vae: Any) -> None:
+        module = vae.get_submodule(at)
+        own = module.forward
+        module.forward = lambda *args, **kwargs: own(*args, **kwargs) + 1
+
+    return alter
+
+
+def own_attention(vae: Any) -> None:
+    class Processor:
+        def __call__(self, attn: Any, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+            return hidden_states * 0
+
+    vae.set_attn_processor(Processor())
+
+
+def coarser_norm(vae: Any) -> None:
+    vae.decoder.conv_norm_out.eps = 0.1
 
 
 def another_half(vae: Any) -> None:
@@ -250,9 +268,14 @@ def on_disk(vae: Any) -> None:
     ("alter", "reason"),
     [
         (compiled, "its decoder is compiled"),
-        (hooked, "has a hook of tests.test_diffusers"),
-        (another_forward, "was given another forward by tests.test_diffusers"),
-        (another_half, "its decoder was replaced by a Wrapped of tests.test_diffusers"),
+        (hooked("decoder.conv_out"), "has a hook of tests.test_diffusers"),
+        (hooked("decoder"), "layer decoder has a hook of tests.test_diffusers"),
+        (hooked("post_quant_conv"), "layer post_quant_conv has a hook of tests.test_diffusers"),
+        (another_forward("decoder.conv_out"), "was given another forward by tests.test_diffusers"),
+        (another_forward("decoder"), "layer decoder was given another forward by tests.test_diffusers"),
+        (another_half, "layer decoder was replaced by a Wrapped of tests.test_diffusers"),
+        (own_attention, "has an attention processor of tests.test_diffusers"),
+        (coarser_norm, "has eps = 0.1"),
         (quantised, "decoder.conv_out.weight is quantised"),
         (on_disk, "is kept on disk by group offloading"),
     ],
@@ -322,6 +345,68 @@ def test_a_bug_of_ours_loses_no_picture(vae: Any, monkeypatch: pytest.MonkeyPatc
     assert said == ["diffusers' own decode is used, because VAE Guard failed: made by the test"]
 
 
+def test_too_little_memory_takes_the_smallest_plan(vae: Any) -> None:
+    own, _ = both(vae)
+    said: list[str] = []
+    guarded = guard(vae, memory=1, on_event=said.append)
+    assert distance(vae.decode(given(vae)[0]).sample, own) < 2e-5
+    assert guarded.outcome is not None
+    assert guarded.outcome.plan.route is not Route.FULL
+    assert said[0].startswith("memory=1 is too little for every route; the smallest takes ")
+    assert guarded.memory == 1
+
+
+@pytest.mark.parametrize("memory", [0, -1, 1.5, True, "4GB"])
+def test_memory_is_a_number_of_bytes(memory: Any) -> None:
+    with pytest.raises(ValueError, match="memory is a number of bytes"):
+        guard(kl(), memory=memory)
+
+
+def test_a_listener_that_fails_loses_no_picture(vae: Any) -> None:
+    own, _ = both(vae)
+
+    def fail(text: str) -> None:
+        raise ZeroDivisionError
+
+    guard(vae, memory=1, on_event=fail)
+    assert distance(vae.decode(given(vae)[0]).sample, own) < 2e-5
+
+
+def test_what_users_put_in_its_place_is_theirs(vae: Any) -> None:
+    def theirs(self: Any, z: Tensor, return_dict: bool = True) -> str:
+        return "theirs"
+
+    vae._decode = MethodType(theirs, vae)
+    with pytest.raises(TypeError, match=r"_decode was replaced by tests.test_diffusers; undo that before guard"):
+        guard(vae)
+    unguard(vae)
+    assert vae._decode(given(vae)[0]) == "theirs"
+    del vae._decode
+    guard(vae)
+    kept, vae._decode = vae._decode, MethodType(theirs, vae)
+    unguard(vae)
+    assert vae._decode(given(vae)[0]) == "theirs"
+    kept(given(vae)[0])  # diffusers' own
+
+
+def test_a_file_has_nothing_of_it(vae: Any) -> None:
+    guard(vae, on_event=lambda text: None)
+    vae.decode(given(vae)[0])
+    loaded = pickle.loads(pickle.dumps(vae))
+    assert loaded._vae_guard is None
+    assert distance(loaded.decode(given(vae)[0]).sample, vae.decode(given(vae)[0]).sample) < 2e-5
+    unguard(loaded)
+    assert guard(loaded).outcome is None
+
+
+def test_the_picture_is_not_kept(vae: Any) -> None:
+    guarded = guard(vae)
+    picture = vae.decode(given(vae)[0]).sample
+    assert guarded.outcome is not None
+    assert guarded.outcome.result.numel() == 0
+    assert picture.numel()
+
+
 def test_what_cannot_be_guarded() -> None:
     tiny = library.AutoencoderTiny()
     for target, name in (
@@ -331,7 +416,7 @@ def test_what_cannot_be_guarded() -> None:
     ):
         with pytest.raises(TypeError, match=f"no network for a {name}; it knows AutoencoderKL"):
             guard(target)
-    for routes in ([], ["taesd"], ["fast"]):
+    for routes in ([], ["taesd"], ["fast"], "fast"):
         with pytest.raises(ValueError, match="routes are some of full, tiled, offload, cpu"):
             guard(kl(), routes=routes)
 

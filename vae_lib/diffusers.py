@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import types
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -22,11 +22,12 @@ from torch import Tensor, nn
 from vae_lib.decode import Ladder, Outcome, wording
 from vae_lib.device import free_memory
 from vae_lib.engine import Compute, Operation
-from vae_lib.errors import DeviceLost, VAEGuardError
+from vae_lib.errors import DeviceLost, PlanError, VAEGuardError
 from vae_lib.guard import borrow, frames, layers
 from vae_lib.guard.forward import without_autocast
 from vae_lib.planning import PROFILES, Planner, Route
 from vae_lib.planning.route import EXACT
+from vae_lib.units import size_text
 
 log = logging.getLogger("vae_guard")
 CLASSES = ("AutoencoderKL", "AutoencoderKLFlux2", "AutoencoderKLQwenImage", "AutoencoderKLWan")
@@ -42,6 +43,9 @@ _BRINGS = {
 }
 
 
+_USUAL = {"eps": 1e-6, "output_scale_factor": 1.0, "rescale_output_factor": 1.0}  # attributes of layers
+
+
 class Aside(VAEGuardError):
     """Why a call is left to diffusers; no failure."""
 
@@ -55,7 +59,7 @@ class Guarded:
         memory: bytes that may be allocated at most; None: what is free.
         on_event: given a sentence for each picture that came by another route than in full, and once for each reason
             why diffusers' own method was used. They are logged as well ("vae_guard").
-        outcome: what the last call did; None where diffusers' own method was used.
+        outcome: what the last call did, without its numbers; None where diffusers' own method was used.
     """
 
     routes: Sequence[Route]
@@ -67,13 +71,20 @@ class Guarded:
     def __deepcopy__(self, memo: Any) -> Guarded:
         return self
 
+    def __reduce__(self) -> Any:
+        return type(None), ()  # a file has nothing of it
+
     def say(self, text: str, *, once: bool = False) -> None:
         if once and text in self._said:
             return
-        self._said.add(text)
+        if once:
+            self._said.add(text)
         log.warning("%s", text)
         if self.on_event is not None:
-            self.on_event(text)
+            try:
+                self.on_event(text)
+            except Exception:  # the picture is there
+                log.exception("on_event failed")
 
     def planner(self) -> Planner:
         def free(device: torch.device) -> int | None:
@@ -87,7 +98,7 @@ class Guarded:
 def guard(
     target: Any,
     *,
-    routes: Sequence[Route | str] = EXACT,
+    routes: str | Sequence[Route | str] = EXACT,
     memory: int | None = None,
     on_event: Callable[[str], None] | None = None,
 ) -> Guarded:
@@ -100,14 +111,18 @@ def guard(
 
     Raises:
         TypeError: when it has no VAE that we have a network for.
-        ValueError: when a route is none, or is approximate.
+        ValueError: when a route is none, or is approximate, or the memory is no number of bytes.
     """
     exact = {route.value: route for route in EXACT}
-    asked = [getattr(route, "value", route) for route in routes]
+    asked = [getattr(route, "value", route) for route in ([routes] if isinstance(routes, str) else routes)]
     if not asked or not exact.keys() >= set(asked):
         raise ValueError(f"routes are some of {', '.join(exact)}; {', '.join(map(str, asked)) or 'none'} was given.")
+    if memory is not None and (type(memory) is not int or memory <= 0):
+        raise ValueError(f"memory is a number of bytes, such as 4_000_000_000; {memory!r} was given.")
     vae = _vae_of(target)
     unguard(vae)
+    for name in ("_decode", "_encode"):
+        _check_method(vae, name)
     guarded = Guarded([exact[route] for route in asked], memory, on_event)
     object.__setattr__(vae, _GUARD, guarded)  # no submodule
     object.__setattr__(vae, "_decode", types.MethodType(_decode, vae))
@@ -118,8 +133,18 @@ def guard(
 def unguard(target: Any) -> None:
     """Undo ``guard``; a VAE that is not guarded stays as it is."""
     vae = _vae_of(target)
-    for name in ("_decode", "_encode", _GUARD):
-        vae.__dict__.pop(name, None)
+    for name, ours in (("_decode", _decode), ("_encode", _encode)):
+        if getattr(vars(vae).get(name), "__func__", None) is ours:
+            del vae.__dict__[name]
+    vae.__dict__.pop(_GUARD, None)
+
+
+def _check_method(vae: Any, name: str) -> None:
+    """Whether it is diffusers' own, which is what ours stands in for."""
+    method = getattr(vae, name)
+    method = getattr(method, "__func__", method)
+    if not str(getattr(method, "__module__", "")).startswith("diffusers."):
+        raise TypeError(f"{type(vae).__name__}.{name} was replaced by {layers.origin(method)}; undo that before guard.")
 
 
 def _vae_of(target: Any) -> Any:
@@ -163,7 +188,9 @@ def _as_given(vae: Any, made: Tensor, x: Tensor) -> Tensor:
 @torch.compiler.disable  # type: ignore[misc]
 def _outcome(vae: Any, operation: Operation, x: Tensor) -> Outcome | None:
     """What our ladder makes of it; None where it is left to diffusers."""
-    guarded: Guarded = getattr(vae, _GUARD)
+    guarded: Guarded | None = getattr(vae, _GUARD, None)
+    if guarded is None:  # a method that someone kept
+        return None
     guarded.outcome = None
     try:
         outcome = _run(vae, guarded, operation, x)
@@ -176,7 +203,7 @@ def _outcome(vae: Any, operation: Operation, x: Tensor) -> Outcome | None:
         log.exception("VAE Guard failed; please report this.")
         guarded.say(f"diffusers' own {operation.value} is used, because VAE Guard failed: {error}", once=True)
         return None
-    guarded.outcome = outcome
+    guarded.outcome = replace(outcome, result=outcome.result.new_empty(0), log_variance=None)
     if outcome.fell_back:
         made = outcome.result if operation is Operation.DECODE else x
         guarded.say(wording.notice(outcome, operation, made.shape[-1], made.shape[-2]))
@@ -194,6 +221,9 @@ def _run(vae: Any, guarded: Guarded, operation: Operation, x: Tensor) -> Outcome
         raise Aside("gradients are wanted. Call it within torch.no_grad(), or vae.requires_grad_(False) before.")
     _check_config(vae.config)
     _check_half(half, operation.half)
+    for part in (name.removesuffix(".") for name in _PARTS[operation]):
+        if (module := getattr(vae, part, None)) is not None:
+            layers.check(part, module, ("diffusers",), _only_brings)
     padding = layers.padding_of(half, operation.half, ("diffusers",), _only_brings)
     network = borrow.network_of(weights, _PARTS[operation])
     PROFILES.check(network, Compute(x.device, vae.dtype), lambda text: guarded.say(text, once=True))
@@ -206,8 +236,22 @@ def _run(vae: Any, guarded: Guarded, operation: Operation, x: Tensor) -> Outcome
         wrap=padding,
     )
     given = frames.without_time(x)
+    run = ladder.decode if operation is Operation.DECODE else ladder.encode
     with without_autocast(x.device):
-        return ladder.decode(given) if operation is Operation.DECODE else ladder.encode(given)
+        try:
+            return run(given)
+        except PlanError:  # diffusers' own would take more than any plan of ours
+            scale = 1 if operation is Operation.DECODE else ladder.downscale
+            height, width = (side // scale for side in given.shape[2:])
+            least = ladder.planner.smallest(ladder.work(operation, height, width, len(given)), guarded.routes)
+            if guarded.memory is None or least is None or least.peak_bytes <= guarded.memory:
+                raise
+            needed = least.peak_bytes
+            guarded.say(
+                f"memory={guarded.memory} is too little for every route; the smallest takes {size_text(needed)}."
+            )
+            ladder.planner = Planner(lambda device: needed, PROFILES)
+        return run(given)
 
 
 def _check_config(config: Any) -> None:
@@ -219,11 +263,15 @@ def _check_config(config: Any) -> None:
 
 
 def _check_half(half: nn.Module, name: str) -> None:
-    kind = type(half)
-    if not kind.__module__.startswith("diffusers."):
-        raise Aside(f"its {name} was replaced by a {kind.__name__} of {kind.__module__}.")
     if any(getattr(layer, "_compiled_call_impl", None) is not None for layer in half.modules()):
         raise Aside(f"its {name} is compiled.")
+    for layer in half.modules():
+        processor = getattr(layer, "processor", None)
+        if processor is not None and not type(processor).__module__.startswith("diffusers."):
+            raise Aside(f"its {name} has an attention processor of {type(processor).__module__}.")
+        for attribute, usual in _USUAL.items():
+            if getattr(layer, attribute, usual) != usual:
+                raise Aside(f"a layer of its {name} has {attribute} = {getattr(layer, attribute)}.")
 
 
 def _weights(vae: nn.Module, parts: Sequence[str]) -> Iterator[tuple[str, Tensor]]:

@@ -103,3 +103,24 @@ def test_latents_of_another_family(says: str, warns: bool, run: Runner, vae: Pat
         "Qwen-Image: the picture will be wrong. Choose FLUX.1's VAE.\n"
     )
     assert done.err == (sentence if warns else "")
+
+
+@pytest.mark.parametrize("option", ["--scaling-factor", "--shift-factor"])
+def test_one_factor_for_all_channels_is_refused(option: str, run: Runner, vae: Path, tmp_path: Path) -> None:
+    save_file({"latents": torch.randn(1, 16, 5, 3)}, tmp_path / "l.safetensors")
+    done = run("decode", tmp_path / "l.safetensors", "--vae", vae, "-o", tmp_path / "p.png", option, "0.5")
+    assert done.code == 1
+    assert "are one number for all channels" in done.err
+
+
+def test_a_route_without_a_plan(run: Runner, vae: Path) -> None:
+    done = run("plan", "--vae", vae, "--width", "64", "--height", "64", "--device", "cpu", "--taesd", "--encode")
+    assert "taesd    has no plan for this" in done.out
+
+
+def test_latents_as_the_vae_gives_them(run: Runner, network: WanVAE, vae: Path, tmp_path: Path) -> None:
+    latents, image = torch.randn(1, 16, 5, 3), tmp_path / "i.safetensors"
+    save_file({"latents": latents}, tmp_path / "l.safetensors")
+    done = run("decode", tmp_path / "l.safetensors", "--vae", vae, "--tensor", image, "--scaling-factor", "1")
+    assert (done.code, done.err) == (0, "")
+    torch.testing.assert_close(load_file(image)["image"], network.decode(latents), atol=1e-4, rtol=0)

@@ -120,7 +120,10 @@ def _print_plan(outlook: Outlook) -> None:
     print(f"  {'route':8} {'needs':>9} {'at least':>9} {'about':>9} {'rows':>6}  fits  picture")
     for row in (_plan_row(outlook, prospect) for prospect in outlook.prospects):
         if row["peak_bytes"] is None:
-            print(f"  {row['route']:8} gave a wrong picture when this device was checked")
+            cannot = (
+                "has no plan for this" if row["exact"] is False else "gave a wrong picture when this device was checked"
+            )
+            print(f"  {row['route']:8} {cannot}")
             continue
         print(
             f"{'>' if row['chosen'] else ' '} {row['route']:8} {size_text(row['peak_bytes']):>9} "

@@ -198,6 +198,17 @@ class Job:
             space = LatentSpace(1.0)  # not packed: they are the VAE's own
         else:
             space = self.loaded.space
+        given = options.scaling_factor, options.shift_factor
+        if (
+            given not in ((None, None), (1.0, None), (1.0, 0.0))
+            and space is not None
+            and not isinstance(space.scale, float)
+        ):
+            raise InputError(
+                f"--scaling-factor and --shift-factor are one number for all channels, and the latents of "
+                f"{options.vae.name} have a mean and a deviation for each; leave them out, or give --scaling-factor 1 for "
+                "latents as the VAE gives them."
+            )
         if options.scaling_factor is not None:
             shift = space.shift if space is not None and isinstance(space.shift, float) else 0.0
             space = LatentSpace(options.scaling_factor, shift, space.patch if space is not None else 1)

@@ -46,7 +46,7 @@ def padding_of(
     found: dict[Padding, str] = {}
     for path, layer in half.named_modules(prefix=name):
         if layer is not half:  # the half itself is called around ours, hooks and all
-            _check(path, layer, packages, only_brings)
+            check(path, layer, packages, only_brings)
         if isinstance(layer, (nn.Conv2d, nn.Conv3d)) and any(_width(layer)):
             found.setdefault(_padding_of(path, layer), path)
     if len(found) > 1:
@@ -55,7 +55,7 @@ def padding_of(
     return next(iter(found), Padding())
 
 
-def _check(path: str, layer: nn.Module, packages: Sequence[str], only_brings: Callable[[nn.Module], bool]) -> None:
+def check(path: str, layer: nn.Module, packages: Sequence[str], only_brings: Callable[[nn.Module], bool]) -> None:
     kind = type(layer)
     if kind.__module__.partition(".")[0] not in ("torch", *packages):
         raise Altered(path, f"was replaced by a {kind.__name__} of {kind.__module__}")
