@@ -206,8 +206,8 @@ class Job:
         ):
             raise InputError(
                 f"--scaling-factor and --shift-factor are one number for all channels, and the latents of "
-                f"{options.vae.name} have a mean and a deviation for each; leave them out, or give --scaling-factor 1 for "
-                "latents as the VAE gives them."
+                f"{options.vae.name} have a mean and a deviation for each; leave them out, or give "
+                "--scaling-factor 1 for latents as the VAE gives them."
             )
         if options.scaling_factor is not None:
             shift = space.shift if space is not None and isinstance(space.shift, float) else 0.0
