@@ -66,10 +66,7 @@ class Kept:
         Raises:
             InputError: when the file is gone or cannot be read.
         """
-        latents, path = (
-            self._latents,
-            self.path,
-        )  # looked at once: other threads remove files, and free memory
+        latents, path = self._latents, self.path  # looked at once: other threads remove files, and free memory
         if latents is None and path is not None and not is_gone(path):
             latents = unfinished.read(path)
         if latents is None:

@@ -122,7 +122,8 @@ def vae_entries(p: Any) -> dict[str, str | None]:
 
 def _taken(host_class: type, values: Mapping[str, Any]) -> dict[str, Any]:
     """What of ``values`` the host's class declares to be a number, a text or a switch, and is one."""
-    declared = {field.name: str(field.type) for field in dataclasses.fields(host_class)}
+    fields = dataclasses.fields(host_class)
+    declared = {field.name: re.sub(r"<class '(\w+)'>", r"\1", str(field.type)) for field in fields}
     return {
         name: value
         for name, value in values.items()
