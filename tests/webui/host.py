@@ -320,8 +320,8 @@ def start(
     try:
         host.wait(
             lambda: host.starts() > 0
-            # Forge loads at the first generation
-            and (IS_FORGE or re.search("^Model .*loaded in", host.log(), re.MULTILINE) is not None)
+            # Forge loads at the first generation; two threads may write into one line
+            and (IS_FORGE or re.search("Model .*loaded in", host.log()) is not None)
             and host.get("/probe/state")["model"],
             600,
         )

@@ -8,7 +8,7 @@ import importlib.util
 from types import MethodType, SimpleNamespace
 
 import torch
-from modules import script_callbacks, sd_samplers_kdiffusion, shared
+from modules import script_callbacks, shared
 
 _before = {}
 
@@ -42,6 +42,7 @@ def use(kind: str):
     """ "WanVAE" or "Qwen2DVAE"; "" puts back what was there."""
     from backend.diffusion_engine.qwen import QwenImage
     from backend.patcher.vae import VAE
+    from modules import sd_samplers_kdiffusion
 
     model, sampler = shared.sd_model, sd_samplers_kdiffusion.KDiffusionSampler
     names = ("decode_first_stage", "encode_first_stage")
