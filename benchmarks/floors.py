@@ -24,12 +24,11 @@ from benchmarks.systems import Place, by_plan
 from benchmarks.workload import SHAPES, Job, machine, timed
 from vae_lib.decode import Ladder
 from vae_lib.device import DTYPES
-from vae_lib.networks import AttnBlock, Network, Upsample, build
-from vae_lib.networks.wan import DoubledSize, PackedAttention
+from vae_lib.networks import AttnBlock, Network, PackedAttention, Upsample, build
 from vae_lib.planning import Planner, Route
 from vae_lib.planning.plan import cost_of
 
-ATTENTION, UPSAMPLING = (AttnBlock, PackedAttention), (Upsample, DoubledSize)
+ATTENTION = (AttnBlock, PackedAttention)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -86,11 +85,11 @@ def least(vae: Network, size: int, dtype: torch.dtype) -> tuple[int, int]:
         if not isinstance(module, ATTENTION):
             total[1] += (given[0].numel() + made.numel()) * dtype.itemsize
 
-    upsampling = {module.conv for module in model.modules() if isinstance(module, UPSAMPLING)}
+    upsampling = {module.conv for module in model.modules() if isinstance(module, Upsample)}
     for module in model.modules():
         if isinstance(module, (nn.Conv2d, *ATTENTION)) and module not in upsampling:
             module.register_forward_hook(count)
-        elif isinstance(module, UPSAMPLING):
+        elif isinstance(module, Upsample):
             module.register_forward_hook(lambda m, given, made: count(m.conv, (given[0],), made))
     with torch.no_grad():
         model.decode(torch.empty(1, vae.latent_channels, size // 8, size // 8, device="meta"))

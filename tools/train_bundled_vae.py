@@ -51,8 +51,8 @@ from PIL import Image, ImageDraw, ImageEnhance, ImageFont
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from vae_lib.networks import AutoencoderKL, AutoencoderKLConfig
-from vae_lib.networks.autoencoder_kl import AttnBlock, Decoder, DownLevel, Encoder, ResnetBlock, UpLevel
+from vae_lib.networks import AutoencoderKL, AutoencoderKLConfig, ResnetBlock
+from vae_lib.networks.autoencoder_kl import AttnBlock, Decoder, DownLevel, Encoder, UpLevel
 
 CONFIG = AutoencoderKLConfig(ch=64, ch_mult=(1, 1, 1, 2), num_res_blocks=1)
 SEED = 20

@@ -13,8 +13,7 @@ from torch import nn
 from tests.networks.small import FP32, FP64, WAN, distance, images, latents_for, network, weights_of
 from tests.networks.wan_layouts import diffusers_names
 from vae_lib.errors import CheckpointError
-from vae_lib.networks import WanConfig, WanVAE, assign, recognise
-from vae_lib.networks.wan import HalvedSize
+from vae_lib.networks import Downsample, WanConfig, WanVAE, assign, recognise
 
 # widths of diffusers are multiples of the first
 DIFFUSERS = WanConfig(widths=(8, 16, 32, 32), num_res_blocks=2, z_channels=4)
@@ -122,4 +121,4 @@ def test_halves_that_are_not_there() -> None:
     with pytest.raises(CheckpointError, match="only an encoder"):
         encoder.decode(latents_for(WAN, 1, 1))
     assert encoder.encoder is not None
-    assert sum(isinstance(layer, HalvedSize) for layer in encoder.encoder.layers) == 3
+    assert sum(isinstance(layer, Downsample) for layer in encoder.encoder.layers) == 3

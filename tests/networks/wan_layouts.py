@@ -25,6 +25,7 @@ _OWN = (
     (r"\.conv2\.", ".residual.6."),
     (r"encoder\.layers\.", "encoder.downsamples."),
     (r"decoder\.layers\.", "decoder.upsamples."),
+    (r"\.nin_shortcut\.", ".shortcut."),
     (r"\.norm_out\.", ".head.0."),
     (r"\.conv_out\.", ".head.2."),
 )
@@ -32,7 +33,7 @@ _DIFFUSERS = (
     (r"\.mid\.block_1\.", ".mid_block.resnets.0."),
     (r"\.mid\.attn_1\.", ".mid_block.attentions.0."),
     (r"\.mid\.block_2\.", ".mid_block.resnets.1."),
-    (r"\.shortcut\.", ".conv_shortcut."),
+    (r"\.nin_shortcut\.", ".conv_shortcut."),
     (r"encoder\.layers\.(\d+)\.conv\.", r"encoder.layers.\1.resample.1."),
     (r"encoder\.layers\.", "encoder.down_blocks."),
 )

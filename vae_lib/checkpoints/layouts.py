@@ -99,7 +99,7 @@ _WAN_RENAMES = tuple(
         (r"\.residual\.2\.", ".conv1."),
         (r"\.residual\.3\.", ".norm2."),
         (r"\.residual\.6\.", ".conv2."),
-        (r"\.conv_shortcut\.", ".shortcut."),
+        (r"\.(?:conv_)?shortcut\.", ".nin_shortcut."),
         (r"\.resample\.1\.", ".conv."),
         (r"\.head\.0\.", ".norm_out."),
         (r"\.head\.2\.", ".conv_out."),

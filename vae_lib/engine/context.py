@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from vae_lib.engine.buffers import Memory, Store, rows_of
 from vae_lib.engine.maps import Arrivals, FeatureMap
-from vae_lib.engine.normalization import ChannelNormaliser, Norm, Normaliser, Statistics
+from vae_lib.engine.normalization import ChannelNormaliser, Normaliser, Statistics
 from vae_lib.engine.padding import Padding
-from vae_lib.networks.wan import ChannelNorm
+from vae_lib.networks import ChannelNorm, Norm
 
 
 @dataclass

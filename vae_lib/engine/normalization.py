@@ -23,14 +23,12 @@ from torch import Tensor, nn
 from vae_lib.device import kernels, kinds
 from vae_lib.device.dtypes import at_least_float32
 from vae_lib.engine.buffers import Memory, Workspace, rows_of
-from vae_lib.networks.wan import ChannelNorm
+from vae_lib.networks import ChannelNorm
 
 # Added to a channel's variance by the fused kernel, and taken off again: what the norms of these networks add.
 EPS = 1e-6
 # Of a pixel's channels, below which PyTorch's ``normalize`` divides by this instead.
 SHORTEST = 1e-12
-
-Norm = nn.GroupNorm | ChannelNorm
 
 
 def stretch_rows(rows: int, width: int, channels: int, device: torch.device) -> int:

@@ -14,7 +14,7 @@ from torch import nn
 
 from vae_lib.engine.convolution import ConvShape
 from vae_lib.engine.linear import Pointwise
-from vae_lib.engine.normalization import Norm
+from vae_lib.networks import Norm
 
 INPUT, OUTPUT = "input", "output"
 

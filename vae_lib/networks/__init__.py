@@ -5,13 +5,11 @@ from vae_lib.networks.autoencoder_kl import (
     AttnBlock,
     AutoencoderKL,
     DownLevel,
-    MidBlock,
-    ResnetBlock,
     UpLevel,
-    Upsample,
 )
 from vae_lib.networks.config import AutoencoderKLConfig
 from vae_lib.networks.known import SHAPES, STANDARD, build, recognise, sample_network
 from vae_lib.networks.network import Architecture, Network
+from vae_lib.networks.parts import ChannelNorm, Downsample, MidBlock, Norm, ResnetBlock, Upsample
 from vae_lib.networks.taesd import TAESD
-from vae_lib.networks.wan import WanConfig, WanVAE
+from vae_lib.networks.wan import PackedAttention, WanConfig, WanVAE

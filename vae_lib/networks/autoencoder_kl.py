@@ -11,36 +11,13 @@ from typing import cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vae_lib.errors import CheckpointError
 from vae_lib.networks.config import NORM_GROUPS, AutoencoderKLConfig
 from vae_lib.networks.network import Network
+from vae_lib.networks.parts import Downsample, MidBlock, ResnetBlock, Upsample, attend, conv3x3
 
 
 def _norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(NORM_GROUPS, channels, eps=1e-6)
-
-
-def _conv3x3(in_channels: int, out_channels: int) -> nn.Conv2d:
-    return nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1)
-
-
-class ResnetBlock(nn.Module):
-    """norm, SiLU, conv, twice, plus the input; ``nin_shortcut`` (1x1) if the channels change, else None."""
-
-    def __init__(self, in_channels: int, out_channels: int) -> None:
-        super().__init__()
-        self.norm1 = _norm(in_channels)
-        self.conv1 = _conv3x3(in_channels, out_channels)
-        self.norm2 = _norm(out_channels)
-        self.conv2 = _conv3x3(out_channels, out_channels)
-        self.nin_shortcut: nn.Conv2d | None = None
-        if in_channels != out_channels:
-            self.nin_shortcut = nn.Conv2d(in_channels, out_channels, kernel_size=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        h = self.conv1(F.silu(self.norm1(x)))
-        h = self.conv2(F.silu(self.norm2(h)))
-        return cast(Tensor, h + (x if self.nin_shortcut is None else self.nin_shortcut(x)))
 
 
 class AttnBlock(nn.Module):
@@ -55,56 +32,14 @@ class AttnBlock(nn.Module):
         self.proj_out = nn.Conv2d(channels, channels, kernel_size=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        batch, channels, height, width = x.shape
         normed = self.norm(x)
-        # (B, C, H, W) -> (B, 1 head, HW tokens, C), contiguous: else PyTorch's lean kernels would not take it
-        q, k, v = (
-            project(normed).reshape(batch, 1, channels, height * width).transpose(2, 3).contiguous()
-            for project in (self.q, self.k, self.v)
-        )
-        h = F.scaled_dot_product_attention(q, k, v)
-        h = h.transpose(2, 3).reshape(batch, channels, height, width)
+        h = attend((project(normed) for project in (self.q, self.k, self.v)), *x.shape[2:])
         return x + cast(Tensor, self.proj_out(h))
-
-
-class MidBlock(nn.Module):
-    """The bottleneck at latent resolution, and the only place with attention."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.block_1 = ResnetBlock(channels, channels)
-        self.attn_1 = AttnBlock(channels)
-        self.block_2 = ResnetBlock(channels, channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return cast(Tensor, self.block_2(self.attn_1(self.block_1(x))))
-
-
-class Downsample(nn.Module):
-    """Halve height and width by a strided conv; zeros are added at the bottom and the right only."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, kernel_size=3, stride=2, padding=0)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return cast(Tensor, self.conv(F.pad(x, (0, 1, 0, 1))))
-
-
-class Upsample(nn.Module):
-    """Double height and width: each pixel becomes four, then a conv."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = _conv3x3(channels, channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return cast(Tensor, self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest")))
 
 
 def _blocks(in_channels: int, out_channels: int, count: int) -> nn.ModuleList:
     inputs = (in_channels, *[out_channels] * (count - 1))
-    return nn.ModuleList(ResnetBlock(channels, out_channels) for channels in inputs)
+    return nn.ModuleList(ResnetBlock(channels, out_channels, _norm) for channels in inputs)
 
 
 class DownLevel(nn.Module):
@@ -127,7 +62,7 @@ class UpLevel(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, num_blocks: int, upsample: bool) -> None:
         super().__init__()
         self.block = _blocks(in_channels, out_channels, num_blocks)
-        self.upsample = Upsample(out_channels) if upsample else None
+        self.upsample = Upsample(out_channels, out_channels) if upsample else None
 
     def forward(self, x: Tensor) -> Tensor:
         for block in self.block:
@@ -142,14 +77,14 @@ class Encoder(nn.Module):
         super().__init__()
         widths = config.widths
         last = len(widths) - 1
-        self.conv_in = _conv3x3(config.in_channels, config.ch)
+        self.conv_in = conv3x3(config.in_channels, config.ch)
         self.down = nn.ModuleList(
             DownLevel(widths[i - 1] if i else config.ch, width, config.num_res_blocks, downsample=i != last)
             for i, width in enumerate(widths)
         )
-        self.mid = MidBlock(widths[-1])
+        self.mid = MidBlock(widths[-1], _norm, AttnBlock)
         self.norm_out = _norm(widths[-1])
-        self.conv_out = _conv3x3(widths[-1], config.z_channels * (2 if config.double_z else 1))
+        self.conv_out = conv3x3(widths[-1], config.z_channels * (2 if config.double_z else 1))
 
     def forward(self, image: Tensor) -> Tensor:
         x = self.conv_in(image)
@@ -169,14 +104,14 @@ class Decoder(nn.Module):
         super().__init__()
         widths = config.decoder_widths
         last = len(widths) - 1
-        self.conv_in = _conv3x3(config.z_channels, widths[-1])
-        self.mid = MidBlock(widths[-1])
+        self.conv_in = conv3x3(config.z_channels, widths[-1])
+        self.mid = MidBlock(widths[-1], _norm, AttnBlock)
         self.up = nn.ModuleList(
             UpLevel(widths[min(i + 1, last)], width, config.num_res_blocks + 1, upsample=i != 0)
             for i, width in enumerate(widths)
         )
         self.norm_out = _norm(widths[0])
-        self.conv_out = _conv3x3(widths[0], config.out_channels)
+        self.conv_out = conv3x3(widths[0], config.out_channels)
 
     def forward(self, z: Tensor) -> Tensor:
         x = self.mid(self.conv_in(z))
@@ -206,22 +141,6 @@ class AutoencoderKL(Network):
         self.quant_conv = nn.Conv2d(2 * z, 2 * embed, kernel_size=1) if config.use_quant_conv else None
         self.post_quant_conv = nn.Conv2d(embed, z, kernel_size=1) if config.use_post_quant_conv else None
 
-    def encode_moments(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log-variance of the latents, not scaled, of an image (B, 3, H, W) in [-1, 1].
-
-        Both are (B, latent_channels, h, w). The log-variance is clamped to [-30, 20], as it was in training.
-
-        Raises:
-            CheckpointError: when the weights hold no encoder.
-        """
-        if self.encoder is None:
-            raise CheckpointError("This VAE file holds only a decoder, so it cannot encode; choose a full VAE.")
-        moments = self.encoder(image)
-        if self.quant_conv is not None:
-            moments = self.quant_conv(moments)
-        mean, log_variance = moments.chunk(2, dim=1)
-        return mean, log_variance.clamp(-30.0, 20.0)
-
     def encode(self, image: Tensor) -> Tensor:
         """The mean latents (B, latent_channels, h, w), not scaled, of an image (B, 3, H, W) in [-1, 1].
 
@@ -229,17 +148,6 @@ class AutoencoderKL(Network):
             CheckpointError: when the weights hold no encoder.
         """
         return self.encode_moments(image)[0]
-
-    def decode(self, latents: Tensor) -> Tensor:
-        """The image (B, 3, H, W), in [-1, 1] but not clamped, of unscaled latents (B, latent_channels, h, w).
-
-        Raises:
-            CheckpointError: when the weights hold no decoder.
-        """
-        if self.decoder is None:
-            raise CheckpointError("This VAE file holds only an encoder, so it cannot decode; choose a full VAE.")
-        z = latents if self.post_quant_conv is None else self.post_quant_conv(latents)
-        return cast(Tensor, self.decoder(z))
 
     def forward(self, image: Tensor) -> Tensor:
         """The reconstruction of an image: ``decode(encode(image))``."""

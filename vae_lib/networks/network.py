@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
 from vae_lib.device import kinds
+from vae_lib.errors import CheckpointError
 
 
 class Architecture(Protocol):
@@ -69,10 +70,29 @@ class Network(nn.Module):
         kind = kinds.of(device)
         return all(kinds.of(weight.device) is kind and weight.dtype == dtype for weight in self.parameters())
 
-    def decode(self, latents: Tensor) -> Tensor:
-        """Pictures (B, C, H, W) in [-1, 1], not clamped, of unscaled latents (B, c, h, w), as PyTorch computes them."""
-        raise NotImplementedError
-
     def encode_moments(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log-variance (B, c, h, w) of pictures (B, C, H, W) in [-1, 1]."""
-        raise NotImplementedError
+        """Mean and log-variance of the latents, not scaled, of pictures (B, in_channels, H, W) in [-1, 1].
+
+        Both are (B, latent_channels, h, w). The log-variance is clamped to [-30, 20], as it was in training.
+
+        Raises:
+            CheckpointError: when the weights hold no encoder.
+        """
+        if self.encoder is None:
+            raise CheckpointError("This VAE file holds only a decoder, so it cannot encode; choose a full VAE.")
+        moments = self.encoder(image)
+        if self.quant_conv is not None:
+            moments = self.quant_conv(moments)
+        mean, log_variance = moments.chunk(2, dim=1)
+        return mean, log_variance.clamp(-30.0, 20.0)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Pictures (B, out_channels, H, W), in [-1, 1] but not clamped, of unscaled latents (B, latent_channels, h, w).
+
+        Raises:
+            CheckpointError: when the weights hold no decoder.
+        """
+        if self.decoder is None:
+            raise CheckpointError("This VAE file holds only an encoder, so it cannot decode; choose a full VAE.")
+        z = latents if self.post_quant_conv is None else self.post_quant_conv(latents)
+        return cast(Tensor, self.decoder(z))

@@ -12,17 +12,17 @@ The forward pass is the plain one, the reference: ``vae_lib.engine`` runs the sa
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import cast
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vae_lib.errors import CheckpointError
 from vae_lib.networks.config import MAX_BLOCKS, MAX_CHANNELS, MAX_LEVELS, Shapes
 from vae_lib.networks.network import Network
+from vae_lib.networks.parts import ChannelNorm, Downsample, MidBlock, ResnetBlock, Upsample, attend, conv3x3
 
 
 @dataclass(frozen=True)
@@ -134,41 +134,6 @@ def _levels(shapes: Shapes, half: str) -> tuple[tuple[int, ...], int]:
     return tuple(_conv(shapes, f"{half}.layers.{at}.conv1.weight")[0] for at in firsts), blocks
 
 
-class ChannelNorm(nn.Module):
-    """Each pixel divided by the root mean square of its channels, times ``gamma`` (channels, 1, 1)."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.num_channels = channels
-        self.gamma = nn.Parameter(torch.ones(channels, 1, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.normalize(x, dim=1) * self.num_channels**0.5 * self.gamma
-
-
-def _conv3x3(in_channels: int, out_channels: int) -> nn.Conv2d:
-    return nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1)
-
-
-class ResidualBlock(nn.Module):
-    """norm, SiLU, conv, twice, plus the input; ``shortcut`` (1x1) if the channels change, else None."""
-
-    def __init__(self, in_channels: int, out_channels: int) -> None:
-        super().__init__()
-        self.norm1 = ChannelNorm(in_channels)
-        self.conv1 = _conv3x3(in_channels, out_channels)
-        self.norm2 = ChannelNorm(out_channels)
-        self.conv2 = _conv3x3(out_channels, out_channels)
-        self.shortcut: nn.Conv2d | None = None
-        if in_channels != out_channels:
-            self.shortcut = nn.Conv2d(in_channels, out_channels, kernel_size=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        h = self.conv1(F.silu(self.norm1(x)))
-        h = self.conv2(F.silu(self.norm2(h)))
-        return cast(Tensor, h + (x if self.shortcut is None else self.shortcut(x)))
-
-
 class PackedAttention(nn.Module):
     """Single-head self-attention over all pixels; queries, keys and values come from one 1x1 convolution."""
 
@@ -179,67 +144,27 @@ class PackedAttention(nn.Module):
         self.proj = nn.Conv2d(channels, channels, kernel_size=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        batch, channels, height, width = x.shape
-        # (B, C, H, W) -> (B, 1 head, HW tokens, C), contiguous: else PyTorch's lean kernels would not take it
-        q, k, v = (
-            part.reshape(batch, 1, channels, height * width).transpose(2, 3).contiguous()
-            for part in self.to_qkv(self.norm(x)).chunk(3, dim=1)
-        )
-        h = F.scaled_dot_product_attention(q, k, v)
-        h = h.transpose(2, 3).reshape(batch, channels, height, width)
+        h = attend(self.to_qkv(self.norm(x)).chunk(3, dim=1), *x.shape[2:])
         return x + cast(Tensor, self.proj(h))
 
 
-class Middle(nn.Module):
-    """The bottleneck at latent resolution, and the only place with attention."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.block_1 = ResidualBlock(channels, channels)
-        self.attn_1 = PackedAttention(channels)
-        self.block_2 = ResidualBlock(channels, channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return cast(Tensor, self.block_2(self.attn_1(self.block_1(x))))
-
-
-class HalvedSize(nn.Module):
-    """Halve height and width by a strided conv; zeros are added at the bottom and the right only."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, kernel_size=3, stride=2, padding=0)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return cast(Tensor, self.conv(F.pad(x, (0, 1, 0, 1))))
-
-
-class DoubledSize(nn.Module):
-    """Double height and width: each pixel becomes four, then a conv that halves the channels."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = _conv3x3(channels, channels // 2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return cast(Tensor, self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest")))
-
-
-Layer = ResidualBlock | HalvedSize | DoubledSize
-
-
-def _layers(widths: Sequence[int], blocks: int, resize: type[HalvedSize] | type[DoubledSize]) -> nn.ModuleList:
+def _layers(widths: Sequence[int], blocks: int, resize: Callable[[int], Downsample | Upsample]) -> nn.ModuleList:
     """Residual blocks level by level, the first of ``widths`` channels, and a ``resize`` between two levels."""
-    layers: list[Layer] = []
+    layers: list[ResnetBlock | Downsample | Upsample] = []
     channels = widths[0]
     for level, width in enumerate(widths):
         for _ in range(blocks):
-            layers.append(ResidualBlock(channels, width))
+            layers.append(ResnetBlock(channels, width, ChannelNorm))
             channels = width
         if level + 1 < len(widths):
-            layers.append(resize(width))
-            channels = width // 2 if resize is DoubledSize else width
+            resized = resize(width)
+            layers.append(resized)
+            channels = resized.conv.out_channels
     return nn.ModuleList(layers)
+
+
+def _doubled(channels: int) -> Upsample:
+    return Upsample(channels, channels // 2)
 
 
 class Encoder(nn.Module):
@@ -248,11 +173,11 @@ class Encoder(nn.Module):
     def __init__(self, config: WanConfig) -> None:
         super().__init__()
         widths = config.widths
-        self.conv_in = _conv3x3(config.in_channels, widths[0])
-        self.layers = _layers(widths, config.num_res_blocks, HalvedSize)
-        self.mid = Middle(widths[-1])
+        self.conv_in = conv3x3(config.in_channels, widths[0])
+        self.layers = _layers(widths, config.num_res_blocks, Downsample)
+        self.mid = MidBlock(widths[-1], ChannelNorm, PackedAttention)
         self.norm_out = ChannelNorm(widths[-1])
-        self.conv_out = _conv3x3(widths[-1], 2 * config.z_channels)
+        self.conv_out = conv3x3(widths[-1], 2 * config.z_channels)
 
     def forward(self, picture: Tensor) -> Tensor:
         x = self.conv_in(picture)
@@ -267,11 +192,11 @@ class Decoder(nn.Module):
     def __init__(self, config: WanConfig) -> None:
         super().__init__()
         widths = config.widths[::-1]
-        self.conv_in = _conv3x3(config.z_channels, widths[0])
-        self.mid = Middle(widths[0])
-        self.layers = _layers(widths, config.num_res_blocks + 1, DoubledSize)
+        self.conv_in = conv3x3(config.z_channels, widths[0])
+        self.mid = MidBlock(widths[0], ChannelNorm, PackedAttention)
+        self.layers = _layers(widths, config.num_res_blocks + 1, _doubled)
         self.norm_out = ChannelNorm(widths[-1])
-        self.conv_out = _conv3x3(widths[-1], config.out_channels)
+        self.conv_out = conv3x3(widths[-1], config.out_channels)
 
     def forward(self, z: Tensor) -> Tensor:
         x = self.mid(self.conv_in(z))
@@ -302,30 +227,3 @@ class WanVAE(Network):
         has_post_quant = config.has_decoder and config.use_post_quant_conv
         self.quant_conv = nn.Conv2d(2 * z, 2 * z, kernel_size=1) if has_quant else None
         self.post_quant_conv = nn.Conv2d(z, z, kernel_size=1) if has_post_quant else None
-
-    def encode_moments(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log-variance of the latents, not normalised, of a picture (B, 3, H, W) in [-1, 1].
-
-        Both are (B, latent_channels, h, w). The log-variance is clamped to [-30, 20].
-
-        Raises:
-            CheckpointError: when the weights hold no encoder.
-        """
-        if self.encoder is None:
-            raise CheckpointError("This VAE file holds only a decoder, so it cannot encode; choose a full VAE.")
-        moments = self.encoder(image)
-        if self.quant_conv is not None:
-            moments = self.quant_conv(moments)
-        mean, log_variance = moments.chunk(2, dim=1)
-        return mean, log_variance.clamp(-30.0, 20.0)
-
-    def decode(self, latents: Tensor) -> Tensor:
-        """The picture (B, 3, H, W), in [-1, 1] but not clamped, of unscaled latents (B, latent_channels, h, w).
-
-        Raises:
-            CheckpointError: when the weights hold no decoder.
-        """
-        if self.decoder is None:
-            raise CheckpointError("This VAE file holds only an encoder, so it cannot decode; choose a full VAE.")
-        z = latents if self.post_quant_conv is None else self.post_quant_conv(latents)
-        return cast(Tensor, self.decoder(z))

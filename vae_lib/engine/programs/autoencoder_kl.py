@@ -20,7 +20,7 @@ from vae_lib.engine.passes import (
     Stage,
     Tiling,
 )
-from vae_lib.networks import AttnBlock, AutoencoderKL, DownLevel, MidBlock, ResnetBlock, UpLevel
+from vae_lib.networks import AttnBlock, AutoencoderKL, DownLevel, MidBlock, Norm, ResnetBlock, UpLevel
 
 NETWORK = AutoencoderKL
 RECOMPUTES = True
@@ -44,7 +44,7 @@ class _Builder:
         conv: nn.Conv2d,
         size: MapSize,
         scale: str = "same",
-        norm: nn.GroupNorm | None = None,
+        norm: Norm | None = None,
         of: str = "",
     ) -> Stage:
         """A stage whose input has ``size``; ``of`` names the statistics it is normalised with."""
@@ -52,7 +52,7 @@ class _Builder:
         shape = best_shape(conv.in_channels, conv.out_channels, scale, pixels, self.compute)
         return Stage(conv, shape, norm, of)
 
-    def conv(self, conv: nn.Conv2d, scale: str = "same", norm: nn.GroupNorm | None = None, to: str = "") -> None:
+    def conv(self, conv: nn.Conv2d, scale: str = "same", norm: Norm | None = None, to: str = "") -> None:
         """A convolution that replaces ``x``."""
         stage = self.stage(conv, self.size, scale, norm, self.x)
         size = self._output(stage, self.size)
@@ -119,7 +119,7 @@ class _Builder:
         projections = block.q, block.k, block.v, block.proj_out
         self.passes.append(AttentionPass(self.x, block.norm, projections, rows, key_rows, self.x, self.x))
 
-    def mid(self, mid: MidBlock) -> None:
+    def mid(self, mid: MidBlock[AttnBlock]) -> None:
         self.resnet(mid.block_1, False)
         self.attention(mid.attn_1)
         self.resnet(mid.block_2, False)

@@ -10,7 +10,6 @@ from vae_lib.engine.attention import attention_rows
 from vae_lib.engine.compute import Compute
 from vae_lib.engine.convolution import best_shape
 from vae_lib.engine.linear import Pointwise
-from vae_lib.engine.normalization import Norm
 from vae_lib.engine.passes import (
     INPUT,
     OUTPUT,
@@ -23,8 +22,7 @@ from vae_lib.engine.passes import (
     StreamPass,
     Tiling,
 )
-from vae_lib.networks import WanVAE
-from vae_lib.networks.wan import DoubledSize, HalvedSize, PackedAttention, ResidualBlock
+from vae_lib.networks import Downsample, Norm, PackedAttention, ResnetBlock, Upsample, WanVAE
 
 NETWORK = WanVAE
 RECOMPUTES = False
@@ -50,17 +48,17 @@ class _Layers:
     def conv(self, conv: nn.Conv2d, scale: str = "same", norm: Norm | None = None) -> None:
         self.links.append(Link((self._stage(conv, scale, norm),)))
 
-    def block(self, block: ResidualBlock) -> None:
+    def block(self, block: ResnetBlock) -> None:
         stages = self._stage(block.conv1, norm=block.norm1), self._stage(block.conv2, norm=block.norm2)
-        self.links.append(Link(stages, Shortcut(0, block.shortcut)))
+        self.links.append(Link(stages, Shortcut(0, block.nin_shortcut)))
 
     def all(self, layers: Iterable[nn.Module]) -> None:
         for layer in layers:
-            if isinstance(layer, ResidualBlock):
+            if isinstance(layer, ResnetBlock):
                 self.block(layer)
-            elif isinstance(layer, DoubledSize):
+            elif isinstance(layer, Upsample):
                 self.conv(layer.conv, "up")
-            elif isinstance(layer, HalvedSize):
+            elif isinstance(layer, Downsample):
                 self.conv(layer.conv, "down")
 
     def passed(self, source: str, store: str, rows: int) -> StreamPass:
