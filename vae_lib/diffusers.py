@@ -87,12 +87,8 @@ class Guarded:
                 log.exception("on_event failed")
 
     def planner(self) -> Planner:
-        def free(device: torch.device) -> int | None:
-            known = free_memory(device)
-            limits = [limit for limit in (known, self.memory) if limit is not None]
-            return min(limits, default=None)
-
-        return Planner(free, PROFILES)
+        planner = Planner(free_memory, PROFILES)
+        return planner if self.memory is None else planner.within(self.memory)
 
 
 def guard(

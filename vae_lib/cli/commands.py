@@ -120,9 +120,7 @@ def _print_plan(outlook: Outlook) -> None:
     print(f"  {'route':8} {'needs':>9} {'at least':>9} {'about':>9} {'rows':>6}  fits  picture")
     for row in (_plan_row(outlook, prospect) for prospect in outlook.prospects):
         if row["peak_bytes"] is None:
-            cannot = (
-                "has no plan for this" if row["exact"] is False else "gave a wrong picture when this device was checked"
-            )
+            cannot = "has no plan for this" if not row["exact"] else "gave a wrong picture when this device was checked"
             print(f"  {row['route']:8} {cannot}")
             continue
         print(

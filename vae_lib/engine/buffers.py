@@ -7,7 +7,7 @@ layout, so that a band of rows is one contiguous block.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -122,6 +122,14 @@ class Memory:
 def rows_of(band: Tensor, first: int, last: int) -> Tensor:
     """Rows ``first`` to ``last - 1`` of a band, a view."""
     return band if last - first == band.shape[2] else band.narrow(2, first, last - first)
+
+
+def rows_of_both(band: Tensor, first: int, pieces: Iterable[tuple[int, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Views of the rows that a band from row ``first`` on has in common with each of the pieces (row, rows)."""
+    for row, piece in pieces:
+        low, high = max(row, first), min(row + piece.shape[2], first + band.shape[2])
+        if low < high:
+            yield rows_of(band, low - first, high - first), rows_of(piece, low - row, high - row)
 
 
 class Workspace:

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from torch import Tensor
 
-from vae_lib.engine.buffers import Workspace, rows_of
+from vae_lib.engine.buffers import Workspace, rows_of, rows_of_both
 from vae_lib.engine.context import Context, add_in_place
 from vae_lib.engine.layer import Layer
 from vae_lib.engine.linear import Linear
@@ -148,11 +148,7 @@ class _ConvRun:
         """Rows first..last-1 in an array of their own, through the 1x1 convolution if there is one."""
         channels = size.channels if self.linear is None else self.linear.out_channels
         out = self.context.memory.empty(channels, last - first, size.width)
-        for row, piece in pieces:
-            low, high = max(row, first), min(row + piece.shape[2], last)
-            if low >= high:
-                continue
-            target, rows = rows_of(out, low - first, high - first), rows_of(piece, low - row, high - row)
+        for target, rows in rows_of_both(out, first, pieces):
             if self.linear is None:
                 target.copy_(rows)
             else:

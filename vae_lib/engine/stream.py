@@ -11,7 +11,7 @@ import math
 
 from torch import Tensor
 
-from vae_lib.engine.buffers import Workspace, rows_of
+from vae_lib.engine.buffers import Workspace, rows_of, rows_of_both
 from vae_lib.engine.context import Context
 from vae_lib.engine.layer import Layer
 from vae_lib.engine.linear import Linear
@@ -114,20 +114,14 @@ class _Stream:
             return None
         channels, width = pieces[0][1].shape[1], pieces[0][1].shape[3]
         kept = self.context.memory.empty(channels, last - first, width)
-        for row, piece in pieces:
-            low, high = max(row, first), min(row + piece.shape[2], last)
-            if low < high:
-                rows_of(kept, low - first, high - first).copy_(rows_of(piece, low - row, high - row))
+        for target, rows in rows_of_both(kept, first, pieces):
+            target.copy_(rows)
         return kept
 
     def _add(self, shortcut: Shortcut, band: Tensor, first: int, pieces: Pieces) -> None:
         """To the ``band`` from row ``first`` on these rows, through the 1x1 convolution if there is one."""
         linear = None if shortcut.conv is None else Linear(shortcut.conv, self.context.memory)
-        for row, piece in pieces:
-            low, high = max(row, first), min(row + piece.shape[2], first + band.shape[2])
-            if low >= high:
-                continue
-            target, rows = rows_of(band, low - first, high - first), rows_of(piece, low - row, high - row)
+        for target, rows in rows_of_both(band, first, pieces):
             if linear is None:
                 target.add_(rows)
             else:

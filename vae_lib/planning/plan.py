@@ -104,10 +104,16 @@ def _skeleton(config: Architecture) -> Network:
         return build(config)
 
 
-@functools.lru_cache(maxsize=4)
-def _tiny(latent_channels: int, video: bool) -> TAESD:
+@functools.lru_cache(maxsize=8)
+def _tiny(latent_channels: int, video: bool, operation: Operation) -> tuple[TAESD, int, int] | None:
+    """The network, latents that a tile reads beyond it, and multiplications for a latent; None without that half."""
     with torch.device("meta"):
-        return TAESD(latent_channels, video=video)
+        taesd = TAESD(latent_channels, video=video)
+    if getattr(taesd, operation.half) is None:
+        return None
+    decodes = operation is Operation.DECODE
+    reach = taesd.decoder_reach if decodes else -(-taesd.encoder_reach // TAESD.downscale)
+    return taesd, reach, tiny.multiplications(taesd)
 
 
 def _input_shape(work: Work) -> tuple[int, int, int, int]:
@@ -262,13 +268,10 @@ def _costed(work: Work, route: Route, tiling: Tiling, profile: Profile) -> Plan:
 def _tiny_candidates(work: Work, profile: Profile) -> Iterator[Plan]:
     speeds = profile.speeds
     height, width = work.height, work.width
-    taesd = _tiny(work.latent_channels, work.video)
-    if getattr(taesd, work.operation.half) is None:
+    known = _tiny(work.latent_channels, work.video, work.operation)
+    if known is None:
         return
-    assert taesd.decoder is not None
-    reach = taesd.decoder_reach
-    if work.operation is Operation.ENCODE:
-        reach = -(-taesd.encoder_reach // TAESD.downscale)
+    taesd, reach, per_latent = known
     largest = max(height, width)
     for side in (largest, *(s for s in (256, 128, 64, 32, 16, 8) if s < largest)):
         grid = tiny.Grid(height, width, side, reach, work.padding)
@@ -276,7 +279,7 @@ def _tiny_candidates(work: Work, profile: Profile) -> Iterator[Plan]:
         result = 3 * 64 if work.operation is Operation.DECODE else work.latent_channels
         out = work.batch * height * width * result * work.dtype.itemsize * work.output_on_device
         count = -(-height // side) * -(-width // side)
-        work_done = work.batch * tiny.multiplications(grid, taesd.decoder)
+        work_done = work.batch * grid.area * per_latent
         seconds = work_done / speeds.plain_multiplications + work.batch * count * 100 * speeds.dispatch_seconds
         yield Plan(
             Route.TAESD, work.device, work.dtype, None, side, peak + out, seconds,

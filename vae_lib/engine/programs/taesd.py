@@ -108,15 +108,16 @@ def peak_bytes(grid: Grid, dtype: torch.dtype, taesd: TAESD) -> int:
     return max(tiles + WIDTH * latents, (2 * POOL_WIDTH + 3 * WIDTH) * latents)
 
 
-def multiplications(grid: Grid, decoder: nn.Module) -> int:
-    """Scalar multiplications of decoding (encoding is about the same)."""
+def multiplications(taesd: TAESD) -> int:
+    """Scalar multiplications of decoding one latent (encoding is about the same)."""
+    assert taesd.decoder is not None
     per_latent, pixels = 0, 1
-    for layer in decoder.modules():
+    for layer in taesd.decoder.modules():
         if isinstance(layer, nn.Upsample):
             pixels *= 4
         elif isinstance(layer, nn.Conv2d):
             per_latent += layer.weight.numel() * pixels
-    return grid.area * per_latent
+    return per_latent
 
 
 def _reflects(padding: Padding) -> bool:
