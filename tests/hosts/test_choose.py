@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
+from tests.hosts import in_double
 
 if TYPE_CHECKING:  # that it offers all that is asked for is for mypy to see
     from vae_lib.hosts.a1111 import Host
@@ -17,8 +15,6 @@ if TYPE_CHECKING:  # that it offers all that is asked for is for mypy to see
 
     _offers_all: type[WebUI] = Host
 
-ROOT = Path(__file__).resolve().parents[2]
-DOUBLE = ROOT / "tests" / "host_double"
 
 CHOOSE = """
 import json, sys
@@ -49,21 +45,10 @@ sys.meta_path.insert(0, Broken)
 
 def chosen(tmp_path: Path, before: str = "", *paths: Path) -> tuple[list[object], str]:
     """What was chosen: the host's module, whether it has a panel, its tabs, its patches, those left; the console."""
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(map(str, (DOUBLE, ROOT, *paths))),
-        "GRADIO_ANALYTICS_ENABLED": "False",
-        "COMMANDLINE_ARGS": f'--data-dir "{tmp_path}"',
-        "PYTHONDONTWRITEBYTECODE": "1",
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", CHOOSE.format(before=before)],
-        env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=180, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert "Traceback" not in done.stderr
-    *console, answer = done.stdout.splitlines()
-    return json.loads(answer), "\n".join(console)
+    said = in_double.run("-c", CHOOSE.format(before=before), data=tmp_path, last=paths)
+    assert "Traceback" not in said.errors
+    *console, _ = said.output.splitlines()
+    return said.answer(), "\n".join(console)
 
 
 @pytest.mark.slow
@@ -140,7 +125,7 @@ def test_a_host_that_fails_later_is_left_alone(tmp_path: Path, before: str, prob
 @pytest.mark.parametrize("lacks", ["", "modules_forge.main_entry"])
 def test_forge_neo_is_told_from_forge(tmp_path: Path, lacks: str) -> None:
     """It has all of Forge's modules; a version of it that lacks something is not taken for Forge."""
-    flavours = ROOT / "tests" / "hosts" / "flavours"
+    flavours = Path(__file__).with_name("flavours")
     before = "from modules import shared; shared.cmd_opts.vae_dirs = []"
     if lacks:
         before += "\n" + BROKEN.replace("modules.sd_vae", lacks)

@@ -2,40 +2,28 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.hosts import in_double
+
 pytestmark = pytest.mark.slow  # a process for each
 
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
 
 
 @pytest.fixture(scope="module", params=["forge", "reforge", "neo"])
 def answer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    folder = tmp_path_factory.mktemp(request.param)
     flavours = HERE / "flavours"
-    more = [flavours / "forge"] if request.param == "neo" else []
-    paths = (flavours / request.param, *more, flavours / "shared", ROOT / "tests" / "host_double", ROOT)
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(map(str, paths)),
-        "COMMANDLINE_ARGS": f'--data-dir "{folder}"',
-        "PYTHONDONTWRITEBYTECODE": "1",
-    }
-    done = subprocess.run(
-        [sys.executable, HERE / "run_flavour.py"],
-        env=environment, cwd=folder, capture_output=True, text=True, timeout=300, check=False,
+    more = (flavours / "forge",) if request.param == "neo" else ()
+    said = in_double.run(
+        HERE / "run_flavour.py", data=tmp_path_factory.mktemp(request.param),
+        first=(flavours / request.param, *more, flavours / "shared"),
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert "made by the test" in done.stderr  # told, with its report
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    assert "made by the test" in said.errors  # told, with its report
+    found: dict[str, Any] = said.answer()
     assert found["host"] == f"vae_lib.hosts.{request.param}"
     return found
 

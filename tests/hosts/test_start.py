@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.hosts import in_double
+
 pytestmark = pytest.mark.slow  # a process that imports gradio
 
-ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = """
 import inspect, json, runpy, sys
-sys.argv = ["webui.py"]
+script, sys.argv = sys.argv[1], ["webui.py"]
 import PIL.ImageFilter, safetensors.torch  # as a real host has, beside gradio and PyTorch
 from modules import scripts, script_callbacks
 there = set(sys.modules)
@@ -28,25 +25,16 @@ def looked_through(*args):
     return frames
 
 inspect.stack = looked_through
-runpy.run_path("scripts/vae_guard.py")
+runpy.run_path(script)
 print("\\n" + json.dumps({"imported": sorted(set(sys.modules) - there), "stacks": seen}))
 """
 
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(ROOT / "tests" / "host_double"),
-        "COMMANDLINE_ARGS": f'--data-dir "{tmp_path_factory.mktemp("data")}"',
-        "PYTHONDONTWRITEBYTECODE": "1",
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM],
-        env=environment, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    script = in_double.ROOT / "scripts" / "vae_guard.py"
+    said = in_double.run("-c", PROGRAM, script, data=tmp_path_factory.mktemp("data"))
+    answer: dict[str, Any] = said.answer()
     return answer
 
 
