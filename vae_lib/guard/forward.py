@@ -95,10 +95,10 @@ class Forward:
             except Exception as error:
                 if not surprised or not is_out_of_memory(error):
                     raise
-                try:  # our smaller ways, which an error of ours that nobody expected may not concern
+                try:  # our smaller routes, which an unexpected error of ours need not concern
                     result = ours(x, policy.SMALLER)
                 except Exception as again:
-                    log.warning("the smaller ways failed as well: %s", again)
+                    log.warning("the smaller routes failed as well: %s", again)
                     raise error from None
                 if current is not None:
                     current.fell_to_host = False

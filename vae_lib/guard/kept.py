@@ -74,7 +74,7 @@ class Kept:
         return replace(latents, infotexts=self.infotexts)
 
     @property
-    def in_ram(self) -> Latents | None:
+    def latents_in_ram(self) -> Latents | None:
         """All of it, unless only its file is left."""
         return self._latents
 

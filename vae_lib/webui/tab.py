@@ -56,7 +56,7 @@ class HostBackend(Backend):
         return [
             KeptLatents(_title(item), latents.tensor, item.space)
             for item in self._guard.kept.items()
-            if (latents := item.in_ram) is not None
+            if (latents := item.latents_in_ram) is not None
         ]
 
     def device(self) -> torch.device:
