@@ -23,6 +23,7 @@ from vae_lib.cli.demo import DATA
 from vae_lib.cli.pictures import to_image
 from vae_lib.decode import Ladder
 from vae_lib.device import PeakMemory
+from vae_lib.latents import VAELatents
 from vae_lib.networks import AutoencoderKL
 from vae_lib.planning import Planner, Route
 from vae_lib.ui.compare import picture_tensor
@@ -68,7 +69,7 @@ def all_ways() -> list[Shown]:
     return [
         decoded("In full, by diffusers", lambda: full(latents)),
         decoded("In tiles, by diffusers", lambda: tiled(latents)),
-        decoded("In tiles, by VAE Guard", lambda: ours.decode(latents).result),
+        decoded("In tiles, by VAE Guard", lambda: ours.decode(VAELatents(latents)).result),
     ]
 
 

@@ -46,6 +46,7 @@ from vae_lib.device.kind import Speeds
 from vae_lib.device.memory import free_memory, release_cached
 from vae_lib.engine import Compute, decode
 from vae_lib.errors import PlanError
+from vae_lib.latents import VAELatents
 from vae_lib.networks import Network
 from vae_lib.planning import Plan, Planner, Profile, Route
 from vae_lib.planning.calibrate import measure_speeds
@@ -233,7 +234,7 @@ class _Short:
         used: list[Plan] = []
 
         def run(latents: Tensor) -> Tensor:
-            outcome = ladder.decode(latents)
+            outcome = ladder.decode(VAELatents(latents))
             used.append(outcome.plan)
             return outcome.result
 
@@ -276,7 +277,7 @@ class _Short:
         with cap:
             if name == AUTOMATIC:
                 ladder = self._ladder(cap.free)
-                decoder: Decode = lambda z: ladder.decode(z).result  # noqa: E731
+                decoder: Decode = lambda z: ladder.decode(VAELatents(z)).result  # noqa: E731
             else:
                 vae = copy.deepcopy(self._original)
                 decoder = peers.diffusers(vae, self._device, self._dtype, "tiled")

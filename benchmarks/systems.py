@@ -13,6 +13,7 @@ from benchmarks import peers
 from benchmarks.peers import Decode, Missing
 from vae_lib.decode import Ladder
 from vae_lib.device import free_bytes
+from vae_lib.latents import VAELatents
 from vae_lib.networks import Network, WanVAE
 from vae_lib.planning import Plan, Planner, Route
 
@@ -40,7 +41,7 @@ def _automatic(vae: Network, latents: Tensor, place: Place) -> Decode:
     vae.to(place.device, place.dtype)
     order = (Route.FULL, Route.TILED, Route.OFFLOAD)
     ladder = Ladder(vae, device=place.device, dtype=place.dtype, order=order, planner=Planner(place.free))
-    return lambda z: ladder.decode(z).result
+    return lambda z: ladder.decode(VAELatents(z)).result
 
 
 def _ours(route: Route, smallest: bool) -> Builder:
@@ -74,7 +75,7 @@ def by_plan(vae: Network, place: Place, plan: Plan, **options: Any) -> Decode:
         planner=Planner(budget),
         **options,
     )
-    return lambda z: ladder.decode(z).result
+    return lambda z: ladder.decode(VAELatents(z)).result
 
 
 def _peer(build: Callable[..., Decode], *arguments: object) -> Builder:

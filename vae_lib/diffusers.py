@@ -25,6 +25,7 @@ from vae_lib.engine import Compute, Operation
 from vae_lib.errors import DeviceLost, PlanError, VAEGuardError
 from vae_lib.guard import borrow, frames, layers
 from vae_lib.guard.forward import without_autocast
+from vae_lib.latents import VAELatents
 from vae_lib.planning import PROFILES, Planner, Route
 from vae_lib.planning.route import EXACT
 from vae_lib.units import size_text
@@ -232,10 +233,13 @@ def _run(vae: Any, guarded: Guarded, operation: Operation, x: Tensor) -> Outcome
         wrap=padding,
     )
     given = frames.without_time(x)
-    run = ladder.decode if operation is Operation.DECODE else ladder.encode
+
+    def run() -> Outcome:
+        return ladder.decode(VAELatents(given)) if operation is Operation.DECODE else ladder.encode(given)
+
     with without_autocast(x.device):
         try:
-            return run(given)
+            return run()
         except PlanError:  # diffusers' own would take more than any plan of ours
             scale = 1 if operation is Operation.DECODE else ladder.downscale
             height, width = (side // scale for side in given.shape[2:])
@@ -247,7 +251,7 @@ def _run(vae: Any, guarded: Guarded, operation: Operation, x: Tensor) -> Outcome
                 f"memory={guarded.memory} is too little for every route; the smallest takes {size_text(needed)}."
             )
             ladder.planner = Planner(lambda device: needed, PROFILES)
-        return run(given)
+        return run()
 
 
 def _check_config(config: Any) -> None:

@@ -10,9 +10,9 @@ from vae_lib.catalog import (
     Family,
     LatentSpace,
     families_of,
+    families_of_diffusion_model,
     family_by_factors,
     family_in_text,
-    family_of_diffusion_model,
     family_of_space,
 )
 
@@ -23,6 +23,8 @@ def test_the_rows() -> None:
         "SD1": (4, 0.18215, 0.0),
         "SD2": (4, 0.18215, 0.0),
         "SDXL": (4, 0.13025, 0.0),
+        "Playground v2.5": (4, 1.0, 0.0),
+        "x4 upscaler": (4, 0.08333, 0.0),
         "SD3": (16, 1.5305, 0.0609),
         "FLUX.1": (16, 0.3611, 0.1159),
         "FLUX.2": (32, 1.0, 0.0),
@@ -30,8 +32,8 @@ def test_the_rows() -> None:
         "Qwen-Image": (16, 1.0, 0.0),
     }
     stems = [family.taesd_stem for family in FAMILIES.values()]
-    assert stems == ["taesd", "taesd", "taesdxl", "taesd3", "taef1", "taef2", "taef2", "taew2_1"]
-    assert [family.sampler_channels for family in FAMILIES.values()] == [4, 4, 4, 16, 16, 128, 32, 16]
+    assert stems == ["taesd", "taesd", "taesdxl", None, None, "taesd3", "taef1", "taef2", "taef2", "taew2_1"]
+    assert [family.sampler_channels for family in FAMILIES.values()] == [4, 4, 4, 4, 4, 16, 16, 128, 32, 16]
 
 
 def test_who_shares_latents() -> None:
@@ -44,7 +46,9 @@ def test_who_shares_latents() -> None:
 def test_each_is_found_by_its_own_name(name: str) -> None:
     assert family_in_text(f"my {name} vae") is FAMILIES[name]
     family = FAMILIES[name]
-    assert (family in families_of(family.latent_channels, family.architecture)) is (name != "Mugen")
+    assert (family in families_of(family.latent_channels, family.architecture)) is (
+        name not in ("Mugen", "Playground v2.5")
+    )
 
 
 @pytest.mark.parametrize(
@@ -107,11 +111,39 @@ def test_one_of_its_own() -> None:
     assert family_by_factors(4, 0.5, 0.1) == Family("its own", 4, 0.5, 0.1)
 
 
-def test_a_transformer_tells_only_families_of_these_channels() -> None:
-    shapes = {"model.diffusion_model.double_blocks.0.img_attn.qkv.weight": (1, 1)}
-    assert family_of_diffusion_model(shapes, 16) is FAMILIES["FLUX.1"]
-    assert family_of_diffusion_model(shapes, 32) is FAMILIES["FLUX.2"]
-    assert family_of_diffusion_model(shapes, 4) is None
+@pytest.mark.parametrize(
+    ("tensor", "width", "names"),
+    [
+        ("double_blocks.0.img_attn.qkv.weight", 1, ["FLUX.1", "FLUX.2"]),  # Chroma's as well
+        ("distilled_guidance_layer.norms.0.scale", 1, []),
+        ("cap_embedder.1.weight", 1, ["FLUX.1"]),  # Lumina 2, Z-Image
+        ("double_stream_blocks.0.block.adaLN_modulation.1.bias", 1, ["FLUX.1"]),  # HiDream
+        ("joint_blocks.0.x_block.attn.qkv.weight", 1, ["SD3"]),
+        ("double_layers.0.attn.w1q.weight", 1, ["SDXL"]),  # AuraFlow
+        ("input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight", 768, ["SD1"]),
+        ("input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight", 1024, ["SD2", "x4 upscaler"]),
+        ("input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight", 2048, ["SDXL"]),
+    ],
+)
+def test_the_families_of_a_diffusion_model(tensor: str, width: int, names: list[str]) -> None:
+    found = families_of_diffusion_model({f"model.diffusion_model.{tensor}": (1, width)})
+    assert [family.name for family in found] == names
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ae", "ae_bf16", "ae.fp16", "FluxVAE", "flux_vae", "flux1-vae", "zimage_vae", "z_image_turbo_vae", "Z-Image-Turbo",
+        "ZImagePipeline", "chroma_vae", "Chroma1-HD", "lumina2_vae", "Lumina-Image-2.0", "FluxPipeline", "hidream_vae",
+    ],
+)  # fmt: skip
+def test_the_names_of_those_who_share_flux1s_vae(text: str) -> None:
+    assert family_in_text(text) is FAMILIES["FLUX.1"]
+
+
+@pytest.mark.parametrize("text", ["aerial", "my_ae", "flux2_vae", "fluxion", "chromatic", "lumina_next", "vae", "ae2"])
+def test_names_that_say_nothing_of_it(text: str) -> None:
+    assert family_in_text(text) is not FAMILIES["FLUX.1"]
 
 
 def test_factors_are_divided_by_then_added() -> None:

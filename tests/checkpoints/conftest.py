@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.networks.small import FLUX2, network, sd3_like, taesd, weights_of
+from tests.networks.small import FLUX2, SD_SHAPED, network, sd3_like, taesd, weights_of
 from vae_lib.checkpoints import save_safetensors
 
 Weights = dict[str, torch.Tensor]
@@ -16,13 +16,13 @@ Weights = dict[str, torch.Tensor]
 @pytest.fixture(scope="session")
 def weights() -> Weights:
     """An AutoencoderKL of 4 latent channels, in the ldm layout."""
-    return weights_of(network())
+    return weights_of(network(SD_SHAPED))
 
 
 @pytest.fixture(scope="session")
 def sd3_weights() -> Weights:
     """An AutoencoderKL of 16 latent channels without quant convs, in the ldm layout."""
-    return weights_of(network(sd3_like(ch=32, ch_mult=(1, 2), num_res_blocks=1)))
+    return weights_of(network(sd3_like(ch=32, ch_mult=(1, 1, 1, 1), num_res_blocks=1)))
 
 
 @pytest.fixture(scope="session")

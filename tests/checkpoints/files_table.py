@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 
 from tests.checkpoints import corpus, odd
 from tests.networks import taehv
-from tests.networks.small import FLUX2, WAN, network, taesd, weights_of
+from tests.networks.small import FLUX2, SD_SHAPED, WAN, network, taesd, weights_of
 from tests.networks.wan_layouts import diffusers_names, names_of_2d, own_names
 from vae_lib.checkpoints import load_latents, load_vae
 from vae_lib.errors import VAEGuardError
@@ -44,15 +44,15 @@ def _half(weights: Weights, half: str) -> Weights:
 
 def _vaes(folder: Path) -> Iterator[tuple[str, Path]]:
     """What a file is, and the file."""
-    vae, tiny = weights_of(network()), weights_of(taesd())
+    vae, tiny = weights_of(network(SD_SHAPED)), weights_of(taesd())
     flux2 = weights_of(network(FLUX2)) | {
         "bn.running_mean": torch.zeros(128),
         "bn.running_var": torch.ones(128),
     }
     theirs = DiffusersVAE(
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        block_out_channels=(32, 64),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(32, 32, 32, 32),
         scaling_factor=0.13025,
     )
     unet = {"model.diffusion_model.input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight": torch.zeros(640, 2048)}

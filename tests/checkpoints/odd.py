@@ -14,7 +14,7 @@ from diffusers import (
 )
 from safetensors.torch import save_file
 
-from tests.networks.small import network, taesd, weights_of
+from tests.networks.small import SD_SHAPED, network, taesd, weights_of
 
 Weights = dict[str, torch.Tensor]
 
@@ -22,7 +22,7 @@ _BLOCKS = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("
 
 
 def _contents() -> dict[str, tuple[Weights, str]]:
-    good, tiny = weights_of(network()), weights_of(taesd())
+    good, tiny = weights_of(network(SD_SHAPED)), weights_of(taesd())
     encoder = {key: value for key, value in good.items() if key.startswith(("encoder.", "quant_conv."))}
     no_attention = {key: value for key, value in good.items() if ".attn_1." not in key}
     theirs = AutoencoderKL(**_BLOCKS, block_out_channels=(32, 64), mid_block_add_attention=False)

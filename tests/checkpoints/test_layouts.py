@@ -108,14 +108,14 @@ def test_any_prefix_is_taken_off_and_the_rest_left_out(config: AutoencoderKLConf
 
 def test_diffusers_own_vae_is_read(weights: Weights) -> None:
     theirs = ReferenceVAE(
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        block_out_channels=(32, 64),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(32, 32, 32, 32),
     )
     converted = convert_to_ldm(theirs.state_dict())
     assert converted.keys() == weights.keys()
     assert torch.equal(
-        converted["decoder.up.1.block.0.conv1.weight"], theirs.decoder.up_blocks[0].resnets[0].conv1.weight
+        converted["decoder.up.3.block.0.conv1.weight"], theirs.decoder.up_blocks[0].resnets[0].conv1.weight
     )
 
 

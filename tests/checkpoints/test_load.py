@@ -91,9 +91,9 @@ def test_only_the_vae_is_read_of_a_checkpoint(
 
 def test_a_vae_saved_by_diffusers(tmp_path: Path) -> None:
     theirs = ReferenceVAE(
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        block_out_channels=(32, 64),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(32, 32, 32, 32),
         scaling_factor=0.13025,
     ).requires_grad_(False)
     theirs.save_pretrained(tmp_path)

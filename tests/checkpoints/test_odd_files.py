@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests.checkpoints import odd
-from tests.networks.small import network, weights_of
+from tests.networks.small import SD_SHAPED, network, weights_of
 from vae_lib.checkpoints import identify, load_vae, save_safetensors
 from vae_lib.cli import main
 from vae_lib.errors import CheckpointError
@@ -62,6 +62,10 @@ def test_each_is_refused_in_the_same_words_everywhere(
 
 
 def test_half_a_vae_is_one_and_says_what_it_cannot_do(tmp_path: Path) -> None:
-    mine = {key: value for key, value in weights_of(network()).items() if key.startswith(("encoder.", "quant_conv."))}
+    mine = {
+        key: value
+        for key, value in weights_of(network(SD_SHAPED)).items()
+        if key.startswith(("encoder.", "quant_conv."))
+    }
     save_safetensors(mine, tmp_path / "x.safetensors")
     assert identify(tmp_path / "x.safetensors").explanation.endswith(" It holds only an encoder, so it cannot decode.")

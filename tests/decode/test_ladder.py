@@ -105,7 +105,7 @@ def test_memory_stays_short(name: str) -> None:
     """From some allocation on nothing works: every way is tried, all are told, and nothing stays alive."""
     latents, net = latents_for(SMALL, 3, 4), network()
     for route in (Route.FULL, Route.TAESD):  # what is cached for good is there
-        ladder(vae=net, taesd=taesd(), order=(route,)).decode(latents)
+        ladder(vae=net, taesd=taesd(), order=(route,)).decode(latents, latents)
     before = live_tensors()
     alive: list[int] = []
 
@@ -118,7 +118,7 @@ def test_memory_stays_short(name: str) -> None:
         message = ""
         with Allocations(k, 1 << 30, ERRORS[name]) as memory:
             try:
-                kept.decode(latents)
+                kept.decode(latents, latents)
             except PlanError as error:
                 message = str(error)
         assert memory.raised >= 4
@@ -311,11 +311,11 @@ def test_no_scratch_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize("route", [Route.FULL, Route.OFFLOAD, Route.TAESD])
 def test_cancelling_leaves_nothing_alive(route: Route) -> None:
     latents, tiny = latents_for(SMALL, 4, 3, 2), taesd()
-    ladder(taesd=tiny, order=(route,)).decode(latents)  # what is remembered from now on
+    ladder(taesd=tiny, order=(route,)).decode(latents, latents)  # what is remembered from now on
     before = live_tensors()
     stopped = False
     try:
-        ladder(taesd=tiny, order=(route,), cancelled=lambda: True).decode(latents)
+        ladder(taesd=tiny, order=(route,), cancelled=lambda: True).decode(latents, latents)
     except Cancelled:
         stopped = True
     assert stopped
@@ -327,7 +327,7 @@ def test_progress_counts_to_the_total_of_the_plan(route: Route) -> None:
     calls: list[tuple[int, int]] = []
     options = {"taesd": taesd(), "order": (route,), "progress": lambda *call: calls.append(call)}
     for run in (
-        lambda: ladder(**options).decode(latents_for(SMALL, 4, 3, 2)),
+        lambda: ladder(**options).decode(*[latents_for(SMALL, 4, 3, 2)] * 2),
         lambda: ladder(vae=None if route is Route.TAESD else network(), **options).encode(images(16, 8, 2)),
     ):
         calls.clear()

@@ -21,7 +21,7 @@ from vae_lib.checkpoints.unfinished import Afterwards, Latents
 from vae_lib.engine import Operation
 from vae_lib.guard import Folders, Points
 
-SCALE = 0.5
+SCALE = 0.18215  # SD1's
 
 
 @dataclass

@@ -19,7 +19,7 @@ from vae_lib.hub import has_taesd
 def found(folder: Path, family: str) -> bool:
     taesd = TAESDFolder(folder, lambda key, sentence: None)
     halves = FAMILIES[family].taesd_halves
-    return all(taesd.load(family, each) is not None for each in Operation if each.half in halves)
+    return all(taesd.load(FAMILIES[family], each) is not None for each in Operation if each.half in halves)
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
@@ -57,7 +57,7 @@ def test_wans_is_one_file_and_only_decodes(tmp_path: Path, suffix: str) -> None:
     assert has_taesd(tmp_path, "Qwen-Image")
     assert found(tmp_path, "Qwen-Image")
     folder = TAESDFolder(tmp_path, lambda key, sentence: None)
-    network = folder.load("Qwen-Image", Operation.DECODE)
+    network = folder.load(FAMILIES["Qwen-Image"], Operation.DECODE)
     assert network is not None
     assert network.video
-    assert folder.load("Qwen-Image", Operation.ENCODE) is None
+    assert folder.load(FAMILIES["Qwen-Image"], Operation.ENCODE) is None

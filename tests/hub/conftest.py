@@ -48,7 +48,7 @@ def models(tmp_path: Path) -> Path:
 def vae_state(latent_channels: int = 4, seed: int = 0) -> dict[str, torch.Tensor]:
     quant = latent_channels == 4
     config = AutoencoderKLConfig(
-        ch=32, ch_mult=(1, 1), num_res_blocks=1, z_channels=latent_channels, embed_dim=latent_channels,
+        ch=32, ch_mult=(1, 1, 1, 1), num_res_blocks=1, z_channels=latent_channels, embed_dim=latent_channels,
         use_quant_conv=quant, use_post_quant_conv=quant,
     )  # fmt: skip
     return weights_of(network(config, seed=seed))

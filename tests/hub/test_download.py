@@ -117,7 +117,7 @@ class TestStraightforward:
         assert speeds
         assert all(0 < speed < 2e7 for speed in speeds[1:])
         assert moving[-1].eta == 0
-        assert "of 886 kB" in moving[-1].message
+        assert "of 1.5 MB" in moving[-1].message
 
     def test_the_token_is_for_the_hub_alone(self, hub: HubServer, models: Path) -> None:
         hub.token = "hf_right"
@@ -583,7 +583,7 @@ class TestDisk:
     def test_space_is_checked_before(self, hub: HubServer, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         usage = namedtuple("usage", "total used free")
         monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9, 10**6))
-        with pytest.raises(DownloadError, match=r"needs 886 kB more, .* has 1.0 MB free"):
+        with pytest.raises(DownloadError, match=r"needs 1.5 MB more, .* has 1.0 MB free"):
             fetch(hub, models)
         assert not hub.gets()
 

@@ -47,7 +47,8 @@ PADDINGS = [Padding(*edges) for edges in itertools.product(Edge, Edge)]
 SMALL = AutoencoderKLConfig(ch=32, ch_mult=(1, 2), num_res_blocks=1)
 SD = AutoencoderKLConfig(ch=32, ch_mult=(1, 2, 4, 4), num_res_blocks=2)
 WAN = WanConfig(widths=(8, 16, 24, 32), num_res_blocks=2, z_channels=4)
-FLUX2 = AutoencoderKLConfig(ch=32, ch_mult=(1, 2), num_res_blocks=1, z_channels=32, embed_dim=32)
+FLUX2 = AutoencoderKLConfig(ch=32, ch_mult=(1, 1, 1, 1), num_res_blocks=1, z_channels=32, embed_dim=32)
+SD_SHAPED = AutoencoderKLConfig(ch=32, ch_mult=(1, 1, 1, 1), num_res_blocks=1)  # of 8 pixels a latent
 
 
 def sd3_like(**fields: object) -> AutoencoderKLConfig:

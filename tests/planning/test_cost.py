@@ -213,7 +213,7 @@ def test_the_taesd_of_a_video_model(padding: Padding, dtype: torch.dtype) -> Non
     for plan in (plans[0], plans[-1]):
         ladder.planner = planner(plan.peak_bytes)
         with PeakMemory(CPU) as measured:
-            outcome = ladder.decode(latents_for(WanConfig(), 12, 12))
+            outcome = ladder.decode(None, latents_for(WanConfig(), 12, 12))
         assert measured.bytes <= outcome.plan.peak_bytes <= ROOM * measured.bytes
     assert candidates(replace(work, operation="encode"), Route.TAESD) == []
 

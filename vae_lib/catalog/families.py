@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from vae_lib.catalog.family import Architecture, Family, Packing
+from vae_lib.catalog.family import Architecture, Family, Packing, Statistics
 from vae_lib.catalog.space import LatentSpace
 
 _FLUX2 = Packing(patch=2, mean="bn.running_mean", variance="bn.running_var", eps=1e-4)
@@ -21,6 +21,10 @@ _WAN_DEVIATION = (
     2.8184, 1.4541, 2.3275, 2.6558, 1.2196, 1.7708, 2.6052, 2.0743,
     3.2687, 2.1526, 2.8652, 1.5579, 1.6382, 1.1253, 2.8251, 1.9160,
 )  # fmt: skip
+
+# Published in the config.json of its VAE, with a scaling_factor of 0.5, by which each deviation is divided here.
+_PLAYGROUND_MEAN = (-1.6574, 1.886, -1.383, 2.5155)
+_PLAYGROUND_DEVIATION = tuple(deviation / 0.5 for deviation in (8.4927, 5.9022, 6.5498, 5.2299))
 
 FAMILIES: dict[str, Family] = {
     family.name: family
@@ -47,9 +51,29 @@ FAMILIES: dict[str, Family] = {
             4,
             0.13025,
             taesd_stem="taesdxl",
-            words=r"sdxl|stable[-_ ]diffusion[-_ ]xl|(?<![a-z])sd[-_]?xl",
+            words=r"sdxl|stable[-_ ]?diffusion[-_ ]?xl|(?<![a-z])sd[-_]?xl",
             context_widths=(2048, 1280),
-            beside=r"conditioner\.embedders\.",
+            # AuraFlow's, whose VAE is SDXL's
+            beside=r"conditioner\.embedders\.|model\.diffusion_model\.double_layers\.",
+        ),
+        # A UNet of SDXL's size, which was trained on latents that are normalised by channel.
+        Family(
+            "Playground v2.5",
+            4,
+            words=r"playground[-_. ]?v?2[._-]?5",
+            beside=r"edm_(mean|std)$",
+            mean=_PLAYGROUND_MEAN,
+            deviation=_PLAYGROUND_DEVIATION,
+            statistics=Statistics("edm_mean", "edm_std", scale=0.5),
+            vae_of="SDXL",
+        ),
+        Family(
+            "x4 upscaler",
+            4,
+            0.08333,
+            words=r"x4[-_ ]?upscal|StableDiffusionUpscale",
+            context_widths=(1024,),
+            downscale=4,
         ),
         Family(
             "SD3",
@@ -57,8 +81,9 @@ FAMILIES: dict[str, Family] = {
             1.5305,
             0.0609,
             taesd_stem="taesd3",
-            words=r"(?<![a-z])(stable[-_ ]diffusion|sd|taesd)[-_ ]?v?3([._-]?5)?(?![0-9])",
+            words=r"(?<![a-z])(stable[-_ ]?diffusion|sd|taesd)[-_ ]?v?3([._-]?5)?(?![0-9])",
             beside=r"model\.diffusion_model\.joint_blocks\.",
+            quant_convs=False,
         ),
         Family(
             "FLUX.1",
@@ -66,8 +91,12 @@ FAMILIES: dict[str, Family] = {
             0.3611,
             0.1159,
             taesd_stem="taef1",
-            words=r"(?<![a-z])flux[-_. ]?1|(?<![a-z])flux(?![a-z0-9])(?![-_. ]?2)|taef1",
-            beside=r"model\.diffusion_model\.double_blocks\.",
+            # With its VAE: Chroma, Lumina 2, Z-Image, HiDream. "ae" is what its makers call the file.
+            words=r"(?<![a-z])flux[-_. ]?1|(?<![a-z])flux(?![-_. ]?2)([-_. ]?(vae|ae|pipeline)|(?![a-z0-9]))|taef1"
+            r"|^ae([-_. ](bf16|fp16|fp32|fp8)[-_.a-z0-9]*)?$"
+            r"|(?<![a-z])(z[-_. ]?image|chroma(?![a-z])|lumina[-_. ]?(image[-_. ]?)?v?2|hidream)",
+            beside=r"model\.diffusion_model\.(double_blocks|cap_embedder|double_stream_blocks)\.",
+            quant_convs=False,
         ),
         Family(
             "FLUX.2",
@@ -84,6 +113,7 @@ FAMILIES: dict[str, Family] = {
             taesd_stem="taef2",
             words=r"(?<![a-z])mugen(?![a-z])",
             packing=replace(_FLUX2, packed=False),
+            vae_of="FLUX.2",
         ),
         # The VAE of Wan 2.1, with which Qwen-Image, Anima, Krea 2 and Wan 2.2 14B were trained as well.
         Family(
@@ -103,12 +133,11 @@ _CONTEXT = re.compile(r"model\.diffusion_model\..*\.attn2\.to_k\.weight")
 
 
 def families_of(channels: int, architecture: Architecture = "AutoencoderKL") -> list[Family]:
-    """Those that a file with such a VAE of so many latent channels may be of: not Mugen, whose file is FLUX.2's."""
+    """Those whose VAEs of this architecture, each a file of its own, have so many latent channels."""
     return [
         family
         for family in FAMILIES.values()
-        if (family.latent_channels, family.architecture) == (channels, architecture)
-        and (family.packing is None or family.packing.packed)
+        if (family.latent_channels, family.architecture) == (channels, architecture) and family.vae_of is None
     ]
 
 
@@ -125,45 +154,43 @@ def family_in_text(text: str) -> Family | None:
     )
 
 
-def known_family(channels: int, scale: float, shift: float, name: str | None = None) -> Family | None:
-    """The family of these factors (and this name, if one is given); the first where two have the same."""
-    for family in families_of(channels):
-        if (
-            name in (None, family.name)
-            and math.isclose(family.scaling_factor, scale, rel_tol=1e-4)
-            and math.isclose(family.shift_factor, shift, rel_tol=1e-4, abs_tol=1e-6)
-        ):
-            return family
-    return None
-
-
 def family_of_space(channels: int, space: LatentSpace) -> Family | None:
     """The family whose sampler has latents of so many channels in this space; the first where two have the same.
 
     Packed ones are told by their packing: their numbers are in each file.
     """
-    per_channel = (f for f in FAMILIES.values() if f.deviation and f.latent_channels == channels)
-    if found := next((f for f in per_channel if LatentSpace.of(f, {}).same_as(space)), None):
-        return found
-    if not isinstance(space.scale, float) or not isinstance(space.shift, float):
-        shape = space.patch, space.packed
-        packed = (f for f in FAMILIES.values() if f.packing and (f.packing.patch, f.packing.packed) == shape)
-        return next((family for family in packed if family.sampler_channels == channels), None)
-    return known_family(channels, space.scale, space.shift) if space.patch == 1 else None
+    for family in FAMILIES.values():
+        packing = family.packing
+        if family.sampler_channels != channels:
+            continue
+        if packing is None and LatentSpace.of(family, {}).same_as(space):
+            return family
+        is_by_channel = packing is not None and not isinstance(space.scale, float)
+        if packing is not None and is_by_channel and (packing.patch, packing.packed) == (space.patch, space.packed):
+            return family
+    return None
 
 
 def family_by_factors(channels: int, scale: float, shift: float, name: str | None = None) -> Family:
-    """As ``known_family``, or one of its own where no known one has them."""
-    return known_family(channels, scale, shift, name) or Family(name or "its own", channels, scale, shift)
+    """The family of these factors (and this name, if one is given), or one of its own where no known one has them."""
+    for family in FAMILIES.values():
+        if (
+            name in (None, family.name)
+            and family.latent_channels == channels
+            and not family.is_by_channel
+            and math.isclose(family.scaling_factor, scale, rel_tol=1e-4)
+            and math.isclose(family.shift_factor, shift, rel_tol=1e-4, abs_tol=1e-6)
+        ):
+            return family
+    return Family(name or "its own", channels, scale, shift)
 
 
-def family_of_diffusion_model(shapes: Mapping[str, Sequence[int]], channels: int) -> Family | None:
-    """The family of latents of ``channels`` whose UNet or transformer is among the tensors ``name -> shape``."""
+def families_of_diffusion_model(shapes: Mapping[str, Sequence[int]]) -> list[Family]:
+    """The families whose UNet or transformer may be the one among the tensors ``name -> shape``."""
     widths = {shape[1] for name, shape in shapes.items() if _CONTEXT.fullmatch(name) and len(shape) == 2}
-    for family in families_of(channels):
-        if widths.intersection(family.context_widths):
-            return family
-    for family in families_of(channels):
-        if family.beside is not None and any(re.match(family.beside, name) for name in shapes):
-            return family
-    return None
+    return [
+        family
+        for family in FAMILIES.values()
+        if widths.intersection(family.context_widths)
+        or (family.beside is not None and any(re.match(family.beside, name) for name in shapes))
+    ]

@@ -22,6 +22,16 @@ class Packing:
     packed: bool = True
 
 
+@dataclass(frozen=True)
+class Statistics:
+    """Tensors beside a VAE with one number for each channel: ``mean``, and ``deviation``, which is ``scale`` times too
+    large for ``Family.deviation``."""
+
+    mean: str
+    deviation: str
+    scale: float = 1.0
+
+
 Architecture = Literal["AutoencoderKL", "WanVAE"]
 
 
@@ -34,11 +44,15 @@ class Family:
             ``z``; 1 and 0 where ``packing`` or ``mean`` and ``deviation`` say how they are normalised instead.
         taesd_stem: the tiny autoencoder of the same space ("taesd": taesd_decoder.pth), or None; that of a video VAE
             is one file ("taew2_1": taew2_1.pth), of which only the decoder is used.
-        words: a regular expression for its name in metadata and file names.
+        words: a regular expression for its name in metadata and file names, and for those of models with its VAE.
         context_widths: widths of the text context that its UNets attend to.
         beside: a regular expression for names of tensors that only its checkpoints have beside the VAE.
         mean, deviation: of each channel, where the sampler's latents are ``(z - mean) / deviation``; else empty.
+        statistics: the tensors beside the VAE that hold these two, and what the second is divided by.
         architecture: the network of its VAE, by the name of its class.
+        downscale: pixels of the picture per latent of the VAE, along each side.
+        quant_convs: whether its VAE has the 1x1 convolutions behind the encoder and before the decoder.
+        vae_of: the family whose file its VAE is, where it has none of its own: only what lies beside that tells.
     """
 
     name: str
@@ -52,7 +66,11 @@ class Family:
     packing: Packing | None = None
     mean: tuple[float, ...] = ()
     deviation: tuple[float, ...] = ()
+    statistics: Statistics | None = None
     architecture: Architecture = "AutoencoderKL"
+    downscale: int = 8
+    quant_convs: bool = True
+    vae_of: str | None = None
 
     @property
     def is_by_channel(self) -> bool:
@@ -82,8 +100,13 @@ class Family:
         """Whether latents of the one are latents of the other, as with SD1 and SD2."""
         return self._latents == other._latents
 
+    def decodes_with(self, other: Family) -> bool:
+        """Whether the other family's VAE is right for its latents."""
+        return self.shares_latents(other) or self.vae_of == other.name
+
     @property
     def _latents(self) -> tuple[object, ...]:
         """All that tells latents of one family from another's."""
         factors = self.scaling_factor, self.shift_factor
-        return self.latent_channels, factors, self.packing, self.mean, self.deviation, self.architecture
+        numbers = factors, self.packing, self.mean, self.deviation
+        return self.latent_channels, self.downscale, self.architecture, numbers

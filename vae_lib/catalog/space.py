@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vae_lib.catalog.family import Family
+from vae_lib.latents import SamplerLatents, VAELatents
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,8 +31,15 @@ class LatentSpace:
 
     @classmethod
     def of(cls, family: Family, statistics: Mapping[str, Tensor]) -> LatentSpace:
-        """The space of a family; ``statistics`` are the tensors, by name, that its packing asks for."""
-        packing = family.packing
+        """The space of a family.
+
+        Args:
+            statistics: the tensors, by name, that its packing asks for; its own statistics are used where they are.
+        """
+        packing, own = family.packing, family.statistics
+        if own is not None and own.mean in statistics:
+            mean, deviation = (statistics[name].float().view(1, -1, 1, 1) for name in (own.mean, own.deviation))
+            return cls(own.scale / deviation, mean)
         if family.deviation:
             mean, deviation = (torch.tensor(x).view(1, -1, 1, 1) for x in (family.mean, family.deviation))
             return cls(1 / deviation, mean)
@@ -45,27 +53,32 @@ class LatentSpace:
         """How many of the VAE's latents lie along one of the sampler's, in height and in width."""
         return self.patch if self.packed else 1
 
-    def for_vae(self, latents: Tensor) -> Tensor:
+    def for_vae(self, latents: SamplerLatents) -> VAELatents:
         """The VAE's latents (B, C, p h, p w), float32, of the sampler's (B, p p C, h, w), or (B, C, p h, p w).
 
         Unpacked ones that are no whole squares are continued with zeros, as Forge Neo does it.
         """
         scale, shift = self._on(latents.device)
-        latents = latents.to(torch.float32)
+        z = latents.to(torch.float32)
         if not self.packed:
-            latents = F.pad(latents, (0, -latents.shape[3] % self.patch, 0, -latents.shape[2] % self.patch))
-            latents = F.pixel_unshuffle(latents, self.patch)
-        return F.pixel_shuffle(latents / scale + shift, self.patch)
+            z = F.pad(z, (0, -z.shape[3] % self.patch, 0, -z.shape[2] % self.patch))
+            z = F.pixel_unshuffle(z, self.patch)
+        return VAELatents(F.pixel_shuffle(z / scale + shift, self.patch))
 
-    def for_diffusion(self, latents: Tensor) -> Tensor:
+    def for_diffusion(self, latents: VAELatents) -> SamplerLatents:
         """The sampler's latents, float32, of the VAE's (B, C, p h, p w): ``for_vae``, undone."""
         scale, shift = self._on(latents.device)
         normalised = (F.pixel_unshuffle(latents.to(torch.float32), self.patch) - shift) * scale
-        return normalised if self.packed else F.pixel_shuffle(normalised, self.patch)
+        return SamplerLatents(normalised if self.packed else F.pixel_shuffle(normalised, self.patch))
 
-    def of_taesd(self, latents: Tensor) -> Tensor:
+    def of_taesd(self, latents: Tensor) -> SamplerLatents:
         """The sampler's latents of those that TAESD encoded (B, C, p h, p w): these only have to be packed."""
-        return F.pixel_unshuffle(latents, self.side)
+        return SamplerLatents(F.pixel_unshuffle(latents, self.side))
+
+    @property
+    def is_of_vae(self) -> bool:
+        """Whether it is that of the VAE's own latents: nothing is scaled, shifted or packed."""
+        return self.same_as(LatentSpace(1.0))
 
     def _on(self, device: torch.device) -> tuple[float | Tensor, float | Tensor]:
         scale, shift = (x.to(device) if isinstance(x, Tensor) else x for x in (self.scale, self.shift))

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from vae_lib.catalog import Family, families_of
+from vae_lib.catalog import Architecture, Family, families_of
 from vae_lib.checkpoints.digest import sha256_of
 from vae_lib.checkpoints.evidence import Certainty, Lookup, join, judge
 from vae_lib.checkpoints.layouts import Layout
 from vae_lib.checkpoints.network import Described, describe
 from vae_lib.checkpoints.numbers import check_numbers
 from vae_lib.checkpoints.source import open_weights
-from vae_lib.errors import CheckpointError, InputError
+from vae_lib.errors import CheckpointError
 from vae_lib.files import PathLike
 from vae_lib.networks import TAESD
 
@@ -25,19 +25,19 @@ Kind = Literal["AutoencoderKL", "WanVAE", "TAESD", "TAESD encoder", "TAESD decod
 class Identity:
     """What a VAE file is.
 
-    ``family`` is None when the file leaves it open; ``family_name`` then names those of the same shape,
-    ``candidates`` are those that it may be (none where something says that it is another's), and ``guess`` is the
-    one of them that the file's name suggests, if any. ``scaling_factor`` and ``shift_factor`` are those of
-    the sampler's latents, None when the family is open or each channel has its own; a TAESD takes those latents as
-    they are, so its factors are 1 and 0. ``doubt`` is a sentence where what tells the family contradicts itself.
-    ``parameters`` counts the VAE's own numbers, ``file_size`` is in bytes, ``dtype`` is torch's name (several are
-    joined by commas).
+    ``family`` is None when the file leaves it open; ``family_name`` then names those that it may be, which are the
+    ``candidates``, the likeliest first (none where something says that it is another's), and ``guess`` is the one of
+    them that only names speak for, if any. ``scaling_factor`` and ``shift_factor`` are those of the sampler's latents,
+    None when the family is open or each channel has its own; a TAESD takes those latents as they are, so its factors
+    are 1 and 0. ``downscale`` is pixels per latent along each side, ``parameters`` counts the VAE's own numbers,
+    ``file_size`` is in bytes, ``dtype`` is torch's name (several are joined by commas).
     """
 
     path: Path
     layout: Layout
     kind: Kind
     latent_channels: int
+    downscale: int
     dtype: str
     parameters: int
     file_size: int
@@ -50,7 +50,6 @@ class Identity:
     shift_factor: float | None
     candidates: tuple[Family, ...] = ()
     guess: Family | None = None
-    doubt: str | None = None
 
     @property
     def short_hash(self) -> str | None:
@@ -61,24 +60,18 @@ class Identity:
     def is_taesd(self) -> bool:
         return self.kind.startswith("TAESD")
 
-    def likely_family(self) -> Family:
-        """The family, or the likeliest of the candidates.
-
-        Raises:
-            InputError: when there is none: nobody but the user can tell the factors.
-        """
-        family = self.family or self.guess or next(iter(self.candidates), None)
-        if family is None:
-            raise InputError(f"{self.path.name}: {self.explanation}")
-        return family
+    @property
+    def architecture(self) -> Architecture:
+        """That of the VAE whose latents these are."""
+        return "WanVAE" if self.kind == "WanVAE" or self.layout == "taehv" else "AutoencoderKL"
 
 
 def identify(path: PathLike, *, hash_file: bool = True, known: Lookup | None = None) -> Identity:
     """Say what a VAE file is; what it calls a VAE, ``load_vae`` loads, and both refuse with the same sentence.
 
-    The family is taken, in this order, from the file's hash in the catalog, the statistics of its latents beside
-    the VAE, the file's metadata, the diffusion model beside the VAE in a whole checkpoint, and the ``config.json``
-    of diffusers beside the file. Shapes alone cannot tell it: SD1, SD2 and SDXL share them, and so do SD3 and FLUX.1.
+    The family is taken from the file's hash in the catalog, its network, the statistics of its latents beside the
+    VAE, the diffusion model in the same checkpoint, the file's metadata, and the ``config.json`` of diffusers beside
+    the file, where these agree. Shapes alone do not tell SD1, SD2 and SDXL apart, nor SD3 and FLUX.1.
 
     Args:
         hash_file: read the file: compute the SHA-256, ask the catalog for it, and check that the weights are
@@ -116,7 +109,8 @@ def identify_described(described: Described, *, hash_file: bool, known: Lookup |
         factors = (1.0, 0.0)
     elif family is not None and not family.is_by_channel:
         factors = family.scaling_factor, family.shift_factor
-    names = join([family.name for family in families_of(channels, described.architecture)], "or") or "unknown"
+    shaped = filter(described.may_be_of, families_of(channels, described.architecture))
+    names = join([family.name for family in found.candidates or shaped], "or") or "unknown"
     explanation = found.explanation
     if not keys.is_taesd and (network.encoder is None or network.decoder is None):
         half, verb = ("an encoder", "decode") if network.decoder is None else ("a decoder", "encode")
@@ -126,6 +120,7 @@ def identify_described(described: Described, *, hash_file: bool, known: Lookup |
         layout=keys.layout,
         kind=kind,
         latent_channels=channels,
+        downscale=network.downscale,
         dtype=", ".join(sorted({info.dtype for info in infos})),
         parameters=sum(math.prod(info.shape) for info in infos),
         file_size=header.file_size,
@@ -138,5 +133,4 @@ def identify_described(described: Described, *, hash_file: bool, known: Lookup |
         shift_factor=factors[1],
         candidates=found.candidates,
         guess=found.guess,
-        doubt=found.doubt,
     )

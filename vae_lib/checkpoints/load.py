@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 
-from vae_lib.catalog import LatentSpace
+from vae_lib.catalog import Family, LatentSpace
 from vae_lib.checkpoints.header import quote
 from vae_lib.checkpoints.identify import Identity, identify_described
 from vae_lib.checkpoints.network import VAE, Described, describe
@@ -24,12 +25,12 @@ HASH_AT_MOST_BYTES = 1 << 30  # whole checkpoints are larger, and no catalog lis
 class LoadedVAE:
     """A network in evaluation mode, without gradients, and what its file is.
 
-    ``space`` is the way between the sampler's latents and the network's, None where the file leaves it open.
+    ``statistics`` are the tensors beside it that say how its latents are normalised, by name.
     """
 
     model: VAE
     identity: Identity
-    space: LatentSpace | None
+    statistics: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
     @property
     def exact(self) -> Network | None:
@@ -41,6 +42,18 @@ class LoadedVAE:
         """The network, if it is a TAESD."""
         return self.model if isinstance(self.model, TAESD) else None
 
+    @property
+    def space(self) -> LatentSpace | None:
+        """That of the sampler's latents of its family; None where the file leaves it open."""
+        return None if self.identity.family is None else self.space_of(self.identity.family)
+
+    def space_of(self, family: Family) -> LatentSpace | None:
+        """That of a family's sampler; None where its numbers are in files of the full VAE, and this is another."""
+        packing = family.packing
+        if packing is not None and not {packing.mean, packing.variance} <= self.statistics.keys():
+            return None
+        return LatentSpace.of(family, self.statistics)
+
 
 def load_vae(
     path: PathLike,
@@ -49,6 +62,7 @@ def load_vae(
     device: torch.device | str = "cpu",
     kind: Literal["VAE", "TAESD"] | None = None,
     hash_file: bool | None = None,
+    weights: bool = True,
 ) -> LoadedVAE:
     """Load the VAE of a file, and nothing else of it.
 
@@ -57,13 +71,14 @@ def load_vae(
             becomes float16 and float64 becomes float32, because convolutions want that.
         kind: refuse a file of the other kind.
         hash_file: compute the SHA-256 and ask the catalog for it; by default for files of up to 1 GiB.
+        weights: False leaves the network on the meta device: it is asked what the file is, and computes nothing.
 
     Raises:
         UnknownVAE: when it holds a VAE of a kind that we have no network for.
         CheckpointError: when the file cannot be read, is damaged or unsafe, or holds no VAE.
     """
-    with open_weights(path) as weights:
-        described = describe(weights.header)
+    with open_weights(path) as file:
+        described = describe(file.header)
         name = described.header.path.name
         if kind is not None and described.keys.is_taesd != (kind == "TAESD"):
             raise CheckpointError(
@@ -71,18 +86,15 @@ def load_vae(
                 if kind == "TAESD"
                 else f"{name} is a TAESD, the tiny autoencoder; a full VAE is wanted here."
             )
-        statistics = read_statistics(weights, described)
-        state_dict = _read(weights, described, dtype or described.dtype, torch.device(device))
+        statistics = read_statistics(file, described)
+        state_dict = _read(file, described, dtype or described.dtype, torch.device(device)) if weights else None
     if hash_file is None:
         hash_file = described.header.file_size <= HASH_AT_MOST_BYTES
     identity = identify_described(described, hash_file=hash_file)
     model = described.network
-    assign(model, state_dict)
-    family = identity.family
-    space = None if family is None or identity.is_taesd else LatentSpace.of(family, statistics)
-    if identity.is_taesd:  # the sampler's, which are only packed
-        space = LatentSpace(1.0, 0.0, family.packing.patch if family and family.packing else 1)
-    return LoadedVAE(model.requires_grad_(False).eval(), identity, space)
+    if state_dict is not None:
+        assign(model, state_dict)
+    return LoadedVAE(model.requires_grad_(False).eval(), identity, statistics)
 
 
 def _read(

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import reduce
+from pathlib import Path
 
 import torch
 
-from vae_lib.catalog import Architecture, Packing, families_of
+from vae_lib.catalog import Architecture, Family, Packing, families_of
+from vae_lib.checkpoints.config_file import ConfigFile, config_beside
 from vae_lib.checkpoints.foreign import describe_foreign, describe_other_vae
 from vae_lib.checkpoints.header import Header, quote, quote_some
 from vae_lib.checkpoints.layouts import KeyMap, map_keys
@@ -31,6 +33,7 @@ class Described:
         network: on the meta device; each of its tensors is in the file, of this shape.
         dtype: one dtype for all the weights that loses nothing and that convolutions run in.
         packing: how the sampler's latents are packed, where the file holds the statistics that this takes.
+        config: what the ``config.json`` beside the file says of it.
     """
 
     header: Header
@@ -38,6 +41,7 @@ class Described:
     network: VAE
     dtype: torch.dtype
     packing: Packing | None
+    config: ConfigFile
 
     @property
     def exact(self) -> Network | None:
@@ -48,6 +52,24 @@ class Described:
     def architecture(self) -> Architecture:
         """That of the VAE whose latents these are."""
         return "WanVAE" if self.keys.is_wan or self.keys.is_taehv else "AutoencoderKL"
+
+    def may_be_of(self, family: Family) -> bool:
+        """Whether a family's VAE has this network; of a TAESD, whether its latents have as many channels."""
+        network = self.network
+        if (family.latent_channels, family.architecture) != (network.latent_channels, self.architecture):
+            return False
+        if isinstance(network, TAESD):
+            return family.taesd_stem is not None
+        return (network.downscale, self.has_quant_convs) == (family.downscale, family.quant_convs)
+
+    @property
+    def has_quant_convs(self) -> bool:
+        """Whether each half has its 1x1 convolution."""
+        network = self.exact
+        if network is None:
+            return False
+        halves = ((network.encoder, network.quant_conv), (network.decoder, network.post_quant_conv))
+        return all(conv is not None for half, conv in halves if half is not None)
 
 
 def describe(header: Header) -> Described:
@@ -60,10 +82,10 @@ def describe(header: Header) -> Described:
     keys = find_vae(header)
     name = header.path.name
     shapes = {key: keys.shape(key, header.tensors[source].shape) for key, source in keys.sources.items()}
-    network = _network(name, shapes, keys)
+    network, config = _network(header.path, shapes, keys)
     _check_shapes(name, shapes, {key: tuple(value.shape) for key, value in network.state_dict().items()})
     packing = None if keys.is_taesd or keys.is_wan else _packing(header, keys, network.latent_channels)
-    return Described(header, keys, network, _dtype(header, keys), packing)
+    return Described(header, keys, network, _dtype(header, keys), packing, config)
 
 
 def find_vae(header: Header) -> KeyMap:
@@ -80,23 +102,27 @@ def find_vae(header: Header) -> KeyMap:
     return found
 
 
-def _network(name: str, shapes: Mapping[str, tuple[int, ...]], keys: KeyMap) -> VAE:
+def _network(path: Path, shapes: Mapping[str, tuple[int, ...]], keys: KeyMap) -> tuple[VAE, ConfigFile]:
+    """The network, and the ``config.json`` beside the file as far as it describes this one."""
+    name = path.name
     if keys.is_taesd:
         halves = {key.partition(".")[0] for key in shapes}
         if keys.is_taehv:
             _check_taehv(shapes, name)
         channels = _taesd_channels(shapes, name)
         with torch.device("meta"):
-            return TAESD(channels, "encoder" in halves, "decoder" in halves, keys.is_taehv)
+            return TAESD(channels, "encoder" in halves, "decoder" in halves, keys.is_taehv), ConfigFile()
+    given = config_beside(path, keys.layout == "diffusers" or keys.is_wan)
     try:
-        network = recognise(shapes)
+        beside = given.checked(recognise(shapes, norm_groups=1)) if given.values else given
+        network = recognise(shapes, beside.norm_groups)
     except CheckpointError as error:
         raise type(error)(f"{name}: {error}") from error
     config = network.config
     if isinstance(config, WanConfig) and not (config.use_quant_conv and config.use_post_quant_conv):
         conv = "post_quant_conv" if config.use_quant_conv else "quant_conv"
         raise CheckpointError(f"{name} is an incomplete VAE: its '{conv}' is missing; use another copy of it.")
-    return network
+    return network, beside
 
 
 def _check_taehv(shapes: Mapping[str, tuple[int, ...]], name: str) -> None:

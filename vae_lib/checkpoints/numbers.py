@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from vae_lib.catalog import FAMILIES
 from vae_lib.checkpoints.header import quote
 from vae_lib.checkpoints.network import Described
 from vae_lib.checkpoints.source import WeightsFile
@@ -40,21 +41,33 @@ def check_numbers(weights: WeightsFile, described: Described) -> None:
 
 
 def read_statistics(weights: WeightsFile, described: Described) -> dict[str, Tensor]:
-    """The tensors beside the VAE that say how its latents are normalised, by name; none where nothing is packed.
+    """The tensors beside the VAE that say how its latents are normalised, by name; empty where there are none.
 
     Raises:
-        CheckpointError: as ``read_numbers``, and where a variance is negative.
+        CheckpointError: as ``read_numbers``, where one has not a number for each channel, and where no latents can be
+            divided by them.
     """
-    packing = described.packing
-    if packing is None:
-        return {}
-    found = {key: read_numbers(weights, described.keys.beside[key]) for key in (packing.mean, packing.variance)}
-    if bool((found[packing.variance] < 0).any()):
-        raise CheckpointError(
-            f"{weights.header.path.name} is damaged: {quote(packing.variance)} holds negative numbers; use another "
-            "copy of it."
-        )
+    found: dict[str, Tensor] = {}
+    if (packing := described.packing) is not None:
+        found = {key: read_numbers(weights, described.keys.beside[key]) for key in (packing.mean, packing.variance)}
+        if bool((found[packing.variance] < 0).any()):
+            raise CheckpointError(_damaged(weights, packing.variance, "negative numbers"))
+    tensors = weights.header.tensors
+    for family in filter(described.may_be_of, FAMILIES.values()):
+        own = family.statistics
+        if own is None or not {own.mean, own.deviation} <= tensors.keys():
+            continue
+        found |= {key: read_numbers(weights, key) for key in (own.mean, own.deviation)}
+        channels = family.latent_channels
+        if wrong := [key for key in (own.mean, own.deviation) if found[key].numel() != channels]:
+            raise CheckpointError(_damaged(weights, wrong[0], f"not {channels} numbers"))
+        if bool((found[own.deviation] <= 0).any()):
+            raise CheckpointError(_damaged(weights, own.deviation, "numbers that are not above zero"))
     return found
+
+
+def _damaged(weights: WeightsFile, name: str, held: str) -> str:
+    return f"{weights.header.path.name} is damaged: {quote(name)} holds {held}; use another copy of it."
 
 
 def all_finite(tensor: Tensor) -> bool:

@@ -15,6 +15,7 @@ from vae_lib.decode import Ladder
 from vae_lib.device import PeakMemory
 from vae_lib.errors import InputError, PlanError
 from vae_lib.files import is_gone, write_atomically
+from vae_lib.latents import SamplerLatents, VAELatents
 from vae_lib.networks import TAESD
 from vae_lib.planning import PROFILES, Planner, Route
 from vae_lib.units import size_text
@@ -36,13 +37,13 @@ def run_demo(options: argparse.Namespace) -> None:
         raise InputError(f"The folder {options.output} cannot be made ({error.strerror}).") from error
 
     encoded = Ladder(vae).encode(picture)
-    latents, scale = encoded.result, loaded.identity.scaling_factor or 1.0
+    latents, scale = VAELatents(encoded.result), loaded.identity.scaling_factor or 1.0
     print(
         f"{picture.shape[3]}x{picture.shape[2]} photograph encoded to {latents.shape[3]}x{latents.shape[2]} "
         f"latents in {encoded.seconds:.1f} s ({encoded.plan.describe()})."
     )
     print(f"{'route':8} {'rows':>5} {'predicted':>10} {'measured':>10} {'time':>8} {'max difference from full':>26}")
-    scaled = latents * scale  # made here: it is no part of what a decode takes
+    scaled = SamplerLatents(latents * scale)  # made here: it is no part of what a decode takes
     full: Tensor | None = None
     shown: list[tuple[str, Tensor, Tensor | None]] = [("original", picture[0], None)]
     for route in Route:

@@ -6,10 +6,11 @@ import argparse
 from pathlib import Path
 
 from vae_lib import __version__
+from vae_lib.catalog import FAMILIES
 from vae_lib.cli import commands, hub, work
 from vae_lib.cli.check import run_check
 from vae_lib.cli.demo import run_demo
-from vae_lib.cli.values import ROUTES, byte_size, factor, number, pixels, positive
+from vae_lib.cli.values import ROUTES, byte_size, factor, family, number, pixels, positive
 from vae_lib.device import DTYPES
 from vae_lib.networks import SHAPES
 from vae_lib.planning import Route
@@ -158,6 +159,10 @@ def _work_options(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--dtype", choices=DTYPES, help="default: fp32 on the CPU, else fp16")
     parser.add_argument("--device", choices=("cpu", "cuda", "mps"), help="default: the best there is")
+    parser.add_argument(
+        "--family", type=family, metavar="NAME",
+        help=f"whose latents they are, where the files do not tell or contradict themselves: {', '.join(FAMILIES)}",
+    )  # fmt: skip
     parser.add_argument(
         "--scaling-factor", type=factor, metavar="F",
         help="latents are divided by it (default: the family's; 1: off)",

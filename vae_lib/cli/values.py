@@ -6,6 +6,7 @@ import argparse
 import math
 import re
 
+from vae_lib.catalog import FAMILIES, Family
 from vae_lib.planning import Route
 
 ROUTES = ("auto", *(route.value for route in Route))
@@ -51,6 +52,15 @@ def factor(text: str) -> float:
     if value == 0:
         raise argparse.ArgumentTypeError("a scaling factor of 0 cannot be divided by; use 1 to switch it off")
     return value
+
+
+def family(text: str) -> Family:
+    """One of ``FAMILIES``, in any case, and with or without the blanks in its name."""
+    wanted = text.lower().replace(" ", "")
+    found = next((one for name, one in FAMILIES.items() if name.lower().replace(" ", "") == wanted), None)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(FAMILIES)}")
+    return found
 
 
 def number(text: str) -> float:

@@ -6,24 +6,26 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
+from torch import Tensor
 from tqdm import tqdm
 
-from vae_lib.catalog import LatentSpace, family_of_space
-from vae_lib.checkpoints import LoadedVAE, check_channels, load_latents, load_vae, save_safetensors, space_in
+from vae_lib.catalog import LatentSpace
+from vae_lib.checkpoints import LoadedVAE, Meeting, OpenSpace, load_latents, load_vae, save_safetensors, space_in
+from vae_lib.checkpoints.evidence import join
 from vae_lib.cli.pictures import check_picture, picture_names, read_picture, write_picture
 from vae_lib.decode import Ladder, Outcome, wording
 from vae_lib.device import DTYPES, PeakMemory, choose_device, dtype_name, free_memory, usual_dtype
 from vae_lib.engine import Compute, Operation
 from vae_lib.errors import InputError
 from vae_lib.files import check_outputs
-from vae_lib.networks import TAESD, Network, WanVAE
+from vae_lib.latents import SamplerLatents, VAELatents
+from vae_lib.networks import TAESD, Network
 from vae_lib.planning import DEFAULT_ORDER, PROFILES, Planner, Route
 from vae_lib.units import size_text
 
@@ -35,13 +37,11 @@ def run_decode(options: argparse.Namespace) -> None:
     pictures = [] if options.output is None else picture_names(options.output, len(latents))
     check_outputs([*pictures, *filter(None, [options.tensor])], [options.latents, options.vae, options.taesd])
     job = Job(options, Operation.DECODE)
-    space = job.space(latents.shape[1], metadata)
-    unscaled = space.for_vae(latents)
-    height, width = (side * job.downscale for side in unscaled.shape[2:])
+    given = job.given(latents, metadata)
     for path in pictures:
-        check_picture(path, width, height, job.picture_channels)
+        check_picture(path, *given.picture_size, job.picture_channels)
     with job.ladder() as ladder, PeakMemory(ladder.device, options.measure) as peak:
-        outcome = ladder.decode(unscaled, latents.to(torch.float32))
+        outcome = ladder.decode(given.for_vae, given.for_taesd)
     written = _write_decoded(outcome, options, pictures, metadata.get("parameters"))
     job.report(outcome, peak.known, written)
 
@@ -75,13 +75,12 @@ def _write_decoded(
 def run_encode(options: argparse.Namespace) -> None:
     check_outputs([options.output], [options.image, options.vae, options.taesd])
     job = Job(options, Operation.ENCODE)
-    space = job.space(job.latent_channels, {})
-    picture = read_picture(options.image, job.downscale * space.patch, job.picture_channels)
+    space, metadata = job.written()
+    picture = read_picture(options.image, job.downscale * space.side, job.picture_channels)
     with job.ladder() as ladder, PeakMemory(ladder.device, options.measure) as peak:
         outcome = ladder.encode(picture)
-    latents = outcome.result.float().cpu()
-    latents = space.of_taesd(latents) if outcome.scaled else space.for_diffusion(latents)
-    metadata = space.metadata()
+    result = outcome.result.float().cpu()
+    latents = space.of_taesd(result) if outcome.scaled else space.for_diffusion(VAELatents(result))
     tensors = {"latents": latents.contiguous()}
     try:
         save_safetensors(tensors, options.output, metadata)
@@ -90,6 +89,29 @@ def run_encode(options: argparse.Namespace) -> None:
         save_safetensors(tensors, rescue, metadata)
         raise InputError(f"{error} The latents were kept in {rescue} instead.") from error
     job.report(outcome, peak.known, [options.output])
+
+
+def _question(error: OpenSpace) -> InputError:
+    """The sentence, and the option that settles it."""
+    names = [f'"{family.name}"' if " " in family.name else family.name for family in error.candidates]
+    ask = f" Say whose latents they are with --family {join(names, 'or')}." if names else ""
+    return InputError(f"{error}{ask}")
+
+
+@dataclass(frozen=True)
+class Given:
+    """Latents for the VAE and for TAESD; None where the one or the other is not there."""
+
+    for_vae: VAELatents | None
+    for_taesd: SamplerLatents | None
+    downscale: int
+
+    @property
+    def picture_size(self) -> tuple[int, int]:
+        """Width and height in pixels."""
+        latents = self.for_taesd if self.for_vae is None else self.for_vae
+        assert latents is not None
+        return self.downscale * latents.shape[3], self.downscale * latents.shape[2]
 
 
 class Job:
@@ -116,12 +138,14 @@ class Job:
             self.vae = self.loaded.exact
             assert self.vae is not None
             self._check_half(self.vae, options.vae)
+        elif options.vae is not None:  # it says whose latents they are
+            self.loaded = load_vae(options.vae, kind="VAE", weights=False)
         if options.taesd is not None and options.route in ("auto", "taesd"):
             self.tiny = load_vae(options.taesd, dtype=self.dtype, device=self.device, kind="TAESD")
             self.taesd = self.tiny.tiny
             assert self.taesd is not None
             self._check_half(self.taesd, options.taesd)
-            self._check_taesd(self.taesd)
+        self.meeting = Meeting(self.loaded, self.tiny, options.family)
 
     def _check_half(self, network: Network | TAESD, path: Path) -> None:
         if getattr(network, self.operation.half) is None:
@@ -135,27 +159,6 @@ class Job:
                 "with both halves."
             )
 
-    def _check_taesd(self, tiny: TAESD) -> None:
-        if self.loaded is None:
-            return
-        wanted, vae = self.loaded.identity.latent_channels, self.options.vae.name
-        if tiny.latent_channels != wanted:
-            other = f"takes latents of {tiny.latent_channels} channels and those of {vae} have {wanted}"
-        elif tiny.video != isinstance(self.vae, WanVAE):
-            other = f"takes other latents than those of {vae}"
-        else:
-            return
-        raise InputError(
-            f"{self.options.taesd.name} {other}: it is the tiny autoencoder of another family. Give that of this VAE's "
-            "family, or leave --taesd out."
-        )
-
-    @property
-    def latent_channels(self) -> int:
-        network = self.vae or self.taesd
-        assert network is not None
-        return network.latent_channels
-
     @property
     def downscale(self) -> int:
         return TAESD.downscale if self.vae is None else self.vae.downscale
@@ -168,64 +171,62 @@ class Job:
         config = self.vae.config
         return config.out_channels if self.operation is Operation.DECODE else config.in_channels
 
-    def space(self, channels: int, metadata: dict[str, str]) -> LatentSpace:
-        """Factors as given by hand, else the latents file's own, else the VAE's family's.
+    def given(self, latents: Tensor, metadata: Mapping[str, str]) -> Given:
+        """Latents of a file, as the networks take them.
 
         Raises:
-            InputError: when the latents are not of this VAE, or nothing tells their factors.
+            InputError: when they are not theirs, or nothing tells whose they are.
         """
-        if self.loaded is None:
-            assert self.tiny is not None
-            check_channels(self.tiny.identity, channels)
-            assert self.tiny.space is not None
-            is_packed = self.operation is Operation.ENCODE or channels != self.tiny.identity.latent_channels
-            return self.tiny.space if is_packed else LatentSpace(1.0)
-        check_channels(self.loaded.identity, channels)
-        options, identity = self.options, self.loaded.identity
         own = space_in(metadata, "The latents")
-        theirs = None if own is None else family_of_space(channels, own)
-        if theirs is not None and identity.family is not None and not theirs.shares_latents(identity.family):
-            print(
-                f"vae_lib: The latents say that they are {theirs.name}'s, and {options.vae.name} is the VAE of "
-                f"{identity.family.name}: the picture will be wrong. Choose {theirs.name}'s VAE.",
-                file=sys.stderr,
-            )
-        if channels != identity.latent_channels or self.operation is Operation.ENCODE:
-            space = self.loaded.space
-        elif own is not None:
-            space = own
-        elif self.loaded.space is not None and self.loaded.space.patch > 1:
-            space = LatentSpace(1.0)  # not packed: they are the VAE's own
-        else:
-            space = self.loaded.space
-        given = options.scaling_factor, options.shift_factor
-        if (
-            given not in ((None, None), (1.0, None), (1.0, 0.0))
-            and space is not None
-            and not isinstance(space.scale, float)
-        ):
+        sampled = SamplerLatents(latents.float())
+        try:
+            space = self._by_hand(lambda: self.meeting.space_of(latents, own))
+            scaled = None if self.tiny is None else self.meeting.for_taesd(sampled, space)
+        except OpenSpace as error:
+            raise _question(error) from error
+        for_vae = None if self.vae is None or space is None else space.for_vae(sampled)
+        return Given(for_vae, scaled, self.downscale)
+
+    def written(self) -> tuple[LatentSpace, Mapping[str, str]]:
+        """The space of the latents that are made, and what their file is to say of it.
+
+        Raises:
+            InputError: when nothing tells whose they are.
+        """
+        packed = self.meeting.packed_by_taesd()
+        if packed is not None:
+            return packed
+        try:
+            space = self._by_hand(self.meeting.sampler_space)
+        except OpenSpace as error:
+            raise _question(error) from error
+        assert space is not None
+        return space, space.metadata()
+
+    def _by_hand(self, told: Callable[[], LatentSpace | None]) -> LatentSpace | None:
+        """The space that is told, with the factors that the user gives instead."""
+        scale, shift = self.options.scaling_factor, self.options.shift_factor
+        try:
+            space = told()
+        except OpenSpace:
+            if scale is None:
+                raise
+            space = None
+        if scale is None and shift is None:
+            if self.meeting.guessed is not None:
+                print(f"vae_lib: {self.meeting.guessed} If they are another's, give --family.", file=sys.stderr)
+            return space
+        by_channel = space is not None and not isinstance(space.scale, float)
+        if by_channel and (scale, shift) not in ((1.0, None), (1.0, 0.0)):
             raise InputError(
                 f"--scaling-factor and --shift-factor are one number for all channels, and the latents of "
-                f"{options.vae.name} have a mean and a deviation for each; leave them out, or give "
+                f"{self.options.vae.name} have a mean and a deviation for each; leave them out, or give "
                 "--scaling-factor 1 for latents as the VAE gives them."
             )
-        if options.scaling_factor is not None:
-            shift = space.shift if space is not None and isinstance(space.shift, float) else 0.0
-            space = LatentSpace(options.scaling_factor, shift, space.patch if space is not None else 1)
-        elif space is None:
-            space = LatentSpace.of(identity.likely_family(), {})
-            self._warn(f"{options.vae.name}: {identity.explanation} {identity.likely_family().name}'s scaling factor "
-                       f"{space.scale} and shift factor {space.shift} are assumed.")  # fmt: skip
-        elif identity.doubt is not None and own is None:
-            self._warn(f"{options.vae.name}: {identity.doubt}")
-        return space if options.shift_factor is None else replace(space, shift=options.shift_factor)
-
-    @staticmethod
-    def _warn(sentence: str) -> None:
-        print(
-            f"vae_lib: {sentence} If colours or contrast look wrong, give --scaling-factor and --shift-factor.",
-            file=sys.stderr,
-        )
+        if space is None or by_channel:
+            space = LatentSpace(1.0, 0.0, 1 if space is None else space.patch)
+        space = space if scale is None else replace(space, scale=scale)
+        return space if shift is None else replace(space, shift=shift)
 
     @contextmanager
     def ladder(self) -> Iterator[Ladder]:

@@ -21,6 +21,7 @@ from vae_lib.engine.compute import Compute, Operation, Progress
 from vae_lib.engine.padding import Padding
 from vae_lib.engine.programs import taesd as tiny
 from vae_lib.errors import DeviceLost, InputError, NumericError, PlanError, printable
+from vae_lib.latents import SamplerLatents, VAELatents
 from vae_lib.networks import TAESD, Network
 from vae_lib.planning import DEFAULT_ORDER, Outlook, Plan, Planner, Preference, Route, Work
 from vae_lib.planning.events import Attempt, MaybeOutOfMemory, NoScratch, OutOfMemory, Overflow
@@ -64,8 +65,12 @@ class Ladder:
         """Pixels per latent along each side."""
         return TAESD.downscale if self.vae is None else self.vae.downscale
 
-    def decode(self, latents: Tensor, scaled: Tensor | None = None) -> Outcome:
-        """Pictures of unscaled latents (B, C, h, w); ``scaled`` are the sampler's own, which TAESD takes.
+    def decode(self, latents: VAELatents | None, scaled: SamplerLatents | None = None) -> Outcome:
+        """Pictures of latents, each (B, C, h, w).
+
+        Args:
+            latents: as the VAE takes them; None where there is only TAESD.
+            scaled: the same as the sampler left them, which TAESD takes; None: TAESD is not used.
 
         Raises:
             PlanError: when nothing fits, or all that did failed.
@@ -74,10 +79,12 @@ class Ladder:
             InputError: when the latents have the wrong number of channels, or are not finite.
             Cancelled: when the caller's ``cancelled`` says so.
         """
-        scaled = latents if scaled is None else scaled
-        if self.taesd is not None:
-            scaled = self.taesd.unpacked(scaled)
-        return self._run(Operation.DECODE, scaled if self.vae is None else latents, scaled)
+        unpacked = None if self.taesd is None or scaled is None else self.taesd.unpacked(scaled)
+        tensor = unpacked if latents is None or self.vae is None else latents
+        if tensor is None:
+            raise InputError("There are no latents here that this network takes.")
+        ladder = self if unpacked is not None else replace(self, taesd=None)
+        return ladder._run(Operation.DECODE, tensor, unpacked)
 
     def encode(self, images: Tensor) -> Outcome:
         """Latents of pictures (B, 3, H, W) in [-1, 1]; raises as `decode`."""
@@ -99,7 +106,7 @@ class Ladder:
         """What would be done with it now."""
         return Outlook(self.planner, work, self.order)
 
-    def _run(self, operation: Operation, tensor: Tensor, for_taesd: Tensor) -> Outcome:
+    def _run(self, operation: Operation, tensor: Tensor, for_taesd: Tensor | None) -> Outcome:
         self._check_channels(operation, tensor)
         batch, _, height, width = tensor.shape
         if operation is Operation.ENCODE:
@@ -144,7 +151,7 @@ class Ladder:
         plan: Plan,
         operation: Operation,
         tensor: Tensor,
-        for_taesd: Tensor,
+        for_taesd: Tensor | None,
         handled: BaseException | None,
     ) -> Outcome | Attempt:
         """Only expected failures come back as such; nothing of a failed try stays alive."""
@@ -169,7 +176,7 @@ class Ladder:
                 ) from error
             raise
 
-    def _execute(self, plan: Plan, operation: Operation, tensor: Tensor, for_taesd: Tensor) -> Outcome:
+    def _execute(self, plan: Plan, operation: Operation, tensor: Tensor, for_taesd: Tensor | None) -> Outcome:
         compute = Compute(
             plan.device,
             plan.dtype,
@@ -180,6 +187,7 @@ class Ladder:
         )
         if not plan.route.exact:
             assert self.taesd is not None
+            assert for_taesd is not None
             run = tiny.decode if operation is Operation.DECODE else tiny.encode
             result = run(self.taesd, for_taesd, plan.tile, compute)
             return Outcome(result, plan, 0.0, scaled=operation is Operation.ENCODE)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vae_lib.checkpoints import FAMILIES, load_vae
+from vae_lib.checkpoints import Family, load_vae
 from vae_lib.checkpoints.layouts import map_keys
 from vae_lib.engine import Operation
 from vae_lib.errors import CheckpointError
@@ -109,9 +109,9 @@ class TAESDFolder:
         self._folder, self._tell_once = folder, tell_once
         self._loaded: dict[tuple[str, int], TAESD] = {}
 
-    def load(self, family: str | None, operation: Operation) -> TAESD | None:
+    def load(self, family: Family | None, operation: Operation) -> TAESD | None:
         """The half for a family of models that ``operation`` needs; None where it is not there or not sound."""
-        for path in FAMILIES[family or "SD1"].taesd_files(self._folder, operation.half):
+        for path in () if family is None else family.taesd_files(self._folder, operation.half):
             try:
                 key = (str(path), os.stat(path).st_mtime_ns)
             except OSError:

@@ -20,6 +20,7 @@ from vae_lib.guard.host import Host, HostVAE
 from vae_lib.guard.notices import Notices, log
 from vae_lib.guard.precision import Precision
 from vae_lib.guard.settings import Settings
+from vae_lib.latents import SamplerLatents, VAELatents
 from vae_lib.planning import Preference
 
 Wrapped = Callable[..., Any]
@@ -48,7 +49,7 @@ class Forward:
             scaled: the sampler's latents (B, C, h, w), or (B, C, 1, h, w), that are being decoded.
         """
         self._owner, self._vae = owner, vae
-        self._scaled = None if scaled is None else frames.without_time(scaled)
+        self._scaled = None if scaled is None else SamplerLatents(frames.without_time(scaled))
         self._module: Any = vae.module
         self._thread = threading.get_ident()
         self._has_failed = False
@@ -139,10 +140,8 @@ class Forward:
         decodes = operation is Operation.DECODE
         self._check_replaced(operation)
         scaled = self._scaled if decodes and self._is_of_one_picture(x) else None
-        if decodes and scaled is None:
-            ladder.taesd = None
         with without_autocast(x.device), _progress(self._owner.host, operation, ladder):
-            return ladder.decode(x, scaled) if decodes else ladder.encode(x)
+            return ladder.decode(VAELatents(x), scaled) if decodes else ladder.encode(x)
 
     def _check_replaced(self, operation: Operation) -> None:
         """Who put a ``forward`` of theirs in place of the half's own before us?"""

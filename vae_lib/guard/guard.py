@@ -29,12 +29,13 @@ from vae_lib.guard import borrow, frames, infotext, layers, policy
 from vae_lib.guard import settings as settings_of
 from vae_lib.guard.forward import Forward
 from vae_lib.guard.generation import Generation, Generations
-from vae_lib.guard.host import TELLS_MORE, Host, HostVAE, Result
+from vae_lib.guard.host import TELLS_MORE, Host, HostVAE, Result, family_of
 from vae_lib.guard.kept import KeptLatents
 from vae_lib.guard.notices import Notices
 from vae_lib.guard.precision import Precision
 from vae_lib.guard.request import Request
 from vae_lib.guard.settings import Settings
+from vae_lib.latents import SamplerLatents
 from vae_lib.planning import PROFILES, Outlook, Planner, Preference, Route
 
 MB = 10**6
@@ -157,12 +158,13 @@ class Guard:
 
     def preview(self, latents: Tensor, space: LatentSpace) -> Image.Image | None:
         """A rough picture of scaled latents (1, C, h, w): TAESD's where it is, else as rough as the host's own."""
-        family = family_of_space(latents.shape[1], space)
-        taesd = None if family is None else self.taesd.load(family.name, Operation.DECODE)
+        taesd = self.taesd.load(family_of_space(latents.shape[1], space), Operation.DECODE)
         if taesd is None:
             return self.host.preview(latents[0])
         with torch.no_grad():
-            picture = Ladder(None, taesd, order=(Route.TAESD,)).decode(latents).result[0]  # (3, H, W)
+            picture = (
+                Ladder(None, taesd, order=(Route.TAESD,)).decode(None, SamplerLatents(latents)).result[0]
+            )  # (3, H, W)
         pixels = ((picture.float() + 1) / 2).clamp(0, 1).mul(255).permute(1, 2, 0)  # (H, W, 3)
         return Image.fromarray(pixels.numpy().astype(np.uint8))
 
@@ -219,7 +221,7 @@ class Guard:
         PROFILES.check(ours, Compute(device, dtype), tell)
         return Ladder(
             ours,
-            self.taesd.load(vae.family, operation) if wants_taesd else None,
+            self.taesd.load(family_of(vae), operation) if wants_taesd else None,
             device=device,
             dtype=dtype,
             order=preference,

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from vae_lib.catalog import LatentSpace
+from vae_lib.catalog import FAMILIES, Family, LatentSpace, family_of_space
 from vae_lib.checkpoints.unfinished import Afterwards, Latents
 from vae_lib.engine import Operation
 from vae_lib.guard.generation import Again
@@ -61,6 +61,18 @@ class HostVAE(Protocol):
 
     def identity(self) -> str:
         """What tells these weights from others: the hash of their file, or its path, size and time."""
+
+
+def family_of(vae: HostVAE) -> Family | None:
+    """The family of a loaded model's latents, by their space, and by name where two have the same."""
+    found, said = family_of_space(vae.latent_channels, vae.space), FAMILIES.get(vae.family or "")
+    return said if found is not None and said is not None and said.shares_latents(found) else found
+
+
+def family_name(vae: HostVAE | None) -> str | None:
+    """A name in ``FAMILIES``; None where it is none of these, or nothing is loaded."""
+    family = None if vae is None else family_of(vae)
+    return None if family is None else family.name
 
 
 class Points(Protocol):

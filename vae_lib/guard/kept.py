@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from vae_lib.catalog import family_of_space
 from vae_lib.checkpoints import unfinished
 from vae_lib.checkpoints.unfinished import Afterwards, Latents
 from vae_lib.engine import Operation
@@ -96,7 +97,8 @@ class Kept:
     @property
     def size(self) -> tuple[int, int]:
         """Width and height of what is decoded, in pixels."""
-        side = self.space.side * TAESD.downscale  # as all known families have it
+        family = family_of_space(self.shape[1], self.space)
+        side = self.space.side * (TAESD.downscale if family is None else family.downscale)  # nearly all have TAESD's
         return side * self.shape[-1], side * self.shape[-2]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -291,13 +290,8 @@ def _unwanted(remote: RemoteFile, identity: Identity) -> str | None:
     if identity.is_taesd != (entry.kind == "TAESD"):
         return f"its kind is {identity.kind}, and the catalog says that {entry.id} is of kind {entry.kind}."
     wanted, found = FAMILIES[entry.family], identity.family
-    same = identity.latent_channels == wanted.latent_channels and (
-        found is None  # nothing in the file tells
-        or (  # SD1 and SD2 share their latents
-            math.isclose(found.scaling_factor, wanted.scaling_factor, rel_tol=1e-3)
-            and math.isclose(found.shift_factor, wanted.shift_factor, abs_tol=1e-3)
-        )
-    )
+    possible = identity.candidates if found is None else (found,)
+    same = any(wanted.decodes_with(family) for family in possible)
     if not same:
         return f"it is a VAE of {identity.family_name}, and the catalog says that {entry.id} is one of {entry.family}."
     return None

@@ -6,26 +6,30 @@ The forward pass is the plain one, the reference: ``vae_lib.engine`` runs the sa
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vae_lib.networks.config import NORM_GROUPS, AutoencoderKLConfig
+from vae_lib.networks.config import AutoencoderKLConfig
 from vae_lib.networks.network import Network
 from vae_lib.networks.parts import Downsample, MidBlock, ResnetBlock, Upsample, attend, conv3x3
 
+MakeNorm = Callable[[int], nn.GroupNorm]  # of so many channels
 
-def _norm(channels: int) -> nn.GroupNorm:
-    return nn.GroupNorm(NORM_GROUPS, channels, eps=1e-6)
+
+def _norm(groups: int) -> MakeNorm:
+    return functools.partial(nn.GroupNorm, groups, eps=1e-6)
 
 
 class AttnBlock(nn.Module):
     """Single-head self-attention over all pixels; the head is as wide as the layer."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, norm: MakeNorm) -> None:
         super().__init__()
-        self.norm = _norm(channels)
+        self.norm = norm(channels)
         self.q = nn.Conv2d(channels, channels, kernel_size=1)
         self.k = nn.Conv2d(channels, channels, kernel_size=1)
         self.v = nn.Conv2d(channels, channels, kernel_size=1)
@@ -37,17 +41,21 @@ class AttnBlock(nn.Module):
         return x + cast(Tensor, self.proj_out(h))
 
 
-def _blocks(in_channels: int, out_channels: int, count: int) -> nn.ModuleList:
+def _blocks(in_channels: int, out_channels: int, count: int, norm: MakeNorm) -> nn.ModuleList:
     inputs = (in_channels, *[out_channels] * (count - 1))
-    return nn.ModuleList(ResnetBlock(channels, out_channels, _norm) for channels in inputs)
+    return nn.ModuleList(ResnetBlock(channels, out_channels, norm) for channels in inputs)
+
+
+def _middle(channels: int, norm: MakeNorm) -> MidBlock[AttnBlock]:
+    return MidBlock(channels, norm, functools.partial(AttnBlock, norm=norm))
 
 
 class DownLevel(nn.Module):
     """One resolution of the encoder: residual blocks, then ``downsample`` (None in the last level)."""
 
-    def __init__(self, in_channels: int, out_channels: int, num_blocks: int, downsample: bool) -> None:
+    def __init__(self, in_channels: int, out_channels: int, num_blocks: int, norm: MakeNorm, downsample: bool) -> None:
         super().__init__()
-        self.block = _blocks(in_channels, out_channels, num_blocks)
+        self.block = _blocks(in_channels, out_channels, num_blocks, norm)
         self.downsample = Downsample(out_channels) if downsample else None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -59,9 +67,9 @@ class DownLevel(nn.Module):
 class UpLevel(nn.Module):
     """One resolution of the decoder: residual blocks, then ``upsample`` (None in level 0, the last)."""
 
-    def __init__(self, in_channels: int, out_channels: int, num_blocks: int, upsample: bool) -> None:
+    def __init__(self, in_channels: int, out_channels: int, num_blocks: int, norm: MakeNorm, upsample: bool) -> None:
         super().__init__()
-        self.block = _blocks(in_channels, out_channels, num_blocks)
+        self.block = _blocks(in_channels, out_channels, num_blocks, norm)
         self.upsample = Upsample(out_channels, out_channels) if upsample else None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -75,15 +83,15 @@ class Encoder(nn.Module):
 
     def __init__(self, config: AutoencoderKLConfig) -> None:
         super().__init__()
-        widths = config.widths
+        widths, norm = config.widths, _norm(config.norm_groups)
         last = len(widths) - 1
         self.conv_in = conv3x3(config.in_channels, config.ch)
         self.down = nn.ModuleList(
-            DownLevel(widths[i - 1] if i else config.ch, width, config.num_res_blocks, downsample=i != last)
+            DownLevel(widths[i - 1] if i else config.ch, width, config.num_res_blocks, norm, downsample=i != last)
             for i, width in enumerate(widths)
         )
-        self.mid = MidBlock(widths[-1], _norm, AttnBlock)
-        self.norm_out = _norm(widths[-1])
+        self.mid = _middle(widths[-1], norm)
+        self.norm_out = norm(widths[-1])
         self.conv_out = conv3x3(widths[-1], config.z_channels * (2 if config.double_z else 1))
 
     def forward(self, image: Tensor) -> Tensor:
@@ -102,15 +110,15 @@ class Decoder(nn.Module):
 
     def __init__(self, config: AutoencoderKLConfig) -> None:
         super().__init__()
-        widths = config.decoder_widths
+        widths, norm = config.decoder_widths, _norm(config.norm_groups)
         last = len(widths) - 1
         self.conv_in = conv3x3(config.z_channels, widths[-1])
-        self.mid = MidBlock(widths[-1], _norm, AttnBlock)
+        self.mid = _middle(widths[-1], norm)
         self.up = nn.ModuleList(
-            UpLevel(widths[min(i + 1, last)], width, config.num_res_blocks + 1, upsample=i != 0)
+            UpLevel(widths[min(i + 1, last)], width, config.num_res_blocks + 1, norm, upsample=i != 0)
             for i, width in enumerate(widths)
         )
-        self.norm_out = _norm(widths[0])
+        self.norm_out = norm(widths[0])
         self.conv_out = conv3x3(widths[0], config.out_channels)
 
     def forward(self, z: Tensor) -> Tensor:

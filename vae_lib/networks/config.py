@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from vae_lib.errors import CheckpointError
 
-NORM_GROUPS = 32
+NORM_GROUPS = 32  # of all published VAEs; diffusers lets a config.json say another number
 
 # No VAE comes near; they bound the network that a hostile file can ask for.
 MAX_CHANNELS = 8192
@@ -41,6 +41,7 @@ class AutoencoderKLConfig:
     has_encoder: bool = True
     has_decoder: bool = True
     decoder_ch: int | None = None
+    norm_groups: int = NORM_GROUPS
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -66,8 +67,10 @@ class AutoencoderKLConfig:
         return self.embed_dim if self.use_quant_conv or self.use_post_quant_conv else self.z_channels
 
     @classmethod
-    def from_state_dict(cls, shapes: Shapes) -> AutoencoderKLConfig:
+    def from_state_dict(cls, shapes: Shapes, norm_groups: int = NORM_GROUPS) -> AutoencoderKLConfig:
         """Infer the configuration from ldm-layout ``key -> shape``. Keys outside the VAE are not looked at.
+
+        ``norm_groups`` cannot be inferred: weights look the same for any number.
 
         Files with only an encoder or only a decoder are legal. Without an encoder nothing tells ``ch`` apart
         from the width of level 0, so ``ch_mult`` starts with 1.
@@ -133,6 +136,7 @@ class AutoencoderKLConfig:
             has_encoder=has_encoder,
             has_decoder=has_decoder,
             decoder_ch=decoder_ch,
+            norm_groups=norm_groups,
         )
         config._check()
         return config
@@ -144,10 +148,10 @@ class AutoencoderKLConfig:
             raise CheckpointError("This is far larger than any VAE: the file is damaged.")
         if min(self.in_channels, self.out_channels, self.z_channels, self.embed_dim) < 1:
             raise CheckpointError("This VAE has a layer without channels: the file is damaged.")
-        odd = [width for width in widths if width % NORM_GROUPS]
+        odd = [width for width in widths if width % self.norm_groups]
         if odd:
             raise CheckpointError(
-                f"This VAE has a layer of {odd[0]} channels, which {NORM_GROUPS} norm groups cannot divide."
+                f"This VAE has a layer of {odd[0]} channels, which {self.norm_groups} norm groups cannot divide."
             )
         if self.num_res_blocks < 1:
             raise CheckpointError("This VAE has a level without residual blocks: keys are missing.")

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 
 from vae_lib.networks.autoencoder_kl import AutoencoderKL
-from vae_lib.networks.config import AutoencoderKLConfig, Shapes
+from vae_lib.networks.config import NORM_GROUPS, AutoencoderKLConfig, Shapes
 from vae_lib.networks.network import Architecture, Network
 from vae_lib.networks.wan import WanConfig, WanVAE
 
@@ -27,15 +27,19 @@ STANDARD: dict[str, Architecture] = {
 }
 
 
-def recognise(shapes: Shapes) -> Network:
+def recognise(shapes: Shapes, norm_groups: int = NORM_GROUPS) -> Network:
     """The network of ``key -> shape`` in the names that it has here, on the meta device.
+
+    Args:
+        norm_groups: of AutoencoderKL's norms, whose weights do not tell.
 
     Raises:
         CheckpointError: when it is none that we have.
     """
-    config = WanConfig if WanConfig.is_in(shapes) else AutoencoderKLConfig
+    is_wan = WanConfig.is_in(shapes)
+    config = WanConfig.from_state_dict(shapes) if is_wan else AutoencoderKLConfig.from_state_dict(shapes, norm_groups)
     with torch.device("meta"):
-        return build(config.from_state_dict(shapes))
+        return build(config)
 
 
 def build(architecture: Architecture) -> Network:

@@ -14,27 +14,35 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vae_lib.checkpoints import LatentSpace, LoadedVAE, check_channels, family_of_space, load_vae
+from vae_lib.checkpoints import Family, LatentSpace, LoadedVAE, Meeting, OpenSpace, load_vae
+from vae_lib.checkpoints.evidence import join
 from vae_lib.decode import Ladder, wording
 from vae_lib.device import PeakMemory
 from vae_lib.engine import Operation
 from vae_lib.errors import Cancelled, InputError, VAEGuardError
+from vae_lib.latents import SamplerLatents, VAELatents
 from vae_lib.planning import DEFAULT_ORDER, Route
 from vae_lib.ui.backend import Backend, VAEFile
 
 AUTO = "Automatic"
 ORIGINAL = "original"
 
+Given = tuple[VAELatents | None, SamplerLatents | None]  # what a VAE takes, or TAESD
+
 _numbers = count(1)
 
 
 @dataclass(frozen=True)
 class Source:
-    """What is decoded: a picture (3, H, W) in [-1, 1], or the sampler's latents (1, C, h, w) and their space."""
+    """What is decoded: a picture (3, H, W) in [-1, 1], or latents (1, C, h, w) and their space, if it is known.
+
+    ``family`` is the user's word on whose latents they are.
+    """
 
     picture: Tensor | None = None
     latents: Tensor | None = None
     space: LatentSpace | None = None
+    family: Family | None = None
 
 
 @dataclass(frozen=True)
@@ -135,7 +143,7 @@ class Comparer:
         if run.stop.is_set():
             raise Cancelled("Stopped.")
         run.message = f"Loading {file.name}"
-        latents: Tensor | None = None
+        latents: Given | None = None
         loaded: LoadedVAE | None = None
         problem, remark = "", ""
         try:
@@ -148,7 +156,7 @@ class Comparer:
                 run.message = f"Encoding with {file.name}"
                 latents = self._encode(ladder, source.picture)
             elif source.latents is not None:
-                latents, remark = _unscaled(source, loaded)
+                latents, remark = _given(source, loaded)
         except Cancelled:
             raise
         except VAEGuardError as error:
@@ -180,19 +188,21 @@ class Comparer:
             output_device=torch.device("cpu"), progress=progress, cancelled=run.stop.is_set,
         )  # fmt: skip
 
-    def _encode(self, ladder: Ladder, picture: Tensor) -> Tensor:
+    def _encode(self, ladder: Ladder, picture: Tensor) -> Given:
         model = ladder.vae or ladder.taesd
         half = None if model is None else model.encoder
         if half is None:
             raise InputError("This file holds only a decoder, so it cannot encode the picture; compare it on latents.")
         ladder.order = tuple(route for route in DEFAULT_ORDER if route.exact == (ladder.vae is not None))
-        return ladder.encode(picture[None]).result
+        outcome = ladder.encode(picture[None])
+        latents = outcome.result
+        return (None, SamplerLatents(latents)) if outcome.scaled else (VAELatents(latents), None)
 
-    def _decode(self, cell: Cell, ladder: Ladder, latents: Tensor) -> Cell:
+    def _decode(self, cell: Cell, ladder: Ladder, latents: Given) -> Cell:
         route = next((route for route in Route if route.caption == cell.route), None)
         ladder.order = self._backend.preference(Operation.DECODE) if route is None else (route,)
         with PeakMemory(ladder.device, counts=False) as peak:
-            outcome = ladder.decode(latents)
+            outcome = ladder.decode(*latents)
         return replace(
             cell,
             picture=_unit(outcome.result[0].float().cpu()),
@@ -213,32 +223,22 @@ def _against(run: Comparison, cell: Cell) -> str:
     return str(difference(first, cell.picture)) if first.shape == cell.picture.shape else "another size"
 
 
-def _unscaled(source: Source, loaded: LoadedVAE) -> tuple[Tensor, str]:
-    """The latents as this VAE takes them, and what there is to say about that."""
+def _given(source: Source, loaded: LoadedVAE) -> tuple[Given, str]:
+    """The latents as this file takes them, and what there is to say about that."""
     assert source.latents is not None
-    latents, identity = source.latents.float(), loaded.identity
-    check_channels(identity, latents.shape[1])
-    if loaded.tiny is not None:
-        return latents, ""
-    channels, space, own, remark = latents.shape[1], source.space, loaded.space, ""
-    if own is not None and own.patch > 1:
-        return (own.for_vae(latents) if channels != identity.latent_channels else latents), ""
-    if space is not None:
-        if own is not None and not own.same_as(space):
-            remark = f"The latents are of {_name(channels, space)}, the VAE is of {_name(channels, own)}."
-    elif own is not None:
-        space = own
-    else:
-        family = identity.guess or identity.likely_family()
-        if identity.guess is None:
-            remark = f"Neither file tells the family; the scaling factor of {family.name} was taken."
-        space = LatentSpace.of(family, {})
-    return space.for_vae(latents), remark
-
-
-def _name(channels: int, space: LatentSpace) -> str:
-    family = family_of_space(channels, space)
-    return f"a family with the scaling factor {space.scale:g}" if family is None else family.name
+    latents = SamplerLatents(source.latents.float())
+    meeting = Meeting(loaded if loaded.exact else None, loaded if loaded.tiny else None, source.family)
+    try:
+        space = meeting.space_of(latents, source.space)
+        if loaded.tiny is not None:
+            return (None, meeting.for_taesd(latents, space)), ""
+    except OpenSpace as error:
+        names = join([family.name for family in error.candidates], "or")
+        raise InputError(
+            f"{error} If you know, choose it in 'Whose latents': {names}." if names else str(error)
+        ) from error
+    assert space is not None
+    return (space.for_vae(latents), None), "" if source.space is not None else meeting.guessed or ""
 
 
 def picture_tensor(image: Image.Image) -> Tensor:

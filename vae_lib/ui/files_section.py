@@ -39,15 +39,16 @@ def mismatch(identity: Identity, checkpoint: Checkpoint | None) -> str:
     wanted = FAMILIES.get(checkpoint.family or "") if checkpoint is not None else None
     if checkpoint is None or wanted is None:
         return ""
-    if identity.family is not None:
-        fits = identity.family.shares_latents(wanted)
-    else:
-        fits = identity.latent_channels == wanted.latent_channels
-    if fits:
+    told = identity.family if identity.is_taesd else identity.family or identity.guess
+    possible = identity.candidates if told is None else (told,)
+    if any(wanted.decodes_with(family) for family in possible):
         return ""
+    if not possible and (identity.latent_channels, identity.downscale) == (wanted.latent_channels, wanted.downscale):
+        return ""
+    by_name = ", by its name," if identity.family is None and told is not None else ""
     return (
-        f"This VAE is of {identity.family_name} and the checkpoint {checkpoint.title} of {wanted.name}: pictures "
-        "would come out wrong. Choose a VAE of the checkpoint's family."
+        f"This VAE is{by_name} of {identity.family_name if told is None else told.name} and the checkpoint "
+        f"{checkpoint.title} of {wanted.name}: pictures would come out wrong. Choose a VAE of the checkpoint's family."
     )
 
 
@@ -58,7 +59,7 @@ def family_text(identity: Identity) -> str:
     if identity.is_taesd and identity.guess is not None:
         return identity.guess.name  # the WebUI finds these files by their names, too
     likeliest: list[Family] = []
-    for family in (identity.likely_family(), *identity.candidates):
+    for family in identity.candidates:
         if not any(family.shares_latents(other) for other in likeliest):
             likeliest.append(family)
     return " or ".join(family.name for family in likeliest)

@@ -13,6 +13,7 @@ from fastapi.exceptions import HTTPException
 
 from vae_lib.errors import DownloadError, InputError, printable
 from vae_lib.guard import NOTHING_LOADED, Notices, Setting
+from vae_lib.guard.host import family_name
 from vae_lib.hub import DownloadManager, Job, has_taesd, load_catalog
 from vae_lib.ui.events import QUIET, look_button
 from vae_lib.ui.hints import hinted
@@ -58,7 +59,7 @@ class Downloads:
         vae = self._host.loaded()
         if vae is None:
             return NOTHING_LOADED
-        family = vae.family
+        family = self._loaded_family()
         if family is None:
             return "No checkpoint of a known family is loaded, so it is not known which TAESD is needed."
         if self._has_taesd(family):
@@ -95,8 +96,7 @@ class Downloads:
             self.manager().start(entry.id)
 
     def _loaded_family(self) -> str | None:
-        vae = self._host.loaded()
-        return None if vae is None else vae.family
+        return family_name(self._host.loaded())
 
     def _has_taesd(self, family: str) -> bool:
         return has_taesd(self._host.folders().taesd, family)

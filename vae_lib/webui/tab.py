@@ -13,6 +13,7 @@ from vae_lib.engine import Operation
 from vae_lib.errors import printable
 from vae_lib.files import files_in
 from vae_lib.guard import MB, Guard, Kept
+from vae_lib.guard.host import family_name, family_of
 from vae_lib.hub import DownloadManager
 from vae_lib.planning import Planner, Preference
 from vae_lib.ui.backend import Backend, Checkpoint, KeptLatents, VAEFile
@@ -50,7 +51,7 @@ class HostBackend(Backend):
         if loaded is None:
             return None
         title, path = loaded
-        return Checkpoint(title, None if vae is None else vae.family, path)
+        return Checkpoint(title, family_name(vae), path)
 
     def last_latents(self) -> Sequence[KeptLatents]:
         return [
@@ -76,7 +77,7 @@ class HostBackend(Backend):
 
     def has_taesd(self, operation: Operation) -> bool:
         vae = self.host.loaded()
-        return vae is not None and self._guard.taesd.load(vae.family, operation) is not None
+        return vae is not None and self._guard.taesd.load(family_of(vae), operation) is not None
 
     def spare(self) -> torch.device:
         return self._guard.settings().spare
