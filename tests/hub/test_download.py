@@ -830,6 +830,17 @@ class TestWithoutAHash:
         assert result.path.read_bytes() == VAE
         assert (result.verified_by, result.sha256) == (None, SHA256)
 
+    def test_again_it_is_the_same_file(self, hub: HubServer, models: Path) -> None:
+        first, again = fetch(hub, models), fetch(hub, models)
+        assert again.path == first.path
+        assert [path.name for path in (models / "VAE").glob("*.safetensors")] == [first.path.name]
+
+    def test_another_file_of_its_name_stays(self, hub: HubServer, models: Path) -> None:
+        fetch(hub, models).path.write_bytes(b"another")
+        with pytest.raises(TargetExists, match="is not the file of acme/my-vae"):
+            fetch(hub, models)
+        assert fetch(hub, models, on_conflict="rename").path.read_bytes() == VAE
+
     def test_an_empty_answer_is_not_the_folders_fault(self, hub: HubServer, models: Path) -> None:
         hub.repos["acme/my-vae"].files["my_vae.safetensors"] = b""
         with pytest.raises(DownloadError, match=r"The hub sent an empty file for acme/my-vae/my_vae\.safetensors"):

@@ -408,6 +408,15 @@ def test_what_is_no_address_is_told(given: str, monkeypatch: pytest.MonkeyPatch)
         resolve("acme/vae", Hub())
 
 
+def test_a_blank_behind_the_address_in_the_environment(hub: HubServer) -> None:
+    """With huggingface_hub 2 it broke the library's import, which was told as an answer that is not the hub's."""
+    hub.add("acme/vae", {"a.safetensors": vae_bytes()})
+    code = "from vae_lib.hub.client import Hub; print(*Hub().repository('acme/vae').files)"
+    env = os.environ | {"HF_ENDPOINT": f"{hub.endpoint} "}
+    done = subprocess.run([sys.executable, "-c", code], env=env, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert (done.stdout.strip(), done.returncode) == ("a.safetensors", 0), done.stderr
+
+
 def test_files_come_from_an_endpoint_without_a_scheme(hub: HubServer) -> None:
     hub.add("acme/vae", {"a.safetensors": vae_bytes()})
     host = hub.endpoint.removeprefix("http://")

@@ -387,6 +387,8 @@ def is_offline() -> bool:
 
 
 def _library() -> Any:
+    if given := os.environ.get("HF_ENDPOINT"):
+        os.environ["HF_ENDPOINT"] = given.strip()  # a blank behind the port breaks the library's import, from 1.0 on
     try:
         library = importlib.import_module("huggingface_hub")
         importlib.import_module("huggingface_hub.utils")

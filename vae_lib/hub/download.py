@@ -127,7 +127,8 @@ def download(
     here = _find_same(remote, folders, catalog)
     if here is not None:
         return here
-    _free_target(remote, destination, on_conflict)  # ask before anything is fetched
+    if _verified_by(remote) is not None:
+        _free_target(remote, destination, on_conflict)  # ask before anything is fetched
     with staging_for(remote, destination, waiting, hub.cancelled) as staging:
         here = _find_same(remote, folders, catalog)
         if here is not None:  # somebody else has just put it there
@@ -152,14 +153,13 @@ def download(
 
 
 def _find_same(remote: RemoteFile, folders: Folders, catalog: Catalog) -> DownloadedFile | None:
-    """The file itself, when it is in its place already."""
+    """The file itself, when it is in its place already: told by its hash, and not where the hub gives none."""
     for folder in filter(None, (folders.vae, folders.taesd)):
         path = folder / remote.target_name
         with as_sentence(folder):
             if not path.is_file() or remote.size not in (None, path.stat().st_size):
                 continue
-        verifiable = remote.sha256 is not None or remote.git_sha1 is not None
-        if verifiable and not _wrong_bytes(remote, path, folder):
+        if _verified_by(remote) is not None and not _wrong_bytes(remote, path, folder):
             known = _known_good(path, taesd_stem(remote), folders.taesd, catalog)
             return dataclasses.replace(known, verified_by=_verified_by(remote))
     return None
@@ -210,6 +210,10 @@ def _put(remote: RemoteFile, staging: Staging, folder: Path, on_conflict: OnConf
     with as_sentence(folder):
         folder.mkdir(parents=True, exist_ok=True)
         flush(staging.whole)
+        there = folder / remote.target_name
+        if _verified_by(remote) is None and there.is_file() and sha256_of(there) == sha256_of(staging.whole):
+            staging.remove()
+            return _as_listed(there)
         while True:
             target = _free_target(remote, folder, on_conflict)
             try:

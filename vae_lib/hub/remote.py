@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from vae_lib.catalog.files import Catalog, CatalogEntry, load_catalog
-from vae_lib.catalog.names import is_pickle, is_plain_path, is_weights, target_name, variant
+from vae_lib.catalog.names import WEIGHTS_EXTENSIONS, is_pickle, is_plain_path, is_weights, target_name, variant
 from vae_lib.errors import DownloadError
 from vae_lib.hub import client
 from vae_lib.hub.errors import AmbiguousReference, PickleRefused, RevisionNotFound
@@ -154,7 +154,7 @@ def choose_file(repository: client.Repository, reference: Reference, *, allow_pi
     repo_id, path = reference.repo_id, reference.path
     if path in names and path is not None:
         if not is_weights(path):
-            raise DownloadError(f"{repo_id}/{path} is not a weights file (.safetensors, .ckpt, .pt, .pth or .bin).")
+            raise DownloadError(f"{repo_id}/{path} is not a weights file ({', '.join(WEIGHTS_EXTENSIONS)}).")
         return _allowed(path, reference, allow_pickle)
     if path is not None:
         inside = [name for name in weights if name.startswith(path + "/")]
