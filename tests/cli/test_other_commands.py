@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from PIL import Image
+from safetensors.torch import save_file
+
+from tests.networks.small import network, weights_of
+from vae_lib.networks import AutoencoderKLConfig
+from vae_lib.ui.standalone import FolderBackend
 
 from .conftest import DATA, VAE, Run
 
@@ -97,9 +103,44 @@ def test_plan_that_cannot_be_is_a_failure_with_its_table(run: Runner) -> None:
     assert "offload" in done.out
 
 
-@pytest.mark.parametrize("size", ["100", "0", "-8", "eight"])
-def test_sizes_are_multiples_of_eight(run: Runner, size: str) -> None:
+@pytest.mark.parametrize("size", ["0", "-8", "eight"])
+def test_sizes_that_no_picture_has(run: Runner, size: str) -> None:
     assert run("plan", "--vae", VAE, f"--width={size}", "--height", 64).code == 2
+
+
+@pytest.mark.parametrize(
+    ("levels", "width", "height", "nearest"),
+    [
+        (4, 100, 64, "8 pixels each; the nearest size is 96x64 or 104x64."),
+        (5, 8, 8, "16 pixels each; the nearest size is 16x16."),  # it was a division by zero
+        (5, 1032, 1024, "16 pixels each; the nearest size is 1024x1024 or 1040x1024."),  # it was planned as 1024
+        (3, 1026, 1024, "4 pixels each; the nearest size is 1024x1024 or 1028x1024."),
+    ],
+)
+def test_sizes_that_no_latents_of_a_vae_have(
+    levels: int, width: int, height: int, nearest: str, run: Runner, tmp_path: Path
+) -> None:
+    path = tmp_path / "x.safetensors"
+    save_file(weights_of(network(AutoencoderKLConfig(ch=32, ch_mult=(1,) * levels, num_res_blocks=1))), path)
+    done = run("plan", "--vae", path, "--width", width, "--height", height, "--device", "cpu")
+    said = f"vae_lib: x.safetensors makes no pictures of {width}x{height}, as its latents are {nearest}\n"
+    assert (done.code, done.err) == (1, said)
+
+
+@pytest.mark.parametrize(("levels", "side"), [(3, 60), (5, 64)])
+def test_a_plan_for_other_pixels_a_latent(levels: int, side: int, run: Runner, tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    save_file(weights_of(network(AutoencoderKLConfig(ch=32, ch_mult=(1,) * levels, num_res_blocks=1))), path)
+    done = run("plan", "--vae", path, "--width", side, "--height", side, "--device", "cpu")
+    assert done.code == 0, done.err
+    assert done.out.startswith(f"decode {side}x{side}, ")
+
+
+def test_a_file_is_listed_by_whichever_name_its_makers_gave_it(run: Runner, tmp_path: Path) -> None:
+    shutil.copy(VAE, tmp_path / "ae.sft")
+    (tmp_path / "vae.gguf").write_bytes(b"GGUF")
+    assert [file.name for file in FolderBackend(tmp_path).files()][:2] == ["ae.sft", "vae.gguf"]
+    assert run("inspect", tmp_path / "ae.sft").code == 0
 
 
 @pytest.mark.slow

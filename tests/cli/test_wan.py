@@ -98,8 +98,8 @@ def test_latents_of_another_family_are_a_question(says: str, run: Runner, vae: P
     save_file({"latents": torch.randn(1, 16, 5, 3)}, latents, {"family": says})
     done = run("decode", latents, "--vae", vae, "-o", tmp_path / "p.png", "--device", "cpu")
     sentence = (
-        "vae_lib: The latents are FLUX.1's and qwen_image_vae.safetensors is the VAE of Qwen-Image: the picture would be "
-        "wrong. Choose the VAE of FLUX.1. Say whose latents they are with --family FLUX.1 or Qwen-Image.\n"
+        "vae_lib: The latents are FLUX.1's and qwen_image_vae.safetensors is the VAE of Qwen-Image: the picture would "
+        "be wrong. Choose the VAE of FLUX.1. Say whose latents they are with --family FLUX.1 or Qwen-Image.\n"
     )
     assert (done.code, done.err) == ((1, sentence) if says == "FLUX.1" else (0, ""))
 

@@ -14,7 +14,7 @@ from vae_lib.checkpoints import describe, identify, read_header
 from vae_lib.decode import wording
 from vae_lib.device import DTYPES, choose_device, dtype_name, free_memory, usual_dtype
 from vae_lib.engine import Operation
-from vae_lib.errors import CheckpointError, printable
+from vae_lib.errors import CheckpointError, InputError, printable
 from vae_lib.planning import DEFAULT_ORDER, PROFILES, Outlook, Plan, Planner, Preference, Prospect, Work
 from vae_lib.units import size_text
 
@@ -49,10 +49,12 @@ def run_inspect(options: argparse.Namespace) -> None:
 
 
 def run_plan(options: argparse.Namespace) -> None:
-    network = describe(read_header(options.vae)).exact
+    described = describe(read_header(options.vae))
+    network = described.exact
     if network is None:
         raise CheckpointError(f"{options.vae.name} is a TAESD, the tiny autoencoder; a full VAE is wanted here.")
     config = network.config
+    _check_size(options, network.downscale * (1 if described.packing is None else described.packing.patch))
     device = torch.device(options.device) if options.device else choose_device()
     dtype = DTYPES[options.dtype] if options.dtype else usual_dtype(device)
     work = Work(
@@ -75,6 +77,19 @@ def run_plan(options: argparse.Namespace) -> None:
         _print_plan(outlook)
     if outlook.problem is not None:
         raise outlook.problem
+
+
+def _check_size(options: argparse.Namespace, multiple: int) -> None:
+    """Refuse sizes that no latents have: each is ``multiple`` pixels on a side."""
+    width, height = options.width, options.height
+    if width % multiple or height % multiple:
+        smaller = [max(1, side // multiple) * multiple for side in (width, height)]
+        larger = [-(-side // multiple) * multiple for side in (width, height)]
+        sizes = dict.fromkeys(f"{across}x{down}" for across, down in (smaller, larger))
+        raise InputError(
+            f"{options.vae.name} makes no pictures of {width}x{height}, as its latents are {multiple} pixels each; the "
+            f"nearest size is {' or '.join(sizes)}."
+        )
 
 
 def run_ui(options: argparse.Namespace) -> None:

@@ -25,10 +25,10 @@ def byte_size(text: str) -> int:
 
 
 def pixels(text: str) -> int:
-    """A width or height in pixels: a multiple of 8."""
+    """A width or height in pixels. Of what it has to be a multiple, each VAE says."""
     value = _whole(text, "number of pixels")
-    if value < 8 or value % 8 or value > 1 << 17:
-        raise argparse.ArgumentTypeError(f"{value} cannot be used: sizes are multiples of 8 from 8 to {1 << 17}")
+    if not 1 <= value <= 1 << 17:
+        raise argparse.ArgumentTypeError(f"{value} cannot be used: sizes are from 1 to {1 << 17}")
     return value
 
 
