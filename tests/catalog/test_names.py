@@ -86,6 +86,7 @@ def test_a_name_of_any_length_can_be_created(tmp_path: Path) -> None:
         ("acme/old", "diffusion_pytorch_model.bin", "old.pt"),
         ("acme/old", "VAE.PTH", "old.pt"),
         ("acme/flux", "ae.safetensors", "flux.safetensors"),
+        ("acme/flux", "flux1-ae.sft", "flux1-ae.safetensors"),
         ("acme/x", "../../../up.safetensors", "up.safetensors"),
     ],
 )

@@ -39,6 +39,10 @@ def _contents() -> dict[str, tuple[Weights, str]]:
     nan = good | {"decoder.conv_out.bias": torch.tensor([0.0, float("nan"), 0.0])}
     return {
         "missing tensors": ({k: v for k, v in good.items() if "norm_out" not in k}, "incomplete VAE"),
+        "vae-00001-of-00002": (
+            {k: v for k, v in good.items() if k.startswith("decoder.up")},
+            "is one of several files that a VAE was split into",
+        ),
         "misshapen tensors": (good | {"decoder.norm_out.bias": torch.zeros(33)}, r"has shape \(33,\)"),
         "an unknown tensor": (good | {"decoder.mid.extra": torch.zeros(3)}, "unknown kind: it has"),
         "no middle": ({k: v for k, v in good.items() if ".mid." not in k}, "incomplete VAE"),

@@ -17,6 +17,15 @@ from vae_lib.networks import AutoencoderKL, AutoencoderKLConfig
 
 Weights = dict[str, torch.Tensor]
 
+ATTENTION = {
+    "attn_1.norm.": "attn_1.group_norm.", "attn_1.q.": "attn_1.to_q.", "attn_1.k.": "attn_1.to_k.",
+    "attn_1.v.": "attn_1.to_v.", "attn_1.proj_out.": "attn_1.to_out.0.",
+}  # fmt: skip
+MIDDLE = {
+    ".mid.block_1.": ".mid_block.resnets.0.", ".mid.block_2.": ".mid_block.resnets.1.",
+    ".nin_shortcut.": ".conv_shortcut.",
+}  # fmt: skip
+
 
 @st.composite
 def configs(draw: st.DrawFn) -> AutoencoderKLConfig:
@@ -117,6 +126,23 @@ def test_diffusers_own_vae_is_read(weights: Weights) -> None:
     assert torch.equal(
         converted["decoder.up.3.block.0.conv1.weight"], theirs.decoder.up_blocks[0].resnets[0].conv1.weight
     )
+
+
+@pytest.mark.parametrize("names", [ATTENTION, {**ATTENTION, **MIDDLE}])
+def test_a_file_that_was_half_converted_is_read(names: dict[str, str], weights: Weights) -> None:
+    """ldm's names with diffusers' in the middle: it was called incomplete, and every number is there."""
+    stored = dict(weights)
+    for ours, theirs in names.items():
+        stored = {key.replace(ours, theirs): value for key, value in stored.items()}
+    assert stored.keys() != weights.keys()
+    converted = convert_to_ldm(stored)
+    assert converted.keys() == weights.keys()
+    assert all(torch.equal(converted[key], weights[key]) for key in weights)
+
+
+def test_a_tensor_that_is_there_under_both_names_is_not_lost(weights: Weights) -> None:
+    stored = weights | {"decoder.mid.attn_1.to_q.weight": torch.zeros(1)}
+    assert set(convert_to_ldm(stored)) - set(weights) == {"decoder.mid.attn_1.to_q.weight"}
 
 
 def test_tensors_are_shared_not_copied(weights: Weights) -> None:

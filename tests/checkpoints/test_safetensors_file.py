@@ -217,3 +217,11 @@ def test_names_from_a_file_cannot_spoil_a_sentence(tmp_path: Path) -> None:
         read_header(path)
     assert len(str(raised.value)) < 300
     assert str(raised.value).isprintable()
+
+
+def test_a_header_larger_than_what_is_read_is_no_other_format(tmp_path: Path) -> None:
+    path = file_with(tmp_path / "big.safetensors", {"__metadata__": {"notes": "x" * 26_000_000}})
+    with pytest.raises(
+        CheckpointError, match=r"big\.safetensors has a header of 26\.0 MB, and VAE Guard reads at most"
+    ):
+        read_header(path)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import struct
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -39,6 +41,56 @@ def test_other_content(content: bytes, sentence: str, suffix: str, tmp_path: Pat
         load_vae(path)
     assert str(raised.value).startswith(path.name)
     assert "\n" not in str(raised.value)
+
+
+def gguf(tensors: Mapping[str, int]) -> bytes:
+    """A file of that format with some metadata, and tensors of these types."""
+
+    def text(value: str) -> bytes:
+        return struct.pack("<Q", len(value)) + value.encode()
+
+    words = struct.pack("<IQ", 8, 2) + text("a") + text("b")
+    entries = [
+        text("general.architecture") + struct.pack("<I", 8) + text("vae"),
+        text("general.file_type") + struct.pack("<II", 4, 7),
+        text("tokens") + struct.pack("<I", 9) + words,
+        text("sizes") + struct.pack("<IIQ", 9, 4, 3) + bytes(12),
+    ]
+    infos = [text(name) + struct.pack("<IQQIQ", 2, 32, 4, kind, 0) for name, kind in tensors.items()]
+    head = b"GGUF" + struct.pack("<IQQ", 3, len(infos), len(entries))
+    return head + b"".join(entries) + b"".join(infos)
+
+
+_VAE = {"decoder.conv_in.weight": 1, "decoder.up.0.block.0.conv1.weight": 8, "decoder.mid.attn_1.q.weight": 8}
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (gguf(_VAE), "a VAE in a GGUF file (Q8_0 and F16)"),
+        (gguf({"double_blocks.0.img_attn.qkv.weight": 12}), "a diffusion model without its VAE in a GGUF file (Q4_K)"),
+        (gguf({}), "a GGUF file"),
+        (gguf(_VAE)[:-9], "a GGUF file"),  # cut short
+        (b"GGUF" + b"\xff" * 60, "a GGUF file"),
+        (b"GGUF", "a GGUF file"),
+    ],
+)
+def test_what_is_in_a_gguf_file_and_how_it_is_quantised(content: bytes, what: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.gguf"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError) as raised:
+        load_vae(path)
+    said = f"x.gguf is {what}, a format that VAE Guard does not read; choose the VAE in .safetensors."
+    assert str(raised.value) == said
+
+
+def test_sft_is_another_name_of_safetensors(vae_file: Path, tmp_path: Path) -> None:
+    path = tmp_path / "ae.sft"
+    path.write_bytes(vae_file.read_bytes())
+    assert read_header(path).format == "safetensors"
+    path.write_bytes(vae_file.read_bytes()[:100])
+    with pytest.raises(CheckpointError, match=r"ae\.sft is cut short"):
+        read_header(path)
 
 
 def test_the_content_counts_and_not_the_extension(vae_file: Path, tmp_path: Path) -> None:

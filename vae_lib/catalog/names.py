@@ -6,9 +6,9 @@ import re
 import unicodedata
 from pathlib import PurePosixPath
 
-SAFE_EXTENSION = ".safetensors"
+SAFE_EXTENSIONS = (".safetensors", ".sft")  # Black Forest Labs call theirs ae.sft
 PICKLE_EXTENSIONS = (".ckpt", ".pt", ".pth", ".bin")
-WEIGHTS_EXTENSIONS = (SAFE_EXTENSION, *PICKLE_EXTENSIONS)
+WEIGHTS_EXTENSIONS = (*SAFE_EXTENSIONS, *PICKLE_EXTENSIONS)
 
 # Leaves room below the 255 bytes that file systems allow, for the suffixes of staging and quarantine.
 MAX_NAME_BYTES = 200
@@ -97,11 +97,12 @@ def target_name(repo_id: str, path: str) -> str:
 
     A name that says nothing (``diffusion_pytorch_model.fp16.safetensors``) becomes the repository's name,
     with what distinguishes the file in it (``-vae`` for the folder ``vae``, ``-fp16`` for the variant).
-    ``.bin`` and ``.pth`` become ``.pt``: of these three, the WebUI's VAE dropdown lists only that.
+    ``.bin`` and ``.pth`` become ``.pt``, and ``.sft`` becomes ``.safetensors``: the WebUI's VAE dropdown lists only
+    these two.
     """
     parts = PurePosixPath(path)
     stem, suffix = parts.stem, parts.suffix.lower()
-    suffix = ".pt" if suffix in (".bin", ".pth") else suffix
+    suffix = {".bin": ".pt", ".pth": ".pt", ".sft": ".safetensors"}.get(suffix, suffix)
     kind = variant(path)
     plain = stem[: len(stem) - len(kind) - 1] if kind else stem
     if plain.lower() in _GENERIC_STEMS:

@@ -1,6 +1,7 @@
 """Weights files: read safely, in every layout in which VAEs are published, and told apart."""
 
 from vae_lib.catalog import FAMILIES, Family, LatentSpace, family_of_space
+from vae_lib.catalog.names import WEIGHTS_EXTENSIONS
 from vae_lib.checkpoints.config_file import state_beside
 from vae_lib.checkpoints.digest import sha256_of
 from vae_lib.checkpoints.identify import Identity, identify

@@ -60,7 +60,9 @@ def config_beside(path: Path, is_of_diffusers: bool) -> ConfigFile:
 
 def state_beside(path: Path) -> object:
     """What lies beside a weights file and has a say in its verdict: another value where that may have changed."""
-    return _state(path.parent / "config.json"), _state(path.parent.parent / "model_index.json"), _is_alone(path)
+    folder, above = path.parent, path.parent.parent
+    files = (folder / "config.json", folder / "model_index.json", above / "model_index.json")
+    return (*map(_state, files), _is_alone(path))
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 =======================  ================================================================================
 ``ldm``                  ``decoder.up.0.block.0.conv1.weight``: the original, and our own
 ``ldm in a checkpoint``  the same under ``first_stage_model.`` (or ``vae.``), beside UNet and text encoders
+                         also with some of diffusers' names in it, as of attention: ``decoder.mid.attn_1.to_q.weight``
 ``diffusers``            ``decoder.up_blocks.3.resnets.0.conv1.weight``
 ``wan``                  ``decoder.upsamples.0.residual.2.weight``: Wan 2.1's own, of Qwen-Image too; 3-D convolutions
 ``wan (diffusers)``      ``decoder.up_blocks.0.resnets.0.norm1.gamma``: the same in diffusers
@@ -174,9 +175,9 @@ def map_keys(keys: Iterable[str]) -> KeyMap | None:
             return found
         if any(_LDM_KEY.match(key) for key in bare):
             layout: Layout = "ldm in a checkpoint" if _IN_A_CHECKPOINT.search(prefix) else "ldm"
-            return KeyMap(layout, own, beside)
+            return KeyMap(layout, _in_ldm_names(own), beside)
         if any(_DIFFUSERS_KEY.match(key) for key in bare):
-            return KeyMap("diffusers", _from_diffusers(own), beside)
+            return KeyMap("diffusers", _in_ldm_names(own), beside)
         if found := _map_taesd(bare):
             return found
     return None
@@ -213,7 +214,8 @@ def ldm_shape(key: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape
 
 
-def _from_diffusers(bare: Mapping[str, str]) -> dict[str, str]:
+def _in_ldm_names(bare: Mapping[str, str]) -> dict[str, str]:
+    """All in the names of ldm, whichever of them are diffusers': of a file that was half converted, a few are."""
     last = max((int(match[1]) for key in bare if (match := _UP_BLOCK.match(key))), default=0)
     sources = {}
     for key, source in bare.items():
@@ -221,7 +223,7 @@ def _from_diffusers(bare: Mapping[str, str]) -> dict[str, str]:
         renamed = _UP_BLOCK.sub(lambda match: f"decoder.up.{last - int(match[1])}.", key)
         for pattern, replacement in _RENAMES:
             renamed = pattern.sub(replacement, renamed)
-        sources[renamed] = source
+        sources[key if renamed in sources else renamed] = source
     return sources
 
 

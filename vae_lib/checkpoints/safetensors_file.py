@@ -21,7 +21,7 @@ from vae_lib.checkpoints.header import Header, TensorInfo, quote
 from vae_lib.errors import CheckpointError
 from vae_lib.units import size_text
 
-# A tenth does for any checkpoint; a hostile one may take 25 times its size in memory.
+# A tenth does for any checkpoint; a hostile one may take 25 times its size in memory. The format allows 100 MB.
 MAX_HEADER_BYTES = 25_000_000
 
 MAX_RANK = 16  # no weights come near; it bounds the work that a hostile shape can ask for
@@ -102,6 +102,11 @@ def _read_header(
 ) -> tuple[dict[str, tuple[TensorInfo, int, int]], dict[str, str], int]:
     """(tensor -> (info, begin, end)), metadata, and where in the file offset 0 is."""
     length = int.from_bytes(file.read(8), "little")
+    if MAX_HEADER_BYTES < length <= size - 8 and file.read(1) == b"{":
+        raise CheckpointError(
+            f"{name} has a header of {size_text(length)}, and VAE Guard reads at most {size_text(MAX_HEADER_BYTES)} of "
+            "one: no VAE's file comes near. Save the VAE by itself, without what its metadata hold."
+        )
     if size < 8 or length > MAX_HEADER_BYTES:
         raise CheckpointError(f"{name} is not a safetensors file: it has no readable header.")
     if 8 + length > size:

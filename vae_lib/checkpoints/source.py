@@ -5,6 +5,8 @@ from __future__ import annotations
 import stat
 from pathlib import Path
 
+from vae_lib.catalog.names import SAFE_EXTENSIONS
+from vae_lib.checkpoints import gguf
 from vae_lib.checkpoints.header import Header
 from vae_lib.checkpoints.pickle_file import PickleFile, looks_like_pickle
 from vae_lib.checkpoints.safetensors_file import SafetensorsFile, looks_like_safetensors
@@ -13,7 +15,7 @@ from vae_lib.files import PathLike
 
 WeightsFile = SafetensorsFile | PickleFile
 
-_AGAIN = "download it again"
+_AGAIN, _AS_SAFETENSORS = "download it again", "choose the VAE in .safetensors"
 
 
 def open_weights(path: PathLike) -> WeightsFile:
@@ -32,11 +34,14 @@ def open_weights(path: PathLike) -> WeightsFile:
         size = status.st_size
         with path.open("rb") as file:
             start = file.read(512)
+        if start.startswith(gguf.MAGIC):
+            what = gguf.describe(path)
+            raise CheckpointError(f"{path.name} is {what}, a format that VAE Guard does not read; {_AS_SAFETENSORS}.")
         if looks_like_safetensors(start):
             return SafetensorsFile(path)
         if looks_like_pickle(start):
             return PickleFile(path)
-        if path.suffix == ".safetensors" and _is_not_weights(start) is None and size:
+        if path.suffix.lower() in SAFE_EXTENSIONS and _is_not_weights(start) is None and size:
             return SafetensorsFile(path)  # raises, and says what is wrong
     except FileNotFoundError as error:
         raise CheckpointError(f"There is no file {path}.") from error
@@ -68,8 +73,6 @@ def _is_not_weights(start: bytes) -> str | None:
         return f"a web page, not weights (the site answered with an error or a login page); {_AGAIN}"
     if text.startswith((b'{"', b"{ ", b"[", b"{\n")):
         return f"JSON text, not weights (a settings file, or the error that a site answered with); {_AGAIN}"
-    if start.startswith(b"GGUF"):
-        return "a GGUF file, which cannot be read here; choose the VAE in .safetensors"
     if start.startswith((b"\x89PNG", b"\xff\xd8\xff", b"RIFF")):
         return "a picture, not weights"
     if start.startswith((b"Rar!", b"7z\xbc\xaf", b"\x1f\x8b")):

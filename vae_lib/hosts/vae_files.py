@@ -20,7 +20,7 @@ from vae_lib.hosts.patching import Patches
 
 Wrapper = Callable[..., Any]
 
-_EXTENSIONS = (".ckpt", ".pt", ".safetensors")
+_EXTENSIONS = (".ckpt", ".pt", ".safetensors", ".sft")
 _SECONDS_TO_SET_BACK = 5.0  # at most, until a dropdown shows the VAE that stays in use
 
 

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import torch
 
+from vae_lib.checkpoints import WEIGHTS_EXTENSIONS
 from vae_lib.device import choose_device, kinds
 from vae_lib.errors import printable
 from vae_lib.files import files_in, is_gone, require_folder
 from vae_lib.hub import DownloadManager
 from vae_lib.ui.backend import Backend, VAEFile
 
-SUFFIXES = frozenset({".safetensors", ".ckpt", ".pt", ".pth", ".bin"})
+SUFFIXES = frozenset({*WEIGHTS_EXTENSIONS, ".gguf"})  # of which the tab says what it is
 BUNDLED = Path(__file__).resolve().parents[1] / "data" / "vae_guard_tiny.safetensors"
 
 

@@ -23,6 +23,8 @@ from vae_lib.webui.downloads import Downloads
 from vae_lib.webui.host import WebUI
 from vae_lib.webui.unfinished import UnfinishedPictures, details
 
+_UNLISTED = (".sft", ".gguf")  # that lie among the VAEs, and that few WebUIs list
+
 
 class HostBackend(Backend):
     """On the host's VAEs, the pictures that are made with them, and the settings."""
@@ -38,8 +40,12 @@ class HostBackend(Backend):
         folder = self.host.folders().taesd
         files, closed = files_in(folder)
         tiny = [path for path in files if path.parent == folder and path.suffix in (".pth", ".safetensors")]
+        known = {vae.path.resolve() for vae in vaes}
         for other in self.host.vae_folders():
-            closed |= files_in(other)[1]
+            found, shut = files_in(other)
+            closed |= shut
+            unlisted = [path for path in found if path.suffix.lower() in _UNLISTED and path.resolve() not in known]
+            vaes += [VAEFile(printable(path.relative_to(other).as_posix()), path) for path in unlisted]
         return [
             *vaes,
             *(VAEFile(f"VAE-taesd/{path.name}", path) for path in tiny),
