@@ -83,11 +83,16 @@ def judge(described: Described, sha256: str | None, known: Lookup | None) -> Ver
     if foreign is not None:
         return Verdict(None, "ambiguous", foreign.explanation, (), None)
     families = _distinct([sign.family for sign in signs if sign.family is not None])
-    if len(families) == 1:
+    possible = tuple(family for family in families if _is_usable(family, described))
+    if len(families) == len(possible) == 1:
         return Verdict(first.family, first.certainty, first.explanation, families, first.family)
+    if len(families) == 1:  # which has another network
+        is_open = _open_question(described)
+        return replace(is_open, explanation=f"{first.explanation} {is_open.explanation}", guess=None)
     against = next(sign for sign in signs if sign.family is families[1])
     explanation = f"{first.explanation} But {against.explanation[0].lower()}{against.explanation[1:]}"
-    return Verdict(None, "ambiguous", explanation, tuple(filter(described.may_be_of, families)), None)
+    candidates = tuple(family for family in possible if family.name in FAMILIES)
+    return Verdict(None, "ambiguous", explanation, candidates, None)
 
 
 def _distinct(families: Sequence[Family]) -> tuple[Family, ...]:
@@ -133,11 +138,10 @@ def _signs_in_tensors(described: Described) -> Iterator[_Sign]:
     if described.keys.is_taesd or not found:
         return
     family = next(filter(described.may_be_of, found), found[0])
-    if family.latent_channels == described.network.latent_channels:
-        explanation = f"The diffusion model in the same checkpoint is {family.name}."
-        if family.statistics is not None and family.statistics.mean in tensors:
-            explanation = f"It holds the statistics of {family.name}'s latents ({quote(family.statistics.mean)})."
-        yield _Sign(family, "checkpoint", explanation)
+    explanation = f"The diffusion model in the same checkpoint is {family.name}."
+    if family.statistics is not None and family.statistics.mean in tensors:
+        explanation = f"It holds the statistics of {family.name}'s latents ({quote(family.statistics.mean)})."
+    yield _Sign(family, "checkpoint", explanation)
 
 
 def _fitting(described: Described) -> list[Family]:

@@ -99,12 +99,12 @@ class Meeting:
         if own is not None and (own.is_of_vae or (self.family is None and _fit(identity, own, channels))):
             return own
         if own is not None and self.family is None:
-            theirs = family_of_space(channels, own)
+            theirs, told = family_of_space(channels, own), _told(identity)
             whose, kind = _whose(theirs), "the TAESD" if self.vae is None else "the VAE"
             raise OpenSpace(
                 f"The latents are {whose} and {identity.path.name} is {kind} of {_name(identity)}: the picture would "
                 f"be wrong. Choose {kind} of {'their family' if theirs is None else theirs.name}.",
-                [*filter(None, [theirs]), *identity.candidates],
+                list(dict.fromkeys(filter(None, [theirs, *([told] if told else identity.candidates)]))),
             )
         if self.vae is None:
             family = self.family or _told(identity)

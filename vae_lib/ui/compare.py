@@ -26,6 +26,7 @@ from vae_lib.ui.backend import Backend, VAEFile
 
 AUTO = "Automatic"
 ORIGINAL = "original"
+WHOSE = "Whose latents"
 
 Given = tuple[VAELatents | None, SamplerLatents | None]  # what a VAE takes, or TAESD
 
@@ -234,9 +235,7 @@ def _given(source: Source, loaded: LoadedVAE) -> tuple[Given, str]:
             return (None, meeting.for_taesd(latents, space)), ""
     except OpenSpace as error:
         names = join([family.name for family in error.candidates], "or")
-        raise InputError(
-            f"{error} If you know, choose it in 'Whose latents': {names}." if names else str(error)
-        ) from error
+        raise InputError(f"{error} If you know, choose it in '{WHOSE}': {names}." if names else str(error)) from error
     assert space is not None
     return (space.for_vae(latents), None), "" if source.space is not None else meeting.guessed or ""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from vae_lib.checkpoints import load_latents, space_in
+from vae_lib.checkpoints import FAMILIES, load_latents, space_in
 from vae_lib.decode.wording import time_text
 from vae_lib.errors import InputError, VAEGuardError
 from vae_lib.planning import Route
@@ -21,6 +22,7 @@ from vae_lib.ui.backend import Backend
 from vae_lib.ui.compare import (
     AUTO,
     ORIGINAL,
+    WHOSE,
     Cell,
     Comparer,
     Comparison,
@@ -37,6 +39,7 @@ from vae_lib.units import size_text
 
 _LAST, _PICTURE, _FILE = "Last latents", "A picture", "A latents file"
 _GAINS = {"until visible": None, "1 ×": 1.0, "10 ×": 10.0, "100 ×": 100.0, "1000 ×": 1000.0}
+_AS_TOLD = "As the files say"
 _EXAMPLE = Path(__file__).parents[1] / "data" / "coffee.jpg"
 _HEAD = ("VAE", "Route", "Time", "Memory", "Against the first")
 
@@ -66,9 +69,12 @@ class CompareSection:
                     visible=start == _PICTURE, elem_id="vg_picture",
                 )  # fmt: skip
                 self.file = gr.File(
-                    label="Latents (.safetensors)", file_types=[".safetensors"], visible=start == _FILE,
-                    elem_id="vg_latents",
+                    label="Latents", file_types=[".safetensors", ".latent", ".npz", ".npy", ".pt"],
+                    visible=start == _FILE, elem_id="vg_latents",
                 )  # fmt: skip
+                self.family = gr.Dropdown(
+                    [_AS_TOLD, *FAMILIES], value=_AS_TOLD, label=WHOSE, visible=start != _PICTURE, elem_id="vg_whose"
+                )
                 self.vaes = gr.Dropdown([], multiselect=True, label="VAEs", elem_id="vg_vaes")
                 self.routes = gr.CheckboxGroup(
                     routes, value=[AUTO, Route.TILED.caption], label="Routes", info=others, elem_id="vg_route_boxes"
@@ -112,6 +118,7 @@ class CompareSection:
             ),
             (self.picture, "Each VAE encodes it, and decodes its own latents"),
             (self.file, "Latents that VAE Guard or another program has written"),
+            (self.family, "Where the files do not tell whose latents they are, or contradict themselves"),
             (self.vaes, "Each of them decodes by each of the routes"),
             (self.routes, "Automatic: the fastest exact way that fits. All give the same picture"),
             (self.limit, "To see what would be done with less memory than is free"),
@@ -124,8 +131,9 @@ class CompareSection:
             hinted(component, text)
         self.given, self.offered = [self.chosen, self.vaes], [self.vaes, self.kept, self.source]
         self.source.input(lambda: True, None, self.chosen, **QUIET)
-        self.source.change(self._switch, self.source, [self.kept, self.picture, self.file], **QUIET)
-        inputs = [self.source, self.kept, self.picture, self.file, self.vaes, self.routes, self.limit]
+        self.source.change(self._switch, self.source, [self.kept, self.picture, self.file, self.family], **QUIET)
+        self.vaes.change(self._likeliest_first, [self.vaes, self.family], self.family, **QUIET)
+        inputs = [self.source, self.kept, self.picture, self.file, self.family, self.vaes, self.routes, self.limit]
         results = [self.status, self.gallery, self.table, self.number, self.stop]
         views = [self.difference_row, self.one, self.other]
         go.click(self.run, inputs, results, **QUIET).then(self._offer, self.number, views, **QUIET).then(
@@ -151,10 +159,17 @@ class CompareSection:
         source = gr.update(value=_LAST) if kept and not chosen else gr.update()
         return names, gr.update(choices=kept, value=kept[0] if kept else None), source
 
-    def _switch(self, source: str) -> tuple[Any, Any, Any]:
+    def _switch(self, source: str) -> tuple[Any, Any, Any, Any]:
         titles = [latents.title for latents in self._backend.last_latents()]
         kept = gr.update(visible=source == _LAST, choices=titles, value=titles[0] if titles else None)
-        return kept, gr.update(visible=source == _PICTURE), gr.update(visible=source == _FILE)
+        others = (source == _PICTURE, source == _FILE, source != _PICTURE)
+        return (kept, *(gr.update(visible=is_shown) for is_shown in others))
+
+    def _likeliest_first(self, vaes: list[str] | None, family: str | None) -> Any:
+        """The families to choose from: those that the chosen files may be of, then the others."""
+        rows = filter(None, map(self._library.row, vaes or ()))
+        likely = [family.name for row in rows if row.identity is not None for family in row.identity.candidates]
+        return gr.update(choices=list(dict.fromkeys((_AS_TOLD, *likely, *FAMILIES))), value=family or _AS_TOLD)
 
     def run(
         self,
@@ -162,6 +177,7 @@ class CompareSection:
         kept: str | None,
         picture: Image.Image | None,
         file: Any,
+        family: str | None,
         vaes: list[str] | None,
         routes: list[str] | None,
         limit: float | None,
@@ -176,7 +192,7 @@ class CompareSection:
                 raise InputError(f"{gone} is not there any more; refresh the list in Files.")
             files = [row.file for row in rows if row is not None]
             run = self._comparer.start(
-                self._source(source, kept, picture, file),
+                replace(self._source(source, kept, picture, file), family=FAMILIES.get(family or "")),
                 files,
                 routes or [],
                 None if not limit else int(limit * 1e6),

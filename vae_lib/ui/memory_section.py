@@ -169,8 +169,8 @@ class MemorySection:
         height, width = (max(1, round(side or 0) // scale) for side in (asked.height, asked.width))
         return Work(
             config, Operation(asked.operation), height, width, 1,
-            self._backend.device(), DTYPES[asked.dtype], taesd=True, latent_channels=channels, video=video,
-            spare=self._backend.spare(),
+            self._backend.device(), DTYPES[asked.dtype], taesd=scale == TAESD.downscale, latent_channels=channels,
+            video=video, spare=self._backend.spare(),
         )  # fmt: skip
 
 
