@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -19,8 +20,9 @@ from diffusers import AutoencoderTiny
 from safetensors.torch import save_file
 
 from tests.checkpoints import corpus, odd
+from tests.checkpoints.test_source import gguf
 from tests.networks import taehv
-from tests.networks.small import FLUX2, SD_SHAPED, WAN, network, taesd, weights_of
+from tests.networks.small import FLUX2, SD_SHAPED, WAN, network, sd3_like, taesd, weights_of
 from tests.networks.wan_layouts import diffusers_names, names_of_2d, own_names
 from vae_lib.checkpoints import load_latents, load_vae
 from vae_lib.errors import VAEGuardError
@@ -29,6 +31,8 @@ DOCUMENT = Path(__file__).parents[2] / "docs" / "files.md"
 BEGIN, END = "<!-- made by tests/checkpoints/files_table.py -->", "<!-- end -->"
 
 SMALL_WAN = replace(WAN, z_channels=16)
+UPSCALER = replace(SD_SHAPED, ch_mult=(1, 1, 1))
+FLUX1 = sd3_like(ch=32, ch_mult=(1, 1, 1, 1), num_res_blocks=1)
 
 Weights = dict[str, torch.Tensor]
 Row = tuple[str, str, str]  # what it is, the file's name, what becomes of it
@@ -94,6 +98,31 @@ def _vaes(folder: Path) -> Iterator[tuple[str, Path]]:
     theirs.save_pretrained(folder / "diffusers")
     yield "diffusers, with its config.json", folder / "diffusers" / "diffusion_pytorch_model.safetensors"
     yield "diffusers' file alone", safetensors("moved.safetensors", weights_of(theirs))
+    half = {key.replace(".attn_1.q.", ".attn_1.to_q.").replace(".attn_1.k.", ".attn_1.to_k."): vae[key] for key in vae}
+    yield "ldm's names with diffusers' of attention", safetensors("half-converted.safetensors", half)
+    (folder / "download").mkdir()
+    theirs.save_pretrained(folder / "download")
+    second = folder / "download" / "diffusion_pytorch_model (1).safetensors"
+    shutil.copy(folder / "download" / "diffusion_pytorch_model.safetensors", second)
+    yield "a second download beside the config.json of the first", second
+    upscaler = weights_of(network(UPSCALER))
+    unet_of_sd2 = {
+        "model.diffusion_model.input_blocks.2.1.transformer_blocks.0.attn2.to_k.weight": torch.zeros(2, 1024)
+    }
+    yield (
+        "x4 upscaler",
+        safetensors("x4-upscaler-ema.safetensors", _prefixed("first_stage_model.", upscaler) | unet_of_sd2),
+    )
+    edm = {"edm_mean": torch.zeros(1, 4, 1, 1), "edm_std": torch.ones(1, 4, 1, 1)}
+    playground = _prefixed("first_stage_model.", vae) | unet | edm
+    yield "Playground v2.5", safetensors("playground-v2.5.safetensors", playground)
+    flux = weights_of(network(FLUX1))
+    yield "FLUX.1 (Black Forest Labs)", safetensors("ae.sft", flux)
+    yield "the same with Z-Image, Chroma, Lumina 2", safetensors("zimage_vae.safetensors", flux)
+    transformer = {"model.diffusion_model.cap_embedder.1.weight": torch.zeros(1)}
+    yield "a checkpoint of Z-Image", safetensors("z_image_turbo.safetensors", _prefixed("vae.", flux) | transformer)
+    quant = replace(FLUX1, use_quant_conv=True, use_post_quant_conv=True)
+    yield "16 channels, another network", safetensors("other16.safetensors", weights_of(network(quant)))
     yield "FLUX.2", safetensors("flux2.safetensors", flux2)
     yield ("FLUX.2 without its statistics", safetensors("flux2-bare.safetensors", weights_of(network(FLUX2))))
     wan = weights_of(network(SMALL_WAN))
@@ -119,6 +148,8 @@ def _vaes(folder: Path) -> Iterator[tuple[str, Path]]:
     (folder / "odd").mkdir()
     for path in odd.write(folder / "odd"):
         yield "something else", path
+    (folder / "vae.gguf").write_bytes(gguf({"decoder.conv_in.weight": 1, "decoder.up.0.block.0.conv1.weight": 8}))
+    yield "GGUF", folder / "vae.gguf"
     yield "a pickle that acts", pickled("acts.pt", {"state_dict": corpus.Runs(os.system, "exit 1")})
     yield "something else", safetensors("lora.safetensors", {"lora_unet_mid.lora_up.weight": torch.zeros(1)})
 
@@ -156,6 +187,7 @@ def _latents(folder: Path) -> Iterator[tuple[str, Path]]:
 def _of_vae(path: Path) -> str:
     identity = load_vae(path).identity
     family = f"{identity.kind}, {identity.layout}, {identity.family_name}"
+    family += f" (by its name {identity.guess.name})" if identity.guess and not identity.family else ""
     return f"read: {family}" if identity.family or identity.candidates else f"read, but: {identity.explanation}"
 
 

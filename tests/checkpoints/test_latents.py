@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from vae_lib.catalog import FAMILIES, LatentSpace
 from vae_lib.checkpoints import check_finite, identify, load_latents, save_safetensors, space_in
 from vae_lib.errors import CheckpointError, InputError
+
+FLUX1 = LatentSpace.of(FAMILIES["FLUX.1"], {})
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
@@ -121,6 +124,12 @@ def test_kohyas_cache(name: str, tmp_path: Path) -> None:
     assert metadata == OWN  # its scripts multiply when they train
     np.savez(tmp_path / "y.npz", **{name: np.ones((16, 3, 5))})
     assert load_latents(tmp_path / "y.npz")[1] == {}
+    for suffix, space in (("sd3", LatentSpace(1.0)), ("flux", FLUX1), ("lumina", FLUX1)):
+        path = tmp_path / f"img_0040x0024_{suffix}.npz"
+        np.savez(path, **{name: np.ones((16, 3, 5))})
+        found = space_in(load_latents(path)[1])
+        assert found is not None
+        assert found.same_as(space)
 
 
 @pytest.mark.parametrize("version", [0, None])

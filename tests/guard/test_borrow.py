@@ -61,3 +61,10 @@ def test_wans_is_one_file_and_only_decodes(tmp_path: Path, suffix: str) -> None:
     assert network is not None
     assert network.video
     assert folder.load(FAMILIES["Qwen-Image"], Operation.ENCODE) is None
+
+
+def test_for_a_family_that_is_not_known_there_is_none(tmp_path: Path) -> None:
+    weights.save_taesd(tmp_path)
+    folder = TAESDFolder(tmp_path, lambda key, sentence: None)
+    assert folder.load(FAMILIES["SD1"], Operation.DECODE) is not None
+    assert folder.load(None, Operation.DECODE) is None

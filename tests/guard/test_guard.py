@@ -305,6 +305,19 @@ def test_taesd_is_used_where_it_is_and_its_picture_marked(host: FakeHost, guard:
     assert not guard.kept.items()[0].is_approximate
 
 
+@pytest.mark.parametrize("factor", [0.13025, 0.08333, 0.5])
+def test_taesd_is_that_of_the_loaded_models_space_whatever_its_flags_say(
+    factor: float, host: FakeHost, guard: Guard, latents: Tensor
+) -> None:
+    """A1111 calls the x4 upscaler SD2. SD1's TAESD is there, and takes other latents."""
+    assert host.loaded is not None
+    weights.save_taesd(host.folders().taesd)
+    host.loaded = FakeVAE(host.loaded.module, space=LatentSpace(factor))
+    host.generate(latents, Request(True, "TAESD"))
+    assert host.noted["VAE Guard"] != "TAESD"
+    assert not guard.kept.items()[0].is_approximate
+
+
 def test_an_encode_gives_the_hosts_moments(host: FakeHost, guard: Guard) -> None:
     assert host.loaded is not None
     module, image = host.loaded.module, torch.rand(1, 3, 16, 16) * 2 - 1

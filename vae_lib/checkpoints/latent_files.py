@@ -23,6 +23,9 @@ MOST_BYTES = 1 << 30  # of latents; those of a batch of eight at 8192x8192 have 
 _NUMPY = b"\x93NUMPY"
 _NAMES = ("latents", "latent_tensor", "samples", "latent")
 _OWN = {"scaling_factor": "1", "shift_factor": "0"}  # latents as the VAE gives them
+# By the end of their name: kohya's copy of FLUX.1's VAE, which Lumina 2 has as well, scales what it encodes. Caches for
+# SD1, SDXL and SD3 are as the VAE gives them (sd-scripts, library/strategy_*.py).
+_CACHED = {name: {"family": "FLUX.1"} for name in ("flux", "lumina")}
 _SD1_SCALE = 0.18215  # what ComfyUI's first files were multiplied by, whatever the model
 
 
@@ -141,5 +144,5 @@ def _kohya(path: Path) -> Found:
     except (ValueError, EOFError, zipfile.BadZipFile, NotImplementedError) as error:
         raise InputError(f"{path.name} is damaged, or holds Python objects instead of numbers.") from error
     latents = _of_numpy(array, path.name)
-    # those of SD1 and SDXL are cached as the VAE gives them, FLUX's with its factors, SD3's without
-    return Found(latents, dict(_OWN) if latents.ndim > 2 and latents.shape[-3] == 4 else {})
+    is_own = path.stem.endswith("_sd3") or (latents.ndim > 2 and latents.shape[-3] == 4)
+    return Found(latents, dict(_OWN) if is_own else dict(_CACHED.get(path.stem.rpartition("_")[2], {})))

@@ -21,7 +21,7 @@ from vae_lib.networks.config import MAX_CHANNELS
 
 VAE = Network | TAESD
 
-_SHARD = re.compile(r"\d{5}-of-\d{5}\.\w+$")
+_SHARD = re.compile(r"\d{5}-of-(?!00001)\d{5}\.\w+$")
 _MIDDLE_ATTENTION = ".mid.attn_1."
 _KNOWN = "choose a VAE of Stable Diffusion 1, 2, XL or 3, of FLUX or of Qwen-Image"
 
@@ -83,6 +83,11 @@ def describe(header: Header) -> Described:
     """
     keys = find_vae(header)
     name = header.path.name
+    if _SHARD.search(name):
+        raise CheckpointError(
+            f"{name} is one of several files that a VAE was split into, and VAE Guard reads it from one; choose a file "
+            "that holds all of it."
+        )
     shapes = {key: keys.shape(key, header.tensors[source].shape) for key, source in keys.sources.items()}
     network, config = _network(header.path, shapes, keys)
     _check_shapes(name, shapes, {key: tuple(value.shape) for key, value in network.state_dict().items()})
@@ -157,11 +162,6 @@ def _check_shapes(name: str, shapes: Mapping[str, tuple[int, ...]], wanted: Mapp
     if missing == [key for key in wanted if _MIDDLE_ATTENTION in key] != []:
         raise UnknownVAE(
             f"{name} is a VAE without attention in its middle, for which VAE Guard has no network; {_KNOWN}."
-        )
-    if missing and _SHARD.search(name):
-        raise CheckpointError(
-            f"{name} is one of several files that a VAE was split into, and VAE Guard reads it from one; choose a file "
-            "that holds all of it."
         )
     if missing:
         raise CheckpointError(f"{name} is an incomplete VAE: {quote_some(missing)} missing; use another copy of it.")

@@ -46,9 +46,10 @@ def mismatch(identity: Identity, checkpoint: Checkpoint | None) -> str:
     if not possible and (identity.latent_channels, identity.downscale) == (wanted.latent_channels, wanted.downscale):
         return ""
     by_name = ", by its name," if identity.family is None and told is not None else ""
+    ours = told.name if told is not None else identity.family_name if possible else "an unknown family"
     return (
-        f"This VAE is{by_name} of {identity.family_name if told is None else told.name} and the checkpoint "
-        f"{checkpoint.title} of {wanted.name}: pictures would come out wrong. Choose a VAE of the checkpoint's family."
+        f"This VAE is{by_name} of {ours} and the checkpoint {checkpoint.title} of {wanted.name}: pictures would come "
+        "out wrong. Choose a VAE of the checkpoint's family."
     )
 
 
