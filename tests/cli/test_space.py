@@ -185,6 +185,31 @@ def test_a_name_alone_is_a_guess_that_is_said(run: Runner, folder: Path) -> None
     assert said.endswith("Its name says SDXL. Latents of SDXL are assumed. If they are another's, give --family.\n")
 
 
+def test_a_guess_is_not_said_where_the_latents_tell(run: Runner, folder: Path) -> None:
+    (folder / "myvae.safetensors").rename(folder / "my_sdxl_vae.safetensors")
+    for given in (latents(folder, Z, LatentSpace(SDXL)), as_comfyui(folder, Z)):
+        assert picture(run, folder, "decode", given, "--vae", folder / "my_sdxl_vae.safetensors")[1] == ""
+
+
+def test_factors_by_hand_are_those_of_taesds_latents_too(run: Runner, folder: Path) -> None:
+    files = ("decode", latents(folder, Z * 0.5), "--taesd", folder / "taesdxl.safetensors", "--route", "taesd")
+    found, _ = picture(run, folder, *files, "--scaling-factor", "0.5")
+    torch.testing.assert_close(found, taesd().decode(Z * SDXL), atol=1e-5, rtol=0)
+
+
+def test_playgrounds_latents_are_not_sdxls(run: Runner, folder: Path) -> None:
+    stored = {f"first_stage_model.{key}": value for key, value in weights_of(network(SD_SHAPED)).items()}
+    mean, deviation = torch.tensor([1.0, 2.0, 3.0, 4.0]), torch.tensor([2.0, 4.0, 6.0, 8.0])
+    save_file(stored | {"edm_mean": mean, "edm_std": deviation}, folder / "pg.safetensors")
+    found, said = picture(run, folder, "decode", latents(folder, Z), "--vae", folder / "pg.safetensors")
+    z = Z * deviation.view(1, 4, 1, 1) / 0.5 + mean.view(1, 4, 1, 1)
+    torch.testing.assert_close(found, network(SD_SHAPED).decode(z), atol=1e-4, rtol=0)
+    assert said == ""
+    files = ("--vae", folder / "pg.safetensors", "--taesd", folder / "taesdxl.safetensors")
+    (folder / "i.safetensors").unlink()
+    assert "takes latents of SDXL and those of pg" in refused(run, folder, "decode", latents(folder, Z), *files)
+
+
 def test_the_x4_upscalers_latents(run: Runner, folder: Path) -> None:
     config = AutoencoderKLConfig(ch=32, ch_mult=(1, 1, 1), num_res_blocks=1)
     save_file(weights_of(network(config)), folder / "x4.safetensors")

@@ -16,7 +16,7 @@ from vae_lib.checkpoints.identify import Identity
 from vae_lib.checkpoints.latents import check_channels
 from vae_lib.checkpoints.load import LoadedVAE
 from vae_lib.errors import InputError
-from vae_lib.latents import SamplerLatents, VAELatents
+from vae_lib.latents import SamplerLatents
 
 
 class OpenSpace(InputError):
@@ -51,7 +51,7 @@ class Meeting:
             other += str(vae.latent_channels)
         elif vae.downscale != tiny.downscale or (tiny.layout == "taehv") != (vae.kind == "WanVAE"):
             other = f"takes other latents than those of {vae.path.name}"
-        elif self.family is None and wants is not None and takes is not None and not wants.decodes_with(takes):
+        elif self.family is None and wants is not None and takes is not None and not wants.shares_latents(takes):
             other = f"takes latents of {takes.name} and those of {vae.path.name} are of {wants.name}"
         else:
             return
@@ -127,13 +127,13 @@ class Meeting:
         takes = None if family is None else (self.vae or self.tiny).space_of(family)
         if space is None or (takes is not None and takes.same_as(space)):
             return latents
-        if space.is_of_vae:
-            if takes is None:
-                sentence = f"The latents are as a VAE gives them, and {tiny.path.name} takes the sampler's."
-                raise OpenSpace(f"{sentence} {tiny.explanation}", tiny.candidates)
-            return takes.for_diffusion(VAELatents(latents))
         theirs = family_of_space(latents.shape[1], space)
-        if family is None or (theirs is not None and theirs.shares_latents(family)):
+        if theirs is None and takes is not None:  # the VAE's own, or scaled as the user says
+            return takes.for_diffusion(space.for_vae(latents))
+        if space.is_of_vae:
+            sentence = f"The latents are as a VAE gives them, and {tiny.path.name} takes the sampler's."
+            raise OpenSpace(f"{sentence} {tiny.explanation}", tiny.candidates)
+        if family is None or theirs is None or theirs.shares_latents(family):
             return latents
         sentence = f"The latents are {_whose(theirs)} and {tiny.path.name} is the TAESD of {family.name}."
         raise OpenSpace(sentence, [family])

@@ -29,6 +29,7 @@ def run_inspect(options: argparse.Namespace) -> None:
         "certainty": identity.certainty,
         "explanation": identity.explanation,
         "latent_channels": identity.latent_channels,
+        "pixels_a_latent": identity.downscale,
         "sampler_channels": identity.family.sampler_channels if identity.family else None,
         "scaling_factor": identity.scaling_factor,
         "shift_factor": identity.shift_factor,

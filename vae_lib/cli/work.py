@@ -184,6 +184,8 @@ class Job:
             scaled = None if self.tiny is None else self.meeting.for_taesd(sampled, space)
         except OpenSpace as error:
             raise _question(error) from error
+        if own is None:
+            self._say_what_is_guessed()
         for_vae = None if self.vae is None or space is None else space.for_vae(sampled)
         return Given(for_vae, scaled, self.downscale)
 
@@ -201,7 +203,13 @@ class Job:
         except OpenSpace as error:
             raise _question(error) from error
         assert space is not None
+        self._say_what_is_guessed()
         return space, space.metadata()
+
+    def _say_what_is_guessed(self) -> None:
+        by_hand = self.options.scaling_factor is not None or self.options.shift_factor is not None
+        if self.meeting.guessed is not None and not by_hand:
+            print(f"vae_lib: {self.meeting.guessed} If they are another's, give --family.", file=sys.stderr)
 
     def _by_hand(self, told: Callable[[], LatentSpace | None]) -> LatentSpace | None:
         """The space that is told, with the factors that the user gives instead."""
@@ -213,8 +221,6 @@ class Job:
                 raise
             space = None
         if scale is None and shift is None:
-            if self.meeting.guessed is not None:
-                print(f"vae_lib: {self.meeting.guessed} If they are another's, give --family.", file=sys.stderr)
             return space
         by_channel = space is not None and not isinstance(space.scale, float)
         if by_channel and (scale, shift) not in ((1.0, None), (1.0, 0.0)):

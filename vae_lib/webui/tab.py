@@ -45,7 +45,10 @@ class HostBackend(Backend):
             found, shut = files_in(other)
             closed |= shut
             unlisted = [path for path in found if path.suffix.lower() in _UNLISTED and path.resolve() not in known]
-            vaes += [VAEFile(printable(path.relative_to(other).as_posix()), path) for path in unlisted]
+            names = {vae.name for vae in vaes}
+            for path in unlisted:
+                name = printable(path.relative_to(other).as_posix())
+                vaes.append(VAEFile(printable(str(path)) if name in names else name, path))
         return [
             *vaes,
             *(VAEFile(f"VAE-taesd/{path.name}", path) for path in tiny),
