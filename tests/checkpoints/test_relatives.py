@@ -107,6 +107,7 @@ FILES = [
     File("mixed up", in_checkpoint(SD_SHAPED, attends("input_blocks.4", 2048)), among=("SDXL", "SD1"),
          metadata={"modelspec.architecture": "stable-diffusion-v1"}),
     File("upscaler", weights_of(network(UPSCALER)), among=("x4 upscaler",), metadata={"scaling_factor": "0.18215"}),
+    File("upscaler 2", weights_of(network(UPSCALER)), among=("x4 upscaler",), metadata=SXL),
     File("strange", in_checkpoint(UPSCALER, attends("input_blocks.4", 2048)), among=("x4 upscaler",)),
 ]  # fmt: skip
 

@@ -18,7 +18,7 @@ from vae_lib.catalog import LatentSpace
 from vae_lib.networks import AutoencoderKLConfig
 from vae_lib.planning import Route
 
-from .conftest import Run
+from .conftest import DATA, VAE, Run
 
 Runner = Callable[..., Run]
 SDXL, SD1 = 0.13025, 0.18215
@@ -229,3 +229,14 @@ def test_a_family_that_the_network_cannot_be_of(run: Runner, folder: Path) -> No
     )
     assert "sdxl.safetensors cannot be of x4 upscaler" in said
     assert run("decode", "x", "--family", "SD9").code == 2
+
+
+def test_the_bundled_ones_belong_together(run: Runner, folder: Path) -> None:
+    """By their metadata, though the name of the one says TAESD, which is SD1's."""
+    files = ("--vae", VAE, "--taesd", DATA / "vae_guard_taesd.safetensors")
+    given = latents(folder, Z)
+    exact, said = picture(run, folder, "decode", given, *files)
+    assert said == ""
+    approximate, said = picture(run, folder, "decode", given, *files, "--route", "taesd")
+    assert said == ""
+    assert approximate.shape == exact.shape

@@ -112,7 +112,7 @@ def _signs(described: Described, sha256: str | None, known: Lookup | None) -> It
             yield _Sign(family, "hash", f"This is {entry.title}: its SHA-256 is in the catalog.")
     yield from _signs_in_tensors(described)
     header = described.header
-    if (found := _family_in_metadata(header.metadata, described)) is not None and _is_usable(found[0], described):
+    if (found := _family_in_metadata(header.metadata, described)) is not None:
         yield _Sign(found[0], "metadata", f"The file's metadata says {found[0].name} ({found[1]}).")
     if (sign := _sign_in_config(described)) is not None:
         yield sign
@@ -175,12 +175,10 @@ def _open_question(described: Described) -> Verdict:
             f"it that no such VAE has ({quote_some(unknown)}), so its latents may be other ones; {_BY_HAND}."
         )
     elif keys.is_taehv:
-        candidates, explanation = (
-            tuple(fitting),
-            (
-                f"The TAESDs of other video models (HunyuanVideo, CogVideoX) have the same shape as that of {names}, "
-                "and nothing in the file tells."
-            ),
+        candidates = tuple(fitting)
+        explanation = (
+            f"The TAESDs of other video models (HunyuanVideo, CogVideoX) have the same shape as that of {names}, and "
+            "nothing in the file tells."
         )
     elif not fitting:
         packing = shaped[0].packing

@@ -56,13 +56,12 @@ class Described:
         return "WanVAE" if self.keys.is_wan or self.keys.is_taehv else "AutoencoderKL"
 
     def may_be_of(self, family: Family) -> bool:
-        """Whether a family's VAE has this network; of a TAESD, whether its latents have as many channels."""
+        """Whether a family's VAE has this network; of a TAESD, whether its latents have this shape."""
         network = self.network
-        if (family.latent_channels, family.architecture) != (network.latent_channels, self.architecture):
+        mine = network.latent_channels, self.architecture, network.downscale
+        if mine != (family.latent_channels, family.architecture, family.downscale):
             return False
-        if isinstance(network, TAESD):
-            return family.taesd_stem is not None
-        return (network.downscale, self.has_quant_convs) == (family.downscale, family.quant_convs)
+        return isinstance(network, TAESD) or self.has_quant_convs == family.quant_convs
 
     @property
     def has_quant_convs(self) -> bool:

@@ -15,6 +15,7 @@ from vae_lib.decode import wording
 from vae_lib.device import DTYPES, choose_device, dtype_name, free_memory, usual_dtype
 from vae_lib.engine import Operation
 from vae_lib.errors import CheckpointError, InputError, printable
+from vae_lib.networks import TAESD
 from vae_lib.planning import DEFAULT_ORDER, PROFILES, Outlook, Plan, Planner, Preference, Prospect, Work
 from vae_lib.units import size_text
 
@@ -61,7 +62,7 @@ def run_plan(options: argparse.Namespace) -> None:
     work = Work(
         config, Operation.ENCODE if options.encode else Operation.DECODE, options.height // config.downscale,
         options.width // config.downscale, options.batch, device, dtype,
-        taesd=options.taesd, latent_channels=config.latent_channels,
+        taesd=options.taesd and config.downscale == TAESD.downscale, latent_channels=config.latent_channels,
     )  # fmt: skip
     free = free_memory(choose_device(str(device))) if options.free is None else options.free
     planner = Planner(free_memory, PROFILES).with_free(device, free)
