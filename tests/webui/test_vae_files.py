@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -116,6 +117,24 @@ def test_a_file_that_vanished_leaves_the_vae_that_was_in_use(host: Host, without
     host.use_vae("short-lived.safetensors")
     assert in_use(host) is None
     assert_same(host.generate(), without["txt2img"])
+
+
+@reads_files_itself
+def test_a_file_that_its_makers_called_sft(host: Host, without: dict[str, Picture]) -> None:
+    host.use_vae("other.safetensors")
+    usual = host.generate()
+    host.use_vae("None")
+    path = host.data / "models/VAE/other-too.sft"
+    shutil.copy(host.data / "models/VAE/other.safetensors", path)
+    host.post("/sdapi/v1/refresh-vae")
+    try:
+        host.use_vae("other-too.sft")
+        assert in_use(host) == "other-too.sft"
+        assert_same(host.generate(), usual)
+    finally:
+        host.use_vae("None")
+        path.unlink()
+        host.post("/sdapi/v1/refresh-vae")
 
 
 @reads_files_itself

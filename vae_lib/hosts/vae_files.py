@@ -196,9 +196,9 @@ def _candidates() -> Iterator[str]:
 
 
 def _free_name(path: Path, taken: Mapping[str, str]) -> str:
-    """``folder/name``, with as many folders as it takes."""
+    """Its name, with as many folders before it as it takes."""
     parts = path.absolute().parts
-    for count in range(2, len(parts)):
+    for count in range(1, len(parts)):
         name = "/".join(parts[-count:])
         if name not in taken:
             return name
