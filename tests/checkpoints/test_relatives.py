@@ -31,6 +31,7 @@ UPSCALER = AutoencoderKLConfig(ch=32, ch_mult=(1, 1, 1), num_res_blocks=1)
 FLUX1, SMALL_WAN = sd3_like(**LEVELS), replace(WAN, z_channels=16)
 QUANT = {"use_quant_conv": True, "use_post_quant_conv": True}
 EDM = {"edm_mean": torch.zeros(1, 4, 1, 1), "edm_std": torch.ones(1, 4, 1, 1)}
+MEASURED = {"scale_factor": torch.tensor(0.18215)}
 BN = {"bn.running_mean": torch.zeros(128), "bn.running_var": torch.ones(128)}
 
 
@@ -88,6 +89,7 @@ FILES = [
     File("qwen_image_vae", own_names(weights_of(network(SMALL_WAN))), "Qwen-Image"),
     File("Qwen-Image", diffusers_names(weights_of(network(SMALL_WAN)), SMALL_WAN), "Qwen-Image"),
     File("Qwen2D_VAE", names_of_2d(weights_of(network(SMALL_WAN)), SMALL_WAN), "Qwen-Image"),
+    File("trained", in_checkpoint(SD_SHAPED, MEASURED), "SD1"),
     File("sdxl.vae", weights_of(network(SD_SHAPED)), "SDXL", metadata=SXL),
     # only names speak
     File("myvae", weights_of(network(SD_SHAPED)), among=SD),
@@ -106,6 +108,8 @@ FILES = [
     # contradictions
     File("mixed up", in_checkpoint(SD_SHAPED, attends("input_blocks.4", 2048)), among=("SDXL", "SD1"),
          metadata={"modelspec.architecture": "stable-diffusion-v1"}),
+    File("trained again", in_checkpoint(SD_SHAPED, attends("input_blocks.4", 2048) | MEASURED),
+         among=("SD1", "SDXL")),
     File("upscaler", weights_of(network(UPSCALER)), among=("x4 upscaler",), metadata={"scaling_factor": "0.18215"}),
     File("upscaler 2", weights_of(network(UPSCALER)), among=("x4 upscaler",), metadata=SXL),
     File("strange", in_checkpoint(UPSCALER, attends("input_blocks.4", 2048)), among=("x4 upscaler",)),
@@ -148,6 +152,17 @@ def test_statistics_of_playground_that_cannot_be(wrong: torch.Tensor, tmp_path: 
     for function in (load_vae, identify):
         with pytest.raises(CheckpointError, match="is damaged: 'edm_std'"):
             function(tmp_path / "x.safetensors")
+
+
+def test_a_factor_that_was_measured_in_training_is_used(tmp_path: Path) -> None:
+    stored = in_checkpoint(SD_SHAPED, {"scale_factor": torch.tensor(0.25)})
+    save_safetensors(stored, tmp_path / "x.safetensors")
+    loaded = load_vae(tmp_path / "x.safetensors")
+    assert loaded.identity == identify(tmp_path / "x.safetensors")
+    assert (loaded.identity.family_name, loaded.identity.scaling_factor) == ("its own", 0.25)
+    for odd in (torch.tensor(0.0), torch.ones(4)):
+        save_safetensors(stored | {"scale_factor": odd}, tmp_path / "x.safetensors")
+        assert identify(tmp_path / "x.safetensors").family is None
 
 
 PLAYGROUND = {

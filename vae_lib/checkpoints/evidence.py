@@ -63,15 +63,16 @@ class _Sign:
     explanation: str
 
 
-def judge(described: Described, sha256: str | None, known: Lookup | None) -> Verdict:
+def judge(described: Described, sha256: str | None, known: Lookup | None, factor: float | None = None) -> Verdict:
     """Weigh what there is. Where all agree, that is it; where something contradicts, or nothing tells, it stays open.
 
     A file's hash is beyond doubt. Names say little: they contradict only metadata, and what they say alone is a guess.
 
     Args:
         known: catalog lookup by SHA-256; the package's own catalog when None.
+        factor: a scaling factor among the tensors.
     """
-    signs = list(_signs(described, sha256, known))
+    signs = list(_signs(described, sha256, known, factor))
     if not signs:
         return _open_question(described)
     first = signs[0]
@@ -104,12 +105,14 @@ def _distinct(families: Sequence[Family]) -> tuple[Family, ...]:
     return tuple(found)
 
 
-def _signs(described: Described, sha256: str | None, known: Lookup | None) -> Iterator[_Sign]:
+def _signs(described: Described, sha256: str | None, known: Lookup | None, factor: float | None) -> Iterator[_Sign]:
     """What tells the family, the surest first."""
     if sha256 is not None and (entry := (known or _catalog_lookup)(sha256)) is not None:
         family = FAMILIES.get(entry.family)
         if family is not None and family.latent_channels == described.network.latent_channels:
             yield _Sign(family, "hash", f"This is {entry.title}: its SHA-256 is in the catalog.")
+    if (family := _family_from_factors(None, described, factor, 0.0)) is not None:
+        yield _Sign(family, "tensors", f"A tensor says {family.name} (scale_factor {factor:g}).")
     yield from _signs_in_tensors(described)
     header = described.header
     if (found := _family_in_metadata(header.metadata, described)) is not None:

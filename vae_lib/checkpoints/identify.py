@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+
+from torch import Tensor
 
 from vae_lib.catalog import Architecture, Family, families_of
 from vae_lib.checkpoints.digest import sha256_of
 from vae_lib.checkpoints.evidence import Certainty, Lookup, join, judge
 from vae_lib.checkpoints.layouts import Layout
 from vae_lib.checkpoints.network import Described, describe
-from vae_lib.checkpoints.numbers import check_numbers
+from vae_lib.checkpoints.numbers import FACTOR, check_numbers, read_statistics
 from vae_lib.checkpoints.source import open_weights
 from vae_lib.errors import CheckpointError
 from vae_lib.files import PathLike
@@ -75,7 +78,7 @@ def identify(path: PathLike, *, hash_file: bool = True, known: Lookup | None = N
 
     Args:
         hash_file: read the file: compute the SHA-256, ask the catalog for it, and check that the weights are
-            numbers. Without it only the header is read (and pickles in the old format).
+            numbers. Without it only the header and a few numbers are read (and pickles in the old format).
         known: catalog lookup by SHA-256; the package's own catalog when None.
 
     Raises:
@@ -83,13 +86,16 @@ def identify(path: PathLike, *, hash_file: bool = True, known: Lookup | None = N
     """
     with open_weights(path) as weights:
         described = describe(weights.header)
+        statistics = read_statistics(weights, described)
         if hash_file:
             check_numbers(weights, described)
-    return identify_described(described, hash_file=hash_file, known=known)
+    return identify_described(described, statistics, hash_file=hash_file, known=known)
 
 
-def identify_described(described: Described, *, hash_file: bool, known: Lookup | None = None) -> Identity:
-    """``identify`` of a header that was read and found good already."""
+def identify_described(
+    described: Described, statistics: Mapping[str, Tensor], *, hash_file: bool, known: Lookup | None = None
+) -> Identity:
+    """``identify`` of a header that was read and found good already, with what ``read_statistics`` gives."""
     header, network, keys = described.header, described.network, described.keys
     infos = [header.tensors[source] for source in keys.sources.values()]
     kind: Kind = described.architecture
@@ -102,7 +108,8 @@ def identify_described(described: Described, *, hash_file: bool, known: Lookup |
         except OSError as error:
             raise CheckpointError(f"{header.path} cannot be read: {error.strerror or error}.") from error
     channels = network.latent_channels
-    found = judge(described, sha256, known)
+    factor = statistics.get(FACTOR)
+    found = judge(described, sha256, known, None if factor is None else float(factor))
     family = found.family
     factors: tuple[float | None, float | None] = (None, None)
     if keys.is_taesd:

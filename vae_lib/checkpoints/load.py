@@ -90,7 +90,7 @@ def load_vae(
         state_dict = _read(file, described, dtype or described.dtype, torch.device(device)) if weights else None
     if hash_file is None:
         hash_file = described.header.file_size <= HASH_AT_MOST_BYTES
-    identity = identify_described(described, hash_file=hash_file)
+    identity = identify_described(described, statistics, hash_file=hash_file)
     model = described.network
     if state_dict is not None:
         assign(model, state_dict)

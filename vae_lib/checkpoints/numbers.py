@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -10,6 +12,8 @@ from vae_lib.checkpoints.header import quote
 from vae_lib.checkpoints.network import Described
 from vae_lib.checkpoints.source import WeightsFile
 from vae_lib.errors import CheckpointError
+
+FACTOR = "scale_factor"  # ldm keeps it in a checkpoint where it was measured at the beginning of training
 
 
 def read_numbers(weights: WeightsFile, source: str) -> Tensor:
@@ -35,7 +39,6 @@ def check_numbers(weights: WeightsFile, described: Described) -> None:
     Raises:
         CheckpointError: as ``read_numbers``.
     """
-    read_statistics(weights, described)
     for source in described.keys.sources.values():
         read_numbers(weights, source)
 
@@ -63,6 +66,8 @@ def read_statistics(weights: WeightsFile, described: Described) -> dict[str, Ten
             raise CheckpointError(_damaged(weights, wrong[0], f"not {channels} numbers"))
         if bool((found[own.deviation] <= 0).any()):
             raise CheckpointError(_damaged(weights, own.deviation, "numbers that are not above zero"))
+    if (factor := tensors.get(FACTOR)) is not None and math.prod(factor.shape) == 1:
+        found[FACTOR] = read_numbers(weights, FACTOR)
     return found
 
 
