@@ -136,6 +136,16 @@ def test_latents_of_one_family_and_the_vae_of_another(run: Runner, folder: Path)
     torch.testing.assert_close(found, network(SD_SHAPED).decode(Z / SD1), atol=1e-4, rtol=0)
 
 
+def test_latents_of_a_family_that_nobody_knows(run: Runner, folder: Path) -> None:
+    given = latents(folder, Z, LatentSpace(0.7))
+    said = refused(run, folder, "decode", given, "--vae", folder / "sd1.safetensors")
+    assert said.startswith(
+        "vae_lib: The latents are another family's (scaling factor 0.7) and sd1.safetensors is the VAE"
+    )
+    found, _ = picture(run, folder, "decode", given, "--vae", folder / "sd1.safetensors", "--scaling-factor", "0.7")
+    torch.testing.assert_close(found, network(SD_SHAPED).decode(Z / 0.7), atol=1e-4, rtol=0)
+
+
 @pytest.mark.parametrize("route", ["taesd", "auto"])
 def test_a_vae_of_one_family_and_the_taesd_of_another(route: str, run: Runner, folder: Path) -> None:
     files = ("--vae", folder / "sdxl.safetensors", "--taesd", folder / "taesd.safetensors", "--route", route)

@@ -100,7 +100,7 @@ class Meeting:
             return own
         if own is not None and self.family is None:
             theirs, told = family_of_space(channels, own), _told(identity)
-            whose, kind = _whose(theirs), "the TAESD" if self.vae is None else "the VAE"
+            whose, kind = _whose(theirs, own), "the TAESD" if self.vae is None else "the VAE"
             raise OpenSpace(
                 f"The latents are {whose} and {identity.path.name} is {kind} of {_name(identity)}: the picture would "
                 f"be wrong. Choose {kind} of {'their family' if theirs is None else theirs.name}.",
@@ -135,7 +135,7 @@ class Meeting:
             raise OpenSpace(f"{sentence} {tiny.explanation}", tiny.candidates)
         if family is None or theirs is None or theirs.shares_latents(family):
             return latents
-        sentence = f"The latents are {_whose(theirs)} and {tiny.path.name} is the TAESD of {family.name}."
+        sentence = f"The latents are {_whose(theirs, space)} and {tiny.path.name} is the TAESD of {family.name}."
         raise OpenSpace(sentence, [family])
 
     def packed_by_taesd(self) -> tuple[LatentSpace, dict[str, str]] | None:
@@ -152,8 +152,9 @@ def _told(identity: Identity) -> Family | None:
     return identity.family or identity.guess
 
 
-def _whose(family: Family | None) -> str:
-    return "of no family that is known" if family is None else f"{family.name}'s"
+def _whose(family: Family | None, space: LatentSpace) -> str:
+    factor = f" (scaling factor {space.scale:g})" if isinstance(space.scale, float) else ""
+    return f"another family's{factor}" if family is None else f"{family.name}'s"
 
 
 def _name(identity: Identity) -> str:
