@@ -60,7 +60,8 @@ def describe(header: Header) -> Described:
     keys = find_vae(header)
     name = header.path.name
     shapes = {key: keys.shape(key, header.tensors[source].shape) for key, source in keys.sources.items()}
-    network = _network(name, shapes, keys)
+    between_frames = {key: header.tensors[source].shape for key, source in keys.between_frames.items()}
+    network = _network(name, {**shapes, **between_frames}, keys)
     _check_shapes(name, shapes, {key: tuple(value.shape) for key, value in network.state_dict().items()})
     packing = None if keys.is_taesd or keys.is_wan else _packing(header, keys, network.latent_channels)
     return Described(header, keys, network, _dtype(header, keys), packing)
