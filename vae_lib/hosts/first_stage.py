@@ -10,7 +10,8 @@ from torch import nn
 
 from vae_lib.catalog import LatentSpace
 from vae_lib.guard.seam import Halves
-from vae_lib.hosts.webui_family import checkpoint_name, weights_identity
+from vae_lib.hosts.a1111_family import weights_identity
+from vae_lib.hosts.webui_family import checkpoint_name
 
 _FAMILY_FLAGS = {"is_sdxl": "SDXL", "is_sd3": "SD3", "is_sd2": "SD2", "is_sd1": "SD1"}
 
