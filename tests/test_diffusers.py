@@ -190,7 +190,7 @@ def test_memory_that_is_allowed() -> None:
     assert guarded.outcome is not None
     assert guarded.outcome.plan.peak_bytes <= allowed
     assert said[0].startswith("decoded 160x160 in tiles")
-    assert f"only {size_text(allowed)} was free" in said[0]
+    assert f"only {size_text(allowed)} may be used" in said[0]
 
 
 def test_out_of_memory_goes_on_to_the_next_route(vae: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -356,7 +356,7 @@ def test_too_little_memory_takes_the_smallest_plan(vae: Any) -> None:
     assert distance(vae.decode(given(vae)[0]).sample, own) < 2e-5
     assert guarded.outcome is not None
     assert guarded.outcome.plan.route is not Route.FULL
-    assert said[0].startswith("memory=1 is too little for every route; the smallest takes ")
+    assert said[0].startswith("1 byte of memory is too little for every route; the smallest takes ")
     assert guarded.memory == 1
 
 

@@ -9,45 +9,23 @@ whose place it stands.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from vae_lib.decode import Ladder, Outcome, wording
-from vae_lib.device import free_memory
-from vae_lib.engine import Compute, Operation
-from vae_lib.errors import DeviceLost, PlanError, VAEGuardError
-from vae_lib.guard import diffusers_vae, frames
-from vae_lib.guard.diffusers_vae import Aside, Methods
-from vae_lib.guard.forward import without_autocast
-from vae_lib.planning import PROFILES, Planner, Route
+from vae_lib.engine import Operation
+from vae_lib.guard import diffusers_vae
+from vae_lib.guard.alone import Alone
+from vae_lib.guard.diffusers_vae import Methods
+from vae_lib.planning import Route
 from vae_lib.planning.route import EXACT
-from vae_lib.units import size_text
-
-log = logging.getLogger("vae_guard")
 
 
-@dataclass(eq=False)
-class Guarded:
-    """The guard of one VAE.
+class Guarded(Alone):
+    """The guard of one VAE."""
 
-    Attributes:
-        routes: those allowed, the preferred first.
-        memory: bytes that may be allocated at most; None: what is free.
-        on_event: given a sentence for each picture that came by another route than in full, and once for each reason
-            why diffusers' own method was used. They are logged as well ("vae_guard").
-        outcome: what the last call did, without its numbers; None where diffusers' own method was used.
-    """
-
-    routes: Sequence[Route]
-    memory: int | None = None
-    on_event: Callable[[str], None] | None = None
-    outcome: Outcome | None = None
-    _said: set[str] = field(default_factory=set)
+    program = "diffusers'"
 
     def __deepcopy__(self, memo: Any) -> Guarded:
         return self
@@ -57,30 +35,9 @@ class Guarded:
 
     def run(self, vae: Any, operation: Operation, x: Tensor) -> Tensor:
         """Implements ``diffusers_vae.Runner``."""
-        outcome = _outcome(vae, self, operation, x)
-        if outcome is None:
-            return diffusers_vae.own(vae, operation, x)
-        made = outcome.result
-        if operation is Operation.ENCODE:
-            assert outcome.log_variance is not None
-            made = torch.cat([made, outcome.log_variance], dim=1)  # (B, 2C, h, w)
-        return diffusers_vae.as_given(vae, operation, made, x)
-
-    def say(self, text: str, *, once: bool = False) -> None:
-        if once and text in self._said:
-            return
-        if once:
-            self._said.add(text)
-        log.warning("%s", text)
-        if self.on_event is not None:
-            try:
-                self.on_event(text)
-            except Exception:  # the picture is there
-                log.exception("on_event failed")
-
-    def planner(self) -> Planner:
-        planner = Planner(free_memory, PROFILES)
-        return planner if self.memory is None else planner.within(self.memory)
+        seam = Methods(vae)
+        made = self.attempt(seam, operation, x)
+        return diffusers_vae.own(vae, operation, x) if made is None else seam.given(operation, made, x)
 
 
 def guard(
@@ -95,7 +52,7 @@ def guard(
     Args:
         target: a pipeline, or a VAE of one of ``diffusers_vae.CLASSES``.
         routes: "full", "tiled", "offload" and "cpu", the preferred first.
-        memory, on_event: as ``Guarded`` has them.
+        memory, on_event: as ``Alone`` has them.
 
     Raises:
         TypeError: when it has no VAE that we have a network for.
@@ -132,63 +89,3 @@ def _vae_of(target: Any) -> Any:
     if not diffusers_vae.is_known(vae):
         raise TypeError("This diffusers is too old: VAE Guard needs version 0.31 or later.")
     return vae
-
-
-# A compiled ``vae.decode`` breaks its graph here: which plan is taken depends on what is free.
-@torch.compiler.disable  # type: ignore[misc]
-def _outcome(vae: Any, guarded: Guarded, operation: Operation, x: Tensor) -> Outcome | None:
-    """What our ladder makes of it; None where it is left to diffusers."""
-    guarded.outcome = None
-    try:
-        outcome = _run(Methods(vae), guarded, operation, x)
-    except DeviceLost:
-        raise
-    except VAEGuardError as reason:
-        guarded.say(f"diffusers' own {operation.value} is used: {reason}", once=True)
-        return None
-    except Exception as error:
-        log.exception("VAE Guard failed; please report this.")
-        guarded.say(f"diffusers' own {operation.value} is used, because VAE Guard failed: {error}", once=True)
-        return None
-    guarded.outcome = replace(outcome, result=outcome.result.new_empty(0), log_variance=None)
-    if outcome.fell_back:
-        made = outcome.result if operation is Operation.DECODE else x
-        guarded.say(wording.notice(outcome, operation, made.shape[-1], made.shape[-2]))
-    return outcome
-
-
-def _run(seam: Methods, guarded: Guarded, operation: Operation, x: Tensor) -> Outcome:
-    if x.is_meta:
-        raise Aside("there are no numbers on the meta device.")
-    if frames.is_video(x):
-        raise Aside("VAE Guard decodes and encodes single pictures, and this is a video.")
-    weights = seam.weights(operation).values()
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, *weights)):
-        raise Aside("gradients are wanted. Call it within torch.no_grad(), or vae.requires_grad_(False) before.")
-    padding, network, dtype = seam.padding(operation), seam.network(operation), seam.dtype(operation)
-    PROFILES.check(network, Compute(x.device, dtype), lambda text: guarded.say(text, once=True))
-    ladder = Ladder(
-        network,
-        device=x.device,
-        dtype=dtype,
-        order=guarded.routes,
-        planner=guarded.planner(),
-        wrap=padding,
-    )
-    given = frames.without_time(x)
-    run = ladder.decode if operation is Operation.DECODE else ladder.encode
-    with without_autocast(x.device):
-        try:
-            return run(given)
-        except PlanError:  # diffusers' own would take more than any plan of ours
-            scale = 1 if operation is Operation.DECODE else ladder.downscale
-            height, width = (side // scale for side in given.shape[2:])
-            least = ladder.planner.smallest(ladder.work(operation, height, width, len(given)), guarded.routes)
-            if guarded.memory is None or least is None or least.peak_bytes <= guarded.memory:
-                raise
-            needed = least.peak_bytes
-            guarded.say(
-                f"memory={guarded.memory} is too little for every route; the smallest takes {size_text(needed)}."
-            )
-            ladder.planner = Planner(lambda device: needed, PROFILES)
-        return run(given)

@@ -101,10 +101,10 @@ def _with_time(
         elif name.endswith(".gamma") and not flat:
             tensor = tensor[..., None]
         weights[name] = tensor.clone()
-        if name.endswith("resample.1.bias") and _doubles_frames(ours, config):
-            channels = len(tensor)
-            twice = 2 * channels if name.startswith("decoder") else channels
-            place = name.replace("resample.1.bias", "time_conv")
-            weights[f"{place}.weight"] = torch.randn(twice, channels, most_taps, 1, 1, generator=generator)
-            weights[f"{place}.bias"] = torch.randn(twice, generator=generator)
+        if name.endswith("resample.1.weight") and _doubles_frames(ours, config):
+            channels = tensor.shape[1]
+            made = 2 * channels if name.startswith("decoder") else channels
+            place = name.replace("resample.1.weight", "time_conv")
+            weights[f"{place}.weight"] = torch.randn(made, channels, most_taps, 1, 1, generator=generator)
+            weights[f"{place}.bias"] = torch.randn(made, generator=generator)
     return weights

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from vae_lib.engine import Operation, Padding
-from vae_lib.errors import VAEGuardError
+from vae_lib.errors import Aside
 from vae_lib.guard import borrow, frames, layers
 from vae_lib.guard.seam import Own, StandIn, attribute
 from vae_lib.networks import Network
@@ -33,10 +33,6 @@ _BRINGS = {
     "layer_execution_tracker",
 }
 _USUAL = {"eps": 1e-6, "output_scale_factor": 1.0, "rescale_output_factor": 1.0}  # attributes of layers
-
-
-class Aside(VAEGuardError):
-    """Why a call is left to diffusers; no failure."""
 
 
 class Runner(Protocol):
@@ -149,6 +145,7 @@ class Methods:
             Aside: when the VAE is not what ours stands in for.
         """
         half: nn.Module = getattr(self.module, operation.half)
+        self.weights(operation)
         _check_config(self.module.config)
         _check_half(half, operation.half)
         for part in (name.removesuffix(".") for name in _PARTS[operation]):

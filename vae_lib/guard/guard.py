@@ -176,10 +176,7 @@ class Guard:
             height, width = (vae.space.side * side for side in shape[2:])
         else:
             height, width = (side // ladder.downscale for side in shape[2:])
-        work = ladder.work(operation, height, width, shape[0])
-        work = replace(work, resident=True)  # the host brings the weights, and counts them itself
-        plan = ladder.outlook(work).chosen or ladder.planner.smallest(work, preference.routes)
-        return plan.peak_bytes if plan is not None and plan.device == device else 0
+        return ladder.need_bytes(operation, height, width, shape[0])  # the host brings the weights, and counts them
 
     def preference(self, operation: Operation) -> Preference:
         """The steps for a generation that asks for nothing in particular."""
