@@ -163,7 +163,8 @@ def _network(shape: str, dtype: torch.dtype) -> Network:
 
 def _counted(vae: Network, size: int, dtype: torch.dtype) -> Iterator[dict[str, Any]]:
     """One record for each system that is there."""
-    latents = torch.empty(1, vae.latent_channels, size // 8, size // 8, dtype=dtype, device=META)
+    side = size // vae.downscale
+    latents = torch.empty(1, vae.latent_channels, side, side, dtype=dtype, device=META)
     others: dict[str, Callable[[], Decode]] = {
         "diffusers full": lambda: peers.diffusers(vae, META, dtype, "full"),
         "ldm full": lambda: peers.ldm(vae, META, dtype),
@@ -177,7 +178,7 @@ def _counted(vae: Network, size: int, dtype: torch.dtype) -> Iterator[dict[str, 
             print(f"{name} is left out: {missing}", file=sys.stderr, flush=True)
             continue
         yield {"size": size, "system": name, **_run(lambda other=other: other(latents))}  # type: ignore[misc]
-    work = Work(vae.config, Operation.DECODE, size // 8, size // 8, 1, CUDA, dtype)
+    work = Work(vae.config, Operation.DECODE, side, side, 1, CUDA, dtype)
     for name, tiling in _ways(work).items():
         cost = cost_of(work, tiling)
         record = {"size": size, "system": name, "tiling": vars(tiling)}

@@ -49,18 +49,28 @@ def diffusers(vae: Network, device: torch.device, dtype: torch.dtype, mode: str)
 
 
 def diffusers_network(config: Architecture) -> Any:
-    """diffusers' AutoencoderKL, or its AutoencoderKLQwenImage, of our configuration, with weights of its own."""
+    """diffusers' AutoencoderKL, AutoencoderKLQwenImage or AutoencoderKLWan, of our shape, with weights of its own."""
     try:
         import diffusers as library
     except ImportError:
         raise Missing("diffusers is not installed") from None
     if isinstance(config, WanConfig):
-        widths = config.widths
-        return library.AutoencoderKLQwenImage(
-            base_dim=widths[0],
-            z_dim=config.z_channels,
-            dim_mult=[width // widths[0] for width in widths],
-            num_res_blocks=config.num_res_blocks,
+        shape = {
+            "base_dim": config.widths[0],
+            "z_dim": config.z_channels,
+            "dim_mult": [width // config.widths[0] for width in config.widths],
+            "num_res_blocks": config.num_res_blocks,
+        }
+        if config.frames is None:
+            return library.AutoencoderKLQwenImage(**shape)
+        return library.AutoencoderKLWan(
+            **shape,
+            decoder_base_dim=config.decoder_ch,
+            temperal_downsample=[frames == 2 for frames in config.frames],
+            is_residual=True,
+            in_channels=config.in_channels * config.patch**2,
+            out_channels=config.out_channels * config.patch**2,
+            patch_size=config.patch,
         )
     assert isinstance(config, AutoencoderKLConfig)
     levels = len(config.ch_mult)

@@ -6,7 +6,7 @@ import os
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from vae_lib.checkpoints import load_vae
-from vae_lib.networks import Architecture, AutoencoderKLConfig, Network, WanConfig, WanVAE, build
+from vae_lib.networks import Architecture, AutoencoderKLConfig, Network, WanConfig, WanVAE, build, known
 
 SHAPES: dict[str, Architecture] = {
     "sd": AutoencoderKLConfig(has_encoder=False, use_quant_conv=False),
@@ -22,14 +22,15 @@ SHAPES: dict[str, Architecture] = {
         has_encoder=False, z_channels=16, embed_dim=16, use_quant_conv=False, use_post_quant_conv=False
     ),
     "wan": WanConfig(has_encoder=False),
+    "wan-2.2": replace(known.SHAPES["wan-2.2"], has_encoder=False),
 }
 BUNDLED = Path(__file__).parent.parent / "vae_lib" / "data" / "vae_guard_tiny.safetensors"
 
 
 @dataclass(frozen=True)
 class Job:
-    """One decode: which network ("sd" for SD1, SD2 and SDXL, "sd3", "wan" for Qwen-Image and Wan 2.1, "bundled"),
-    dtype, pixels along a side, batch."""
+    """One decode: which network ("sd" for SD1, SD2 and SDXL, "sd3", "wan" for Qwen-Image and Wan 2.1, "wan-2.2",
+    "bundled"), dtype, pixels along a side, batch."""
 
     shape: str
     dtype: str
@@ -55,9 +56,9 @@ class Job:
         return vae
 
     def latents(self, vae: Network) -> Tensor:
-        """(B, C, size / 8, size / 8), float32: the same in every process."""
+        """(B, C, size / downscale, size / downscale), float32: the same in every process."""
         generator = torch.Generator().manual_seed(1)
-        side = self.size // 8
+        side = self.size // vae.downscale
         return torch.randn(self.batch, vae.latent_channels, side, side, generator=generator)
 
 

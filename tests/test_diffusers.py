@@ -34,9 +34,9 @@ def kl(**more: Any) -> Any:
     return library.AutoencoderKL(**{**config, **more}).eval()
 
 
-def wan(name: str) -> Any:
+def wan(name: str, **shape: Any) -> Any:
     torch.manual_seed(0)
-    vae = getattr(library, name)(base_dim=8, z_dim=16, dim_mult=[1, 2, 4, 4], num_res_blocks=1).eval()
+    vae = getattr(library, name)(base_dim=8, z_dim=16, dim_mult=[1, 2, 4, 4], num_res_blocks=1, **shape).eval()
     for parameter in vae.parameters():
         parameter.data.add_(0.01)  # else its biases are nothing
     return vae
@@ -47,6 +47,9 @@ VAES: dict[str, Callable[[], Any]] = {
     "FLUX": lambda: kl(use_quant_conv=False, use_post_quant_conv=False, latent_channels=16),
     "Qwen-Image": lambda: wan("AutoencoderKLQwenImage"),
     "Wan": lambda: wan("AutoencoderKLWan"),
+    "Wan 2.2": lambda: wan(
+        "AutoencoderKLWan", decoder_base_dim=12, is_residual=True, in_channels=12, out_channels=12, patch_size=2
+    ),
 }
 
 
@@ -66,7 +69,7 @@ def given(vae: Any) -> tuple[Tensor, Tensor]:
     torch.manual_seed(1)
     is_video = hasattr(vae.config, "z_dim")
     z = torch.randn(2, vae.config.z_dim if is_video else vae.config.latent_channels, 7, 9)
-    side = 8 if is_video else 4
+    side = 8 * (vae.config.get("patch_size") or 1) if is_video else 4
     x = torch.rand(2, 3, side * 7, side * 9) * 2 - 1
     return (z[:, :, None], x[:, :, None]) if is_video else (z, x)
 
@@ -187,7 +190,7 @@ def test_memory_that_is_allowed() -> None:
     assert guarded.outcome is not None
     assert guarded.outcome.plan.peak_bytes <= allowed
     assert said[0].startswith("decoded 160x160 in tiles")
-    assert f"only {size_text(allowed)} was free" in said[0]
+    assert f"only {size_text(allowed)} may be used" in said[0]
 
 
 def test_out_of_memory_goes_on_to_the_next_route(vae: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -353,7 +356,7 @@ def test_too_little_memory_takes_the_smallest_plan(vae: Any) -> None:
     assert distance(vae.decode(given(vae)[0]).sample, own) < 2e-5
     assert guarded.outcome is not None
     assert guarded.outcome.plan.route is not Route.FULL
-    assert said[0].startswith("memory=1 is too little for every route; the smallest takes ")
+    assert said[0].startswith("1 byte of memory is too little for every route; the smallest takes ")
     assert guarded.memory == 1
 
 

@@ -35,6 +35,10 @@ class UnknownVAE(CheckpointError):
     """A file holds a VAE, whole perhaps, of a kind that there is no network for here."""
 
 
+class Aside(VAEGuardError):
+    """Why a call is left to the program that made it; no failure."""
+
+
 class InputError(VAEGuardError):
     """Latents, a picture or an argument that cannot be used."""
 

@@ -30,10 +30,25 @@ def test_the_rows() -> None:
         "FLUX.2": (32, 1.0, 0.0),
         "Mugen": (32, 1.0, 0.0),
         "Qwen-Image": (16, 1.0, 0.0),
+        "Wan 2.2": (48, 1.0, 0.0),
+        "Qwen-Image 2.1": (64, 1.0, 0.0),
     }
     stems = [family.taesd_stem for family in FAMILIES.values()]
-    assert stems == ["taesd", "taesd", "taesdxl", None, None, "taesd3", "taef1", "taef2", "taef2", "taew2_1"]
-    assert [family.sampler_channels for family in FAMILIES.values()] == [4, 4, 4, 4, 4, 16, 16, 128, 32, 16]
+    assert stems == [
+        "taesd",
+        "taesd",
+        "taesdxl",
+        None,
+        None,
+        "taesd3",
+        "taef1",
+        "taef2",
+        "taef2",
+        "taew2_1",
+        None,
+        None,
+    ]
+    assert [f.sampler_channels for f in FAMILIES.values()] == [4, 4, 4, 4, 4, 16, 16, 128, 32, 16, 48, 64]
 
 
 def test_who_shares_latents() -> None:

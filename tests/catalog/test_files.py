@@ -47,6 +47,8 @@ purpose = "For tests."
         "qwen-image-vae",
         "wan-2.1-vae",
         "qwen2d-vae",
+        "wan-2.2-vae",
+        "qwen-image-2.1-vae",
         "taew2-1",
     ],
 )

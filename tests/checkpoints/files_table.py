@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from tests.checkpoints import corpus, odd
 from tests.checkpoints.test_source import gguf
 from tests.networks import taehv
-from tests.networks.small import FLUX2, SD_SHAPED, WAN, network, sd3_like, taesd, weights_of
+from tests.networks.small import FLUX2, QWEN21, SD_SHAPED, WAN, WAN22, network, sd3_like, taesd, weights_of
 from tests.networks.wan_layouts import diffusers_names, names_of_2d, own_names
 from vae_lib.checkpoints import load_latents, load_vae
 from vae_lib.errors import VAEGuardError
@@ -33,6 +33,8 @@ BEGIN, END = "<!-- made by tests/checkpoints/files_table.py -->", "<!-- end -->"
 SMALL_WAN = replace(WAN, z_channels=16)
 UPSCALER = replace(SD_SHAPED, ch_mult=(1, 1, 1))
 FLUX1 = sd3_like(ch=32, ch_mult=(1, 1, 1, 1), num_res_blocks=1)
+WAN_22 = replace(WAN22, z_channels=48)
+QWEN_21 = replace(QWEN21, z_channels=64)
 
 Weights = dict[str, torch.Tensor]
 Row = tuple[str, str, str]  # what it is, the file's name, what becomes of it
@@ -137,9 +139,10 @@ def _vaes(folder: Path) -> Iterator[tuple[str, Path]]:
         safetensors("qwen/diffusion_pytorch_model.safetensors", diffusers_names(wan, SMALL_WAN)),
     )
     yield "Qwen2D, a conversion", safetensors("Qwen2D_VAE.safetensors", names_of_2d(wan, SMALL_WAN))
+    yield "Wan 2.2 5B", safetensors("wan2.2_vae.safetensors", own_names(weights_of(network(WAN_22)), WAN_22))
     yield (
-        "Wan 2.2 5B",
-        safetensors("wan2.2_vae.safetensors", {"decoder.upsamples.0.upsamples.0.residual.0.gamma": torch.ones(1)}),
+        "Qwen-Image 2.1",
+        safetensors("qwen_image_2.1_vae.safetensors", own_names(weights_of(network(QWEN_21)), QWEN_21, taps=1)),
     )
     yield "half of a TAESD", pickled("taesd_decoder.pth", _half(tiny, "decoder"))
     yield "TAESD of diffusers", safetensors("taesd.safetensors", weights_of(AutoencoderTiny()))

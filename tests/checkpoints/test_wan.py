@@ -1,4 +1,4 @@
-"""The VAE of Wan 2.1 and Qwen-Image in its three layouts: read as one network, refused where something is wrong."""
+"""The VAE of Wan and Qwen-Image in its three layouts: read as one network, refused where something is wrong."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tests.networks.small import FP16, FP32, WAN, network, weights_of
+from tests.networks.small import FP16, FP32, QWEN21, WAN, WAN22, network, weights_of
 from tests.networks.wan_layouts import diffusers_names, names_of_2d, own_names
 from vae_lib.checkpoints import FAMILIES, convert_to_ldm, identify, load_latents, load_vae
-from vae_lib.errors import CheckpointError, InputError, UnknownVAE
+from vae_lib.errors import CheckpointError, InputError
 from vae_lib.networks import WanConfig, WanVAE
 
 Weights = dict[str, Tensor]
@@ -127,18 +127,37 @@ def test_every_file_has_the_convolutions_beside_its_halves(layout: str, gone: st
         load_vae(written(weights, tmp_path))
 
 
-@pytest.mark.parametrize(
-    "key",
-    [
-        "decoder.upsamples.0.upsamples.0.residual.0.gamma",
-        "encoder.downsamples.1.downsamples.0.residual.2.weight",
-        "decoder.up_blocks.0.upsampler.resample.1.weight",
-    ],
-)
-def test_wan_22_has_another_network(key: str, tmp_path: Path) -> None:
-    path = written({"decoder.middle.0.residual.0.gamma": torch.ones(8, 1, 1, 1), key: torch.ones(1)}, tmp_path)
-    with pytest.raises(UnknownVAE, match=r"is the VAE of Wan 2\.2 5B, for which VAE Guard has no network"):
-        load_vae(path)
+NEWER = {"Wan 2.2": replace(WAN22, z_channels=48), "Qwen-Image 2.1": replace(QWEN21, z_channels=64)}
+
+
+@pytest.mark.parametrize("layout", ["wan", "wan (diffusers)"])
+@pytest.mark.parametrize("family", NEWER)
+def test_wan_22_and_its_kind(family: str, layout: str, tmp_path: Path) -> None:
+    config = NEWER[family]
+    weights = weights_of(network(config))
+    kept = own_names(weights, config, taps=1) if layout == "wan" else diffusers_names(weights, config)
+    loaded = load_vae(written(kept, tmp_path))
+    assert isinstance(loaded.model, WanVAE)
+    assert loaded.model.config == config
+    found = loaded.model.state_dict()
+    assert all(torch.equal(found[key], weights[key]) for key in weights)
+    assert (loaded.identity.family, loaded.identity.layout) == (FAMILIES[family], layout)
+    assert loaded.space is not None
+    latents = torch.randn(1, config.z_channels, 2, 2)
+    row = FAMILIES[family]
+    torch.testing.assert_close(loaded.space.for_vae(latents)[0, 7], latents[0, 7] * row.deviation[7] + row.mean[7])
+    half = {key: tensor for key, tensor in kept.items() if key.startswith(("decoder.", "conv2.", "post_quant_conv."))}
+    assert isinstance(model := load_vae(written(half, tmp_path)).model, WanVAE)
+    assert (model.config.frames, model.config.patch) == (config.frames, config.patch)
+
+
+def test_halves_that_do_other_things_to_frames(tmp_path: Path) -> None:
+    config = NEWER["Wan 2.2"]
+    weights = own_names(weights_of(network(config)), config)
+    gone = next(key for key in weights if key.startswith("decoder.") and key.endswith("time_conv.weight"))
+    del weights[gone]
+    with pytest.raises(CheckpointError, match="do not belong together"):
+        load_vae(written(weights, tmp_path))
 
 
 def test_a_config_that_says_otherwise(tmp_path: Path) -> None:

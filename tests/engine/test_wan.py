@@ -1,4 +1,4 @@
-"""Wan 2.1's VAE in a stream of bands gives the plain network's picture, whatever size, bands and options are."""
+"""Wan's VAE in a stream of bands gives the plain network's picture, whatever size, bands and options are."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from tests.networks.small import (
     FP32,
     FP64,
     PADDINGS,
+    QWEN21,
     WAN,
+    WAN22,
     distance,
     images,
     latents_for,
@@ -55,7 +57,8 @@ def check(
     z = latents_for(config, *size, batch=2).to(dtype)
     assert distance(run_decode(vae, z, tiling, dtype, padding), plain.decode(z)) < ALLOWED[dtype]
     scale, extra = config.downscale, config.downscale // 2
-    picture = images(scale * size[0] + extra, scale * size[1] + extra, batch=2).to(dtype)
+    height, width = scale * size[0] + extra, scale * size[1] + extra
+    picture = images(height, width, batch=2, channels=config.in_channels).to(dtype)
     for result, wanted in zip(
         run_encode(vae, picture, tiling, dtype, padding), plain.encode_moments(picture), strict=True
     ):
@@ -67,6 +70,13 @@ def check(
 @pytest.mark.parametrize("size", [(1, 1), (7, 3)], ids=str)
 def test_exact(size: tuple[int, int], dtype: torch.dtype, tiling: Tiling) -> None:
     check(WAN, size, tiling, dtype)
+
+
+@tilings
+@pytest.mark.parametrize("size", [(1, 1), (7, 3), (18, 2)], ids=str)
+@pytest.mark.parametrize("config", [WAN22, QWEN21], ids=["Wan 2.2", "Qwen-Image 2.1"])
+def test_exact_with_shortcuts_around_levels(config: WanConfig, size: tuple[int, int], tiling: Tiling) -> None:
+    check(config, size, tiling, FP64)
 
 
 @tilings
@@ -89,8 +99,9 @@ def test_exact_by_winograds_algorithm(bands: Tiling) -> None:
 
 
 @pytest.mark.parametrize("padding", PADDINGS, ids=lambda p: f"{p.height.value}-{p.width.value}")
-def test_exact_with_any_padding(padding: Padding) -> None:
-    check(replace(WAN, widths=(4, 6, 8), num_res_blocks=1), (6, 3), ROWS, FP64, padding)
+@pytest.mark.parametrize("config", [replace(WAN, widths=(4, 6, 8), num_res_blocks=1), WAN22], ids=["2.1", "2.2"])
+def test_exact_with_any_padding(config: WanConfig, padding: Padding) -> None:
+    check(config, (6, 3), ROWS, FP64, padding)
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 from dataclasses import fields
@@ -150,7 +151,7 @@ def test_plans_are_answered_sparingly(host: Any, routes: Routes, monkeypatch: py
 
 def test_what_another_sites_page_takes_for_a_picture_is_refused() -> None:
     def asked(**headers: str) -> Any:
-        return not_by_another_site(SimpleNamespace(method="GET", headers=headers))
+        return asyncio.run(not_by_another_site(SimpleNamespace(method="GET", headers=headers)))
 
     with pytest.raises(HTTPException) as raised:
         asked(**{"sec-fetch-site": "cross-site", "sec-fetch-mode": "no-cors"})

@@ -20,6 +20,7 @@ from vae_lib.catalog import LatentSpace
 from vae_lib.checkpoints.unfinished import Afterwards, Latents
 from vae_lib.engine import Operation
 from vae_lib.guard import Folders, Points
+from vae_lib.guard.seam import Halves
 
 SCALE = 0.18215  # SD1's
 
@@ -31,7 +32,10 @@ class FakeVAE:
     family: str | None = "SD1"
     latent_channels: int = 4
     space: LatentSpace = field(default_factory=lambda: LatentSpace(SCALE))
-    packages: tuple[str, ...] = ("vae_lib",)
+
+    @property
+    def seam(self) -> Halves:
+        return Halves(self.module, ("vae_lib",))
 
     def identity(self) -> str:
         return "these weights"

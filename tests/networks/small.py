@@ -49,6 +49,9 @@ SD = AutoencoderKLConfig(ch=32, ch_mult=(1, 2, 4, 4), num_res_blocks=2)
 WAN = WanConfig(widths=(8, 16, 24, 32), num_res_blocks=2, z_channels=4)
 FLUX2 = AutoencoderKLConfig(ch=32, ch_mult=(1, 1, 1, 1), num_res_blocks=1, z_channels=32, embed_dim=32)
 SD_SHAPED = AutoencoderKLConfig(ch=32, ch_mult=(1, 1, 1, 1), num_res_blocks=1)  # of 8 pixels a latent
+# Wan 2.2's and Qwen-Image 2.1's
+WAN22 = WanConfig((4, 8, 16, 16), 1, 6, decoder_ch=6, frames=(1, 2, 2), patch=2)
+QWEN21 = WanConfig((2, 4, 8, 16, 16), 1, 4, 4, 4, decoder_ch=4, frames=(1, 2, 2, 2))
 
 
 def sd3_like(**fields: object) -> AutoencoderKLConfig:
@@ -120,9 +123,9 @@ def latents_for(config: Architecture, height: int, width: int, batch: int = 1, s
     return torch.randn(batch, config.latent_channels, height, width, generator=generator)
 
 
-def images(height: int, width: int, batch: int = 1, seed: int = 0) -> Tensor:
+def images(height: int, width: int, batch: int = 1, seed: int = 0, channels: int = 3) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
-    return torch.rand(batch, 3, height, width, generator=generator) * 2 - 1
+    return torch.rand(batch, channels, height, width, generator=generator) * 2 - 1
 
 
 def run_decode(
@@ -155,7 +158,8 @@ def measured_peak(work: Work, vae: AutoencoderKL, tiling: Tiling, picture: tuple
         assert work.config is not None
         source = latents_for(work.config, work.height, work.width, work.batch).to(work.dtype)
     else:
-        source = images(*(picture or work.pixels), work.batch).to(work.dtype)
+        assert work.config is not None
+        source = images(*(picture or work.pixels), work.batch, channels=work.config.in_channels).to(work.dtype)
     run = decode if work.operation == "decode" else encode_moments
     with PeakMemory(CPU) as peak:
         run(vae, source, tiling, Compute(CPU, work.dtype, work.padding))

@@ -15,9 +15,11 @@ from tests.networks.small import (
     FP16,
     FP32,
     PADDINGS,
+    QWEN21,
     SD,
     SMALL,
     WAN,
+    WAN22,
     images,
     latents_for,
     measured_peak,
@@ -144,6 +146,13 @@ def test_a_stream(operation: str, tiling: Tiling) -> None:
     check(Work(WIDE_WAN, operation, 17, 35, 1, CPU, FP32), tiling)
 
 
+@pytest.mark.parametrize("tiling", TILINGS.values(), ids=TILINGS.keys())
+@pytest.mark.parametrize("operation", ["decode", "encode"])
+@pytest.mark.parametrize("config", [WAN22, QWEN21], ids=["Wan 2.2", "Qwen-Image 2.1"])
+def test_a_stream_with_shortcuts_around_levels(config: WanConfig, operation: str, tiling: Tiling) -> None:
+    check(Work(config, operation, 5, 7, 2, CPU, FP32), tiling)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("tiling", TILINGS.values(), ids=TILINGS.keys())
 @pytest.mark.parametrize("operation", ["decode", "encode"])
@@ -158,8 +167,9 @@ def test_a_stream_in_other_dtypes_and_with_other_padding(operation: str, tiling:
 
 
 @pytest.mark.parametrize("operation", ["decode", "encode"])
-def test_counting_many_bands_of_a_stream_by_one_changes_nothing(operation: str) -> None:
-    work = Work(WAN, operation, 90, 6, 1, torch.device("cuda"), FP32)
+@pytest.mark.parametrize("config", [WAN, WAN22], ids=["2.1", "2.2"])
+def test_counting_many_bands_of_a_stream_by_one_changes_nothing(config: WanConfig, operation: str) -> None:
+    work = Work(config, operation, 90, 6, 1, torch.device("cuda"), FP32)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cost, "_sampled", lambda todo, *_: ((index, 1) for index in range(len(todo))))
         one_by_one = cost_of.__wrapped__(work, Tiling(1 << 11))

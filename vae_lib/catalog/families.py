@@ -7,20 +7,11 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from vae_lib.catalog import statistics
 from vae_lib.catalog.family import Architecture, Family, Packing, Statistics
 from vae_lib.catalog.space import LatentSpace
 
 _FLUX2 = Packing(patch=2, mean="bn.running_mean", variance="bn.running_var", eps=1e-4)
-
-# Published in Wan's code (wan/modules/vae.py) and in diffusers' config.json (latents_mean, latents_std).
-_WAN_MEAN = (
-    -0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508,
-    0.4134, -0.0715, 0.5517, -0.3632, -0.1922, -0.9497, 0.2503, -0.2921,
-)  # fmt: skip
-_WAN_DEVIATION = (
-    2.8184, 1.4541, 2.3275, 2.6558, 1.2196, 1.7708, 2.6052, 2.0743,
-    3.2687, 2.1526, 2.8652, 1.5579, 1.6382, 1.1253, 2.8251, 1.9160,
-)  # fmt: skip
 
 # Published in the config.json of its VAE, with a scaling_factor of 0.5, by which each deviation is divided here.
 _PLAYGROUND_MEAN = (-1.6574, 1.886, -1.383, 2.5155)
@@ -122,9 +113,28 @@ FAMILIES: dict[str, Family] = {
             taesd_stem="taew2_1",
             words=r"qwen[-_. ]?(image|2d)|(?<![a-z])(anima|krea[-_. ]?2)(?![a-z0-9])"
             r"|(?<![a-z])(wan|taew)[-_. ]?(2[._-]?1)(?![0-9])",
-            mean=_WAN_MEAN,
-            deviation=_WAN_DEVIATION,
+            mean=statistics.WAN_21_MEAN,
+            deviation=statistics.WAN_21_DEVIATION,
             architecture="WanVAE",
+        ),
+        # Of Wan 2.2 5B; the 14B's is that of Wan 2.1.
+        Family(
+            "Wan 2.2",
+            48,
+            words=r"(?<![a-z])wan[-_. ]?2[._-]?2(?![0-9])",
+            mean=statistics.WAN_22_MEAN,
+            deviation=statistics.WAN_22_DEVIATION,
+            architecture="WanVAE",
+            downscale=16,
+        ),
+        Family(
+            "Qwen-Image 2.1",
+            64,
+            words=r"qwen[-_. ]?image[-_. ]?(edit[-_. ]?)?2[._-]?1(?![0-9])",
+            mean=statistics.QWEN_IMAGE_21_MEAN,
+            deviation=statistics.QWEN_IMAGE_21_DEVIATION,
+            architecture="WanVAE",
+            downscale=16,
         ),
     )
 }

@@ -49,10 +49,6 @@ _OTHER_VAES: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
         ("a consistency decoder", r"^decoder_unet\."),
         ("a VAE for inpainting that takes the masked picture as well", _HALF + r"condition_encoder\."),
         # as a lookahead the half is found once, not anew for each place that the rest might begin at
-        (
-            "the VAE of Wan 2.2 5B",
-            _HALF + r"((up|down)samples\.\d+\.(up|down)samples\.|(up|down)_blocks\.\d+\.(up|down)sampler\.)",
-        ),
         ("a video VAE", rf"(?={_HALF}).*\.(spatial_res_block|temporal_res_block|time_mixer|time_stack)\b"),
         ("a video VAE", _HALF + r"time_conv_out\."),
     )

@@ -6,6 +6,7 @@
                          also with some of diffusers' names in it, as of attention: ``decoder.mid.attn_1.to_q.weight``
 ``diffusers``            ``decoder.up_blocks.3.resnets.0.conv1.weight``
 ``wan``                  ``decoder.upsamples.0.residual.2.weight``: Wan 2.1's own, of Qwen-Image too; 3-D convolutions
+                         (of Wan 2.2, ``decoder.upsamples.0.upsamples.0.residual.2.weight``)
 ``wan (diffusers)``      ``decoder.up_blocks.0.resnets.0.norm1.gamma``: the same in diffusers
 ``wan (2-D)``            the same without time: Qwen2D, a conversion for pictures
 ``taesd``                ``3.conv.0.weight``, one file each for encoder and decoder
@@ -17,7 +18,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, cast
 
@@ -95,7 +96,7 @@ _WAN_RENAMES = tuple(
         (r"\.middle\.0\.|\.mid_block\.resnets\.0\.", ".mid.block_1."),
         (r"\.middle\.1\.|\.mid_block\.attentions\.0\.", ".mid.attn_1."),
         (r"\.middle\.2\.|\.mid_block\.resnets\.1\.", ".mid.block_2."),
-        (r"\.(?:downsamples|upsamples|down_blocks)\.(\d+)\.", r".layers.\1."),
+        (r"\.(?:downsamples|upsamples|down_blocks)\.(\d+)(?=\.)", r".layers.\1"),
         (r"\.residual\.0\.", ".norm1."),
         (r"\.residual\.2\.", ".conv1."),
         (r"\.residual\.3\.", ".norm2."),
@@ -106,7 +107,12 @@ _WAN_RENAMES = tuple(
         (r"\.head\.2\.", ".conv_out."),
     )
 )
-_WAN_UP = re.compile(r"decoder\.up_blocks\.(\d{1,3})\.(resnets\.(\d{1,3})|upsamplers\.0)\.")
+# of Wan 2.2 in diffusers, which keeps its encoder in levels as well
+_WAN_LEVEL = re.compile(
+    r"(encoder|decoder)\.(?:up|down)_blocks\.(\d{1,3})\.(?:resnets\.(\d{1,3})|(?:up|down)sampler)\."
+)
+_WAN_RESIZED = re.compile(r"(encoder|decoder)\.(up|down)_blocks\.\d{1,3}\.(up|down)sampler\.")
+_WAN_UP = re.compile(r"(decoder)\.up_blocks\.(\d{1,3})\.(?:resnets\.(\d{1,3})|upsamplers\.0)\.")
 _ATTENTION_WEIGHT = re.compile(r"(encoder|decoder)\.mid\.attn_1\.(q|k|v|proj_out)\.weight")
 
 
@@ -114,12 +120,14 @@ _ATTENTION_WEIGHT = re.compile(r"(encoder|decoder)\.mid\.attn_1\.(q|k|v|proj_out
 class KeyMap:
     """Where each of our parameters is in a file: ``sources`` maps our name to the file's.
 
-    ``beside`` maps the names of tensors that stand beside the VAE and may say something of its latents.
+    ``beside`` maps the names of tensors that stand beside the VAE and may say something of its latents,
+    ``between_frames`` those of layers that a picture does not use; where they are tells what a level does to frames.
     """
 
     layout: Layout
     sources: Mapping[str, str]
     beside: Mapping[str, str] = field(default_factory=dict)
+    between_frames: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def is_taesd(self) -> bool:
@@ -198,7 +206,7 @@ def convert_to_ldm(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Te
     if found.is_taesd:
         raise CheckpointError("This is a TAESD, the tiny autoencoder, not a full VAE.")
     if found.is_wan:
-        raise CheckpointError("This is the VAE of Qwen-Image or Wan 2.1, not an AutoencoderKL.")
+        raise CheckpointError("This is the VAE of Qwen-Image or Wan, not an AutoencoderKL.")
     return {key: as_ldm(key, state_dict[source]) for key, source in found.sources.items()}
 
 
@@ -235,26 +243,41 @@ def _wan_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _map_wan(bare: Mapping[str, str]) -> KeyMap | None:
-    """The VAE of Wan 2.1 in one of its three layouts, without what works between frames."""
+    """Wan's VAE in one of its three layouts."""
     is_own = any(_WAN_KEY.match(key) for key in bare)
     if not is_own and not any(_WAN_DIFFUSERS_KEY.match(key) for key in bare):
         return None
     has_time = any(_TIME.search(key) for key in bare)
     layout: Layout = "wan" if is_own else "wan (diffusers)" if has_time else "wan (2-D)"
-    ups = [match for key in bare if (match := _WAN_UP.match(key))]
-    blocks = 1 + max((int(match[3]) for match in ups if match[3]), default=0)
-    sources = {}
+    numbered = _wan_numbered(bare)
+    sources: dict[str, str] = {}
+    between_frames: dict[str, str] = {}
     for key, source in bare.items():
-        if not _WAN_TOP.match(key) or _TIME.search(key):
+        if not _WAN_TOP.match(key):
             continue
-        if match := _WAN_UP.match(key):  # diffusers numbers layers within a level, Wan all of them
-            at = int(match[1]) * (blocks + 1) + (int(match[3]) if match[3] else blocks)
-            key = f"decoder.layers.{at}.{key[match.end() :]}"
+        renamed = numbered(key)
         for pattern, replacement in _WAN_RENAMES:
-            key = pattern.sub(replacement, key)
-        sources[key] = source
+            renamed = pattern.sub(replacement, renamed)
+        (between_frames if _TIME.search(key) else sources)[renamed] = source
     beside = {key: bare[key] for key in bare if not _WAN_TOP.match(key) and not _UNRELATED.match(key)}
-    return KeyMap(layout, sources, beside)
+    return KeyMap(layout, sources, beside, between_frames)
+
+
+def _wan_numbered(bare: Mapping[str, str]) -> Callable[[str], str]:
+    """How diffusers' blocks are numbered in our names: of Wan 2.1 all layers of a half, of Wan 2.2 those of a level."""
+    in_levels = any(_WAN_RESIZED.match(key) for key in bare)
+    pattern = _WAN_LEVEL if in_levels else _WAN_UP
+    matches = [match for key in bare if (match := pattern.match(key))]
+    blocks = {half: 1 + max(int(m[3]) for m in matches if m[3] and m[1] == half) for half in {m[1] for m in matches}}
+
+    def numbered(key: str) -> str:
+        if not (match := pattern.match(key)):
+            return key
+        half, level, at = match[1], int(match[2]), int(match[3]) if match[3] else blocks[match[1]]
+        place = f"{level}.layers.{at}" if in_levels else level * (blocks[half] + 1) + at
+        return f"{half}.layers.{place}.{key[match.end() :]}"
+
+    return numbered
 
 
 def _map_taesd(bare: Mapping[str, str]) -> KeyMap | None:

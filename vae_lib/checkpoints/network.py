@@ -88,7 +88,8 @@ def describe(header: Header) -> Described:
             "that holds all of it."
         )
     shapes = {key: keys.shape(key, header.tensors[source].shape) for key, source in keys.sources.items()}
-    network, config = _network(header.path, shapes, keys)
+    between_frames = {key: header.tensors[source].shape for key, source in keys.between_frames.items()}
+    network, config = _network(header.path, {**shapes, **between_frames}, keys)
     _check_shapes(name, shapes, {key: tuple(value.shape) for key, value in network.state_dict().items()})
     packing = None if keys.is_taesd or keys.is_wan else _packing(header, keys, network.latent_channels)
     return Described(header, keys, network, _dtype(header, keys), packing, config)

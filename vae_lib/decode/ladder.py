@@ -106,6 +106,15 @@ class Ladder:
         """What would be done with it now."""
         return Outlook(self.planner, work, self.order)
 
+    def need_bytes(self, operation: Operation, height: int, width: int, batch: int) -> int:
+        """What it would take on the device now, of weights that are there; ``height`` and ``width`` are in latents.
+
+        None at all where it would be computed elsewhere, and the least that there is where nothing fits.
+        """
+        work = replace(self.work(operation, height, width, batch), resident=True)
+        plan = self.outlook(work).chosen or self.planner.smallest(work, Preference.of(self.order).routes)
+        return plan.peak_bytes if plan is not None and plan.device == self.device else 0
+
     def _run(self, operation: Operation, tensor: Tensor, for_taesd: Tensor | None) -> Outcome:
         self._check_channels(operation, tensor)
         batch, _, height, width = tensor.shape

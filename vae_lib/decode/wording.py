@@ -108,7 +108,7 @@ def _against(event: Event, briefly: bool = False, name: Callable[[Route], str] =
     """What spoke against a route, as a remark in a list."""
     if isinstance(event, (DoesNotFit, FreeUnknown)):
         needs = f"{name(event.route)} needs {size_text(event.need_bytes, up=True)}"
-        free = _UNKNOWN if isinstance(event, FreeUnknown) else f"{size_text(event.free_bytes)} was free"
+        free = _UNKNOWN if isinstance(event, FreeUnknown) else _free(event)
         return needs if briefly else f"{needs} and {free}"
     if isinstance(event, BelowThreshold):
         return f"{size_text(event.free_bytes)} was free, less than the threshold of {event.threshold_bytes / 1e9:g} GB"
@@ -123,6 +123,10 @@ def _against(event: Event, briefly: bool = False, name: Callable[[Route], str] =
     return f"{event.plan.route.label} failed: {problem(event)}"
 
 
+def _free(event: DoesNotFit) -> str:
+    return f"{size_text(event.free_bytes)} {'may be used' if event.is_limit else 'was free'}"
+
+
 def _clauses(events: Iterable[Event], operation: Operation) -> Iterable[str]:
     """The reasons of a notice, each to follow "because"."""
 
@@ -133,8 +137,7 @@ def _clauses(events: Iterable[Event], operation: Operation) -> Iterable[str]:
     ran_out = [name(event.plan.route) for event in events if isinstance(event, OutOfMemory)]
     for event in events:
         if isinstance(event, DoesNotFit):
-            need, free = size_text(event.need_bytes, up=True), size_text(event.free_bytes)
-            yield f"only {free} was free and {name(event.route)} needs {need}"
+            yield f"only {_free(event)} and {name(event.route)} needs {size_text(event.need_bytes, up=True)}"
         elif isinstance(event, (FreeUnknown, Distrusted, TooSlow)):
             yield _against(event, name=name)
         elif isinstance(event, BelowThreshold):

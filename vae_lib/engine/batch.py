@@ -27,7 +27,7 @@ from vae_lib.engine.passes import (
 from vae_lib.engine.run import run_conv_pass
 from vae_lib.engine.stream import run_stream_pass
 from vae_lib.errors import Cancelled, CheckpointError
-from vae_lib.networks import Network
+from vae_lib.networks import Network, in_patches
 
 
 @torch.no_grad()
@@ -55,7 +55,8 @@ def decode(vae: Network, latents: Tensor, tiling: Tiling, compute: Compute, memo
         z = memory.picture(latents, index)
         if vae.post_quant_conv is not None:
             z = _pointwise(Linear(vae.post_quant_conv, memory), z)
-        _run(passes, z, out.narrow(0, index, 1), _context(memory, tiling, compute.padding, ticker))
+        place = FeatureMap.of(out.narrow(0, index, 1), vae.config.patch)
+        _run(passes, z, place, _context(memory, tiling, compute.padding, ticker))
     return out
 
 
@@ -71,17 +72,18 @@ def encode_moments(
         raise CheckpointError("This VAE file holds only a decoder, so it cannot encode; choose a full VAE.")
     memory = memory or Memory(compute.device, compute.dtype)
     batch, channels, height, width = images.shape
-    size, scale = MapSize(height, width, channels), vae.downscale
+    scale, patch = vae.downscale, vae.config.patch
+    size = MapSize(height // patch, width // patch, channels * patch**2)
     passes = programs.of(vae).encoder_passes(vae, size, tiling, compute)
     z2, (h, w) = 2 * vae.config.z_channels, (height // scale, width // scale)
     quant = None if vae.quant_conv is None else Linear(vae.quant_conv, memory)
     out = memory.pictures(batch, z2 if quant is None else quant.out_channels, h, w, compute.device)
     ticker = _Ticker(passes, size, batch, compute)
     for index in memory.each(range(batch), lambda index: None, {}):
-        image = memory.picture(images, index)
+        image = in_patches(memory.picture(images, index), patch)
         place = out.narrow(0, index, 1)
         moments = place if quant is None else memory.empty(z2, h, w)
-        _run(passes, image, moments, _context(memory, tiling, compute.padding, ticker))
+        _run(passes, image, FeatureMap.of(moments), _context(memory, tiling, compute.padding, ticker))
         del image  # before the next one comes
         if quant is not None:
             quant.into(place, moments)
@@ -95,9 +97,9 @@ def _pointwise(linear: Linear, band: Tensor) -> Tensor:
     return linear(tokens(band)).view(1, rows, width, linear.out_channels).permute(0, 3, 1, 2)
 
 
-def _run(passes: list[Pass], source: Tensor, out: Tensor, context: Context) -> None:
-    """One picture: (1, c, h, w) ``source`` through ``passes`` into (1, C, H, W) ``out``."""
-    context.maps = {INPUT: FeatureMap.of(source), OUTPUT: FeatureMap.of(out)}
+def _run(passes: list[Pass], source: Tensor, out: FeatureMap, context: Context) -> None:
+    """One picture: (1, c, h, w) ``source`` through ``passes`` into ``out``."""
+    context.maps = {INPUT: FeatureMap.of(source), OUTPUT: out}
     needed_until = {name: i for i, step in enumerate(passes) for name in (step.source, getattr(step, "add_to", ""))}
     try:
         for index, step in enumerate(passes):

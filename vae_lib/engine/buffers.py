@@ -18,6 +18,7 @@ from vae_lib.device.transfers import Transfers
 from vae_lib.engine.scratch import Scratch
 
 Item = TypeVar("Item")
+Pieces = list[tuple[int, Tensor]]  # first row, rows
 # Rows from the edge of a picture within which a band may read other rows than one further in.
 BORDER = 4
 
@@ -130,6 +131,15 @@ def rows_of_both(band: Tensor, first: int, pieces: Iterable[tuple[int, Tensor]])
         low, high = max(row, first), min(row + piece.shape[2], first + band.shape[2])
         if low < high:
             yield rows_of(band, low - first, high - first), rows_of(piece, low - row, high - row)
+
+
+def joined(pieces: Pieces, first: int, last: int, memory: Memory) -> Tensor:
+    """Rows ``first`` to ``last - 1`` of pieces (row, rows), in an array of their own."""
+    _, channels, _, width = pieces[0][1].shape
+    out = memory.empty(channels, last - first, width)
+    for target, rows in rows_of_both(out, first, pieces):
+        target.copy_(rows)
+    return out
 
 
 class Workspace:

@@ -11,24 +11,28 @@ from torch import Tensor
 
 from vae_lib.device.transfers import Transfers
 from vae_lib.engine.buffers import DeviceStore, HostStore, Memory, Store, Workspace, rows_of
+from vae_lib.networks import out_of_patches
 
 
 class FeatureMap:
     """One image's activation, (1, channels, height, width), as a list of row bands that can be freed one by one.
 
-    With ``whole`` the rows are copied into that array instead: the picture that comes out, the latents that go in.
+    With ``whole`` the rows are copied into that array instead: the picture that comes out, the latents that go in. A
+    picture is made of squares of ``patch`` pixels a side, whose numbers are a pixel's channels here.
 
     Attributes:
         offset: (channels,), still to be added to what is stored: the biases of the convolutions that made it, where
             the device would add them in a pass of its own (`Kernels.bias_apart`). None for zeros.
     """
 
-    def __init__(self, height: int, width: int, channels: int, store: Store, whole: Tensor | None = None) -> None:
+    def __init__(
+        self, height: int, width: int, channels: int, store: Store, whole: Tensor | None = None, patch: int = 1
+    ) -> None:
         self.height, self.width, self.channels = height, width, channels
         self.transfers = store.transfers
         self.offset: Tensor | None = None
         self._store = store
-        self._whole = whole
+        self._whole, self._patch = whole, patch
         # row bands: first row, array, how many like it it stands for (in the planner's twin)
         self._starts: list[int] = [] if whole is None else [0]
         self._bands: list[Any] = [] if whole is None else [whole]
@@ -36,10 +40,13 @@ class FeatureMap:
         self._rows_written = self._freed = 0
 
     @classmethod
-    def of(cls, tensor: Tensor) -> FeatureMap:
-        """A map over an existing (1, channels, height, width) array, to read from or to append into."""
+    def of(cls, tensor: Tensor, patch: int = 1) -> FeatureMap:
+        """A map over an existing (1, channels, height, width) array, to read from or to append into.
+
+        In squares of ``patch`` pixels (1, channels * patch ** 2, height / patch, width / patch), only the latter.
+        """
         _, channels, height, width = tensor.shape
-        return cls(height, width, channels, DeviceStore(), tensor)
+        return cls(height // patch, width // patch, channels * patch**2, DeviceStore(), tensor, patch)
 
     @property
     def band_rows(self) -> int:
@@ -55,6 +62,8 @@ class FeatureMap:
 
     def append(self, band: Tensor, repeats: int = 1) -> None:
         """Add the next rows, (1, channels, rows, width); ``repeats``: for how many bands like it this one stands."""
+        if self._whole is not None:
+            band = out_of_patches(band, self._patch)
         first, rows = self._rows_written, band.shape[2]
         self._rows_written += repeats * rows
         if self._whole is not None:

@@ -125,6 +125,14 @@ class Link:
 
 
 @dataclass(frozen=True)
+class LinkedLevel:
+    """Links with a shortcut around all of them: the same rows, those averaged to half, or repeated to twice as many."""
+
+    links: tuple[Link, ...]
+    shortcut: nn.Module
+
+
+@dataclass(frozen=True)
 class StreamPass:
     """Run ``links`` over the map ``source`` into the map ``store``, ``rows`` output rows at a time.
 
@@ -133,13 +141,14 @@ class StreamPass:
     """
 
     source: str
-    links: tuple[Link, ...]
+    links: tuple[Link | LinkedLevel, ...]
     rows: int
     store: str
 
     @property
     def stages(self) -> tuple[Stage, ...]:
-        return tuple(stage for link in self.links for stage in link.stages)
+        inner = (part.links if isinstance(part, LinkedLevel) else (part,) for part in self.links)
+        return tuple(stage for links in inner for link in links for stage in link.stages)
 
 
 Pass = ConvPass | AttentionPass | StreamPass

@@ -11,15 +11,14 @@ import math
 
 from torch import Tensor
 
-from vae_lib.engine.buffers import Workspace, rows_of, rows_of_both
+from vae_lib.engine.around import Around
+from vae_lib.engine.buffers import Pieces, Workspace, joined, rows_of, rows_of_both
 from vae_lib.engine.context import Context
 from vae_lib.engine.layer import Layer
 from vae_lib.engine.linear import Linear
 from vae_lib.engine.maps import Arrivals, FeatureMap
 from vae_lib.engine.padding import Edge
-from vae_lib.engine.passes import INPUT, Chain, Link, MapSize, Shortcut, StreamPass
-
-Pieces = list[tuple[int, Tensor]]  # first row, rows
+from vae_lib.engine.passes import INPUT, Chain, Link, LinkedLevel, MapSize, Shortcut, StreamPass
 
 
 class _Stream:
@@ -33,6 +32,8 @@ class _Stream:
         self.workspace = Workspace(context.memory)
         self.incoming = Arrivals(source, self.workspace, context.memory.dtype, "source")
         self.kept: list[Tensor | None] = [None] * len(step.stages)  # of each stage's input, its last rows
+        levels = [part for part in step.links if isinstance(part, LinkedLevel)]
+        self.around = {level: Around(level.shortcut, context.memory) for level in levels}
 
     def run(self) -> None:
         step, context, chain = self.step, self.context, self.chain
@@ -73,9 +74,16 @@ class _Stream:
         if after[0] > before[0]:
             new = list(self.incoming.pieces(before[0], after[0]))
         index = 0
-        for link in self.step.links:
-            new = self._linked(link, index, new, before, after)
-            index += len(link.stages)
+        for part in self.step.links:
+            links, around = (part.links, self.around[part]) if isinstance(part, LinkedLevel) else ((part,), None)
+            if around is not None and new:
+                around.took(*new[0])
+            for link in links:
+                new = self._linked(link, index, new, before, after)
+                index += len(link.stages)
+            if around is not None and new:
+                around.add_to(new[0][1], before[index])
+                around.release(after[index])
         (_, band), *_ = new
         return band
 
@@ -94,7 +102,8 @@ class _Stream:
                 low, _ = stage.shape.input_rows(before[at + 1], after[at + 1])
                 window = layer.window(_wrapped(given) if layer.wraps else given, low, rows, self.workspace)
             is_last = after[-1] == self.chain.output.height
-            self.kept[at] = None if is_last else self._kept(given, needed, after[at])
+            keeps = given and needed < after[at] and not is_last
+            self.kept[at] = joined(given, needed, after[at], self.context.memory) if keeps else None
             made = None
             del given  # before more comes
             if window is not None:
@@ -107,16 +116,6 @@ class _Stream:
         """The rows that a stage kept, which end before ``row``, and the new ones."""
         kept = self.kept[index]
         return new if kept is None else [(row - kept.shape[2], kept), *new]
-
-    def _kept(self, pieces: Pieces, first: int, last: int) -> Tensor | None:
-        """Rows ``first`` to ``last - 1`` in an array of their own; None for no row."""
-        if first >= last or not pieces:
-            return None
-        channels, width = pieces[0][1].shape[1], pieces[0][1].shape[3]
-        kept = self.context.memory.empty(channels, last - first, width)
-        for target, rows in rows_of_both(kept, first, pieces):
-            target.copy_(rows)
-        return kept
 
     def _add(self, shortcut: Shortcut, band: Tensor, first: int, pieces: Pieces) -> None:
         """To the ``band`` from row ``first`` on these rows, through the 1x1 convolution if there is one."""

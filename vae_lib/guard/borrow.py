@@ -26,27 +26,27 @@ def is_supported(module: Any) -> bool:
     halves = [getattr(module, half, None) for half in ("encoder", "decoder")]
     if not isinstance(module, nn.Module) or not all(isinstance(half, nn.Module) for half in halves):
         return False
-    parameters = _views(dict(module.named_parameters()), PARTS[Operation.DECODE])
-    if any(".parametrizations." in name for name in parameters):
+    _, shapes = _part(dict(module.named_parameters()), PARTS[Operation.DECODE])
+    if any(".parametrizations." in name for name in shapes):
         return True  # under names of its own; which layer that is, ``layers`` says
-    return _is_known(tuple(_shapes(parameters).items()))
+    return _is_known(tuple(shapes.items()))
 
 
 @functools.lru_cache(maxsize=8)  # asked before each decode, and 20 ms
 def _is_known(shapes: tuple[tuple[str, tuple[int, ...]], ...]) -> bool:
     try:
-        recognise(dict(shapes))
+        return recognise(dict(shapes)).config.patch == 1  # else the host puts the picture together after its decoder
     except CheckpointError:
         return False
-    return True
 
 
-def _views(own: Mapping[str, Tensor], parts: tuple[str, ...]) -> dict[str, Tensor]:
-    """Those of the ``parts`` of a network, by their names and in their shapes in ours."""
+def _part(own: Mapping[str, Tensor], parts: tuple[str, ...]) -> tuple[dict[str, Tensor], dict[str, tuple[int, ...]]]:
+    """The ``parts`` of a network by their names and in their shapes in ours, and the shapes that tell which it is."""
     if (keys := map_keys(own)) is None:
-        return {}
-    wanted = {name: source for name, source in keys.sources.items() if name.startswith(parts)}
-    return {name: keys.view(name, own[source]) for name, source in wanted.items()}
+        return {}, {}
+    views = {name: keys.view(name, own[source]) for name, source in keys.sources.items() if name.startswith(parts)}
+    others = {name: own[source] for name, source in keys.between_frames.items() if name.startswith(parts)}
+    return views, {name: tuple(tensor.shape) for name, tensor in (views | others).items()}
 
 
 def quant_conv(first_stage: nn.Module) -> nn.Module | None:
@@ -54,10 +54,6 @@ def quant_conv(first_stage: nn.Module) -> nn.Module | None:
     keys = map_keys(dict(first_stage.named_parameters()))
     source = None if keys is None else keys.sources.get("quant_conv.weight")
     return None if source is None else first_stage.get_submodule(source.rpartition(".")[0])
-
-
-def _shapes(parameters: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(parameter.shape) for name, parameter in parameters.items()}
 
 
 def borrow(first_stage: nn.Module, operation: Operation) -> Network:
@@ -79,10 +75,10 @@ def network_of(own: Mapping[str, Tensor], parts: tuple[str, ...]) -> Network:
     Raises:
         CheckpointError: when it is none that we have a network for.
     """
-    parameters = _views(own, parts)
+    parameters, shapes = _part(own, parts)
     # Weights that were loaded in inference mode can only be assigned in it.
     with torch.inference_mode(any(parameter.is_inference() for parameter in parameters.values())):
-        network = recognise(_shapes(parameters))
+        network = recognise(shapes)
         try:
             assign(network, parameters)
         except RuntimeError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any, Protocol
 
@@ -14,16 +14,16 @@ from vae_lib.decode import Ladder, Outcome, wording
 from vae_lib.device import is_out_of_memory, kinds
 from vae_lib.engine import Operation
 from vae_lib.errors import Cancelled, DeviceLost, InputError, NumericError, VAEGuardError
-from vae_lib.guard import borrow, frames, layers, policy, report
+from vae_lib.guard import borrow, frames, policy, report
 from vae_lib.guard.generation import Generations, Record
 from vae_lib.guard.host import Host, HostVAE
 from vae_lib.guard.notices import Notices, log
 from vae_lib.guard.precision import Precision
+from vae_lib.guard.seam import Own, Seam
 from vae_lib.guard.settings import Settings
 from vae_lib.latents import SamplerLatents, VAELatents
 from vae_lib.planning import Preference
 
-Wrapped = Callable[..., Any]
 VIDEO = "VAE Guard decodes and encodes single pictures: the WebUI does this video by itself."
 
 
@@ -41,29 +41,24 @@ class Owner(Protocol):
 
 
 class Forward:
-    """Makes the ``forward`` of the VAE's halves; the host's own is what it falls back to."""
+    """Stands in at a VAE's seam; the host's own decode and encode are what it falls back to."""
 
-    def __init__(self, owner: Owner, vae: HostVAE, scaled: Tensor | None) -> None:
+    def __init__(self, owner: Owner, vae: HostVAE, seam: Seam, scaled: Tensor | None) -> None:
         """
         Args:
             scaled: the sampler's latents (B, C, h, w), or (B, C, 1, h, w), that are being decoded.
         """
-        self._owner, self._vae = owner, vae
+        self._owner, self._vae, self._seam = owner, vae, seam
         self._scaled = None if scaled is None else SamplerLatents(frames.without_time(scaled))
-        self._module: Any = vae.module
+        self._module: Any = seam.module
         self._thread = threading.get_ident()
         self._has_failed = False
-        self._replaced: dict[Operation, Wrapped] = {}  # by others, before us
-        self._moments: Tensor | None = None  # the last encode's: ``quant_conv`` is in them already
 
-    def replacing(self, operation: Operation, hosts: Wrapped) -> Wrapped:
-        """The replacement of the decoder's or encoder's ``forward``, which is ``hosts``."""
-        half = getattr(self._module, operation.half)
-        if "forward" in vars(half):
-            self._replaced[operation] = hosts
+    def replacing(self, operation: Operation, hosts: Own) -> Own:
+        """What stands in for the host's own decode or encode, ``hosts``."""
 
         def ours(x: Tensor, preference: Preference | None = None) -> Any:
-            return self._given(operation, self._run(operation, frames.without_time(x), preference), x)
+            return self._seam.given(operation, self._run(operation, frames.without_time(x), preference), x)
 
         def forward(x: Tensor, *args: Any, **kwargs: Any) -> Any:
             if threading.get_ident() != self._thread or self._has_failed:
@@ -79,7 +74,7 @@ class Forward:
                 failure: BaseException = error
                 if operation is Operation.DECODE and _is_of_the_numbers(error, x):
                     black = self._not_a_number(str(error), frames.without_time(x))
-                    return self._given(operation, black, x)
+                    return self._seam.given(operation, black, x)
             except Exception as error:
                 failure = error
             details = report.text(failure, operation.value, tuple(x.shape), self._module)
@@ -107,19 +102,6 @@ class Forward:
 
         return forward
 
-    def replacing_quant_conv(self, hosts: Wrapped) -> Wrapped:
-        def forward(x: Tensor) -> Any:
-            return x if x is self._moments else hosts(x)
-
-        return forward
-
-    def _given(self, operation: Operation, result: Tensor, x: Tensor) -> Any:
-        """What the host's own forward would have given for ``x``."""
-        given = frames.with_time(result, x)
-        if operation is Operation.ENCODE:
-            self._moments = given
-        return frames.as_given(getattr(self._module, operation.half), given)
-
     def _run(self, operation: Operation, x: Tensor, preference: Preference | None = None) -> Tensor:
         current = self._owner.generations.current
         if preference is None:
@@ -138,30 +120,28 @@ class Forward:
     def _outcome(self, operation: Operation, x: Tensor, preference: Preference) -> Outcome:
         ladder = self._owner.ladder(self._vae, operation, x.device, preference)
         decodes = operation is Operation.DECODE
-        self._check_replaced(operation)
-        scaled = self._scaled if decodes and self._is_of_one_picture(x) else None
+        self._tell_of_tiling(operation)
+        scaled = self._latents_of(x) if decodes else None
         with without_autocast(x.device), _progress(self._owner.host, operation, ladder):
             return ladder.decode(VAELatents(x), scaled) if decodes else ladder.encode(x)
 
-    def _check_replaced(self, operation: Operation) -> None:
-        """Who put a ``forward`` of theirs in place of the half's own before us?"""
-        hosts = self._replaced.get(operation)
-        if hosts is None:
-            return
-        if not layers.is_tiling(hosts):
-            raise layers.Altered(operation.half, f"was given another forward by {layers.origin(hosts)}")
-        self._owner.notices.tell_once(
-            f"tiling of {layers.origin(hosts)}",
-            f"{layers.origin(hosts)} is switched on and would cut the picture into tiles that overlap; VAE Guard "
-            "decodes in its place, exactly. Switch it off, or VAE Guard, if you want one of them alone.",
-            warning=False,
-        )
+    def _tell_of_tiling(self, operation: Operation) -> None:
+        if tiling := self._seam.replaced_by(operation):
+            self._owner.notices.tell_once(
+                f"tiling of {tiling}",
+                f"{tiling} is switched on and would cut the picture into tiles that overlap; VAE Guard decodes in its "
+                "place, exactly. Switch it off, or VAE Guard, if you want one of them alone.",
+                warning=False,
+            )
 
-    def _is_of_one_picture(self, x: Tensor) -> bool:
-        """Whether the sampler's latents are known of what the decoder is given."""
+    def _latents_of(self, x: Tensor) -> SamplerLatents | None:
+        """The sampler's latents of what is being decoded; None where they are not known."""
+        if (latents := self._seam.latents(x)) is not None:
+            return self._vae.space.for_diffusion(VAELatents(latents))
         if self._scaled is None or len(self._scaled) != len(x):
-            return False
-        return [side * self._vae.space.side for side in self._scaled.shape[-2:]] == list(x.shape[-2:])
+            return None
+        sides = [side * self._vae.space.side for side in self._scaled.shape[-2:]]
+        return self._scaled if sides == list(x.shape[-2:]) else None
 
     def _as_moments(self, outcome: Outcome) -> Tensor:
         if outcome.scaled:  # TAESD: a posterior without spread, around its latents
@@ -198,7 +178,7 @@ class Forward:
         self._owner.notices.tell(f"the picture is black. {problem}", warning=True)
         if current is not None:
             current.is_black = True
-        config = borrow.borrow(self._module, Operation.DECODE).config
+        config = self._seam.network(Operation.DECODE).config
         height, width = (config.downscale * side for side in x.shape[2:])
         return x.new_full((len(x), config.out_channels, height, width), torch.nan)  # (B, 3, H, W)
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -25,7 +25,7 @@ from vae_lib.catalog import LatentSpace, family_of_space
 from vae_lib.decode import Ladder, wording
 from vae_lib.device import free_memory
 from vae_lib.engine import Compute, Operation
-from vae_lib.guard import borrow, frames, infotext, layers, policy
+from vae_lib.guard import borrow, frames, infotext, policy
 from vae_lib.guard import settings as settings_of
 from vae_lib.guard.forward import Forward
 from vae_lib.guard.generation import Generation, Generations
@@ -34,6 +34,7 @@ from vae_lib.guard.kept import KeptLatents
 from vae_lib.guard.notices import Notices
 from vae_lib.guard.precision import Precision
 from vae_lib.guard.request import Request
+from vae_lib.guard.seam import attribute
 from vae_lib.guard.settings import Settings
 from vae_lib.latents import SamplerLatents
 from vae_lib.planning import PROFILES, Outlook, Planner, Preference, Route
@@ -124,20 +125,16 @@ class Guard:
     def guarding(self, model: Any = None, scaled: Tensor | None = None) -> Iterator[None]:
         """While this is open, the VAE of ``model`` decodes and encodes in this thread by us."""
         vae = self._vae(model)
-        module: Any = None if vae is None else vae.module
-        if vae is None or getattr(module, "_vae_guard_thread", None) == threading.get_ident():
+        seam = None if vae is None else vae.seam
+        here = threading.get_ident()
+        if vae is None or seam is None or getattr(seam.module, "_vae_guard_thread", None) == here:
             yield
             return
-        with ExitStack() as stack:
-            stack.enter_context(_attribute(module, "_vae_guard_thread", threading.get_ident()))
-            stack.enter_context(self.host.reserving(vae, functools.partial(self.need_bytes, vae)))
-            forward = Forward(self, vae, scaled)
-            for half, operation in ((module.decoder, Operation.DECODE), (module.encoder, Operation.ENCODE)):
-                ours = forward.replacing(operation, half.forward)
-                stack.enter_context(_attribute(half, "forward", ours))
-            if (quant_conv := borrow.quant_conv(module)) is not None:
-                ours = forward.replacing_quant_conv(quant_conv.forward)
-                stack.enter_context(_attribute(quant_conv, "forward", ours))
+        with (
+            attribute(seam.module, "_vae_guard_thread", here),
+            self.host.reserving(vae, functools.partial(self.need_bytes, vae)),
+            seam.standing_in(Forward(self, vae, seam, scaled).replacing),
+        ):
             yield
 
     def _vae(self, model: Any) -> HostVAE | None:
@@ -154,7 +151,7 @@ class Guard:
         """Why a model's VAE is left to the host's own decode, as a sentence; empty where it is not."""
         if vae is None:
             return UNKNOWN
-        return "" if borrow.is_supported(vae.module) else NO_NETWORK
+        return "" if vae.seam.is_supported() else NO_NETWORK
 
     def preview(self, latents: Tensor, space: LatentSpace) -> Image.Image | None:
         """A rough picture of scaled latents (1, C, h, w): TAESD's where it is, else as rough as the host's own."""
@@ -181,10 +178,7 @@ class Guard:
             height, width = (vae.space.side * side for side in shape[2:])
         else:
             height, width = (side // ladder.downscale for side in shape[2:])
-        work = ladder.work(operation, height, width, shape[0])
-        work = replace(work, resident=True)  # the host brings the weights, and counts them itself
-        plan = ladder.outlook(work).chosen or ladder.planner.smallest(work, preference.routes)
-        return plan.peak_bytes if plan is not None and plan.device == device else 0
+        return ladder.need_bytes(operation, height, width, shape[0])  # the host brings the weights, and counts them
 
     def preference(self, operation: Operation) -> Preference:
         """The steps for a generation that asks for nothing in particular."""
@@ -203,14 +197,14 @@ class Guard:
 
     def ladder(self, vae: HostVAE, operation: Operation, device: torch.device, preference: Preference) -> Ladder:
         """The ladder on a VAE as it is loaded now, with the host's options."""
-        half = getattr(vae.module, operation.half)
-        padding = layers.padding_of(half, operation.half, vae.packages)
+        seam = vae.seam
+        padding = seam.padding(operation)
         repair, checks = self.host.repair_dtypes(), self.host.checks_numbers()
-        dtype = borrow.compute_dtype(half)
+        dtype = seam.dtype(operation)
         if checks and not self.precision.is_empty():
             needed = self.precision.known(vae.identity())
             dtype = needed if needed in repair else dtype
-        ours = borrow.borrow(vae.module, operation)
+        ours = seam.network(operation)
         current = self.generations.current
         again = None if current is None else current.again
         wants_taesd = any(Route.TAESD in step.routes for step in preference.steps)
@@ -238,18 +232,3 @@ def _are_latents_of(vae: HostVAE, finished: Tensor) -> bool:
     """Not the pixels that a model like PiD samples: nothing is to be decoded in them. Nor is it a video."""
     is_of_pictures = finished.ndim in (4, 5) and not frames.is_video(finished)
     return is_of_pictures and finished.shape[1] == vae.latent_channels
-
-
-@contextmanager
-def _attribute(module: Any, name: str, value: Any) -> Iterator[None]:
-    """Set an attribute of this instance, and put back what was there."""
-    missing = object()
-    before = module.__dict__.get(name, missing)
-    object.__setattr__(module, name, value)
-    try:
-        yield
-    finally:
-        if before is missing:
-            module.__dict__.pop(name, None)
-        else:
-            object.__setattr__(module, name, before)

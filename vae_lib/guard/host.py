@@ -16,6 +16,7 @@ from vae_lib.catalog import FAMILIES, Family, LatentSpace, family_of_space
 from vae_lib.checkpoints.unfinished import Afterwards, Latents
 from vae_lib.engine import Operation
 from vae_lib.guard.generation import Again
+from vae_lib.guard.seam import Seam
 
 Result = TypeVar("Result")
 Need = Callable[[Operation, tuple[int, ...]], int]
@@ -37,11 +38,11 @@ class HostVAE(Protocol):
 
     @property
     def module(self) -> nn.Module:
-        """With ``encoder``, ``decoder`` and perhaps ``quant_conv``, named as in ldm."""
+        """With ``encoder`` and ``decoder``."""
 
     @property
-    def packages(self) -> Sequence[str]:
-        """Where the host's own layers are defined: the first parts of the names of their modules."""
+    def seam(self) -> Seam:
+        """Where ours stands in for the host's own decode and encode."""
 
     @property
     def model_name(self) -> str:

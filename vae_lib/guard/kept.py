@@ -47,6 +47,7 @@ class Kept:
         grid: that of the whole generation, if the host made one.
         route: how it was decoded ("full", ...); None while it is not.
         path: the file it lies in while there is no exact picture of it.
+        is_draft: whether its generation asked for TAESD; of an earlier run's nobody knows.
     """
 
     def __init__(self, latents: Latents, generation: Generation | None, path: Path | None = None) -> None:
@@ -59,6 +60,7 @@ class Kept:
         self.model_name, self.created = latents.model_name, latents.created
         self.shape, self.space = tuple(latents.tensor.shape), latents.space
         self.not_repeated = latents.afterwards.not_repeated
+        self.is_draft = generation is not None and generation.request.route is Route.TAESD
         self._latents: Latents | None = latents
 
     def latents(self) -> Latents:

@@ -11,13 +11,15 @@ from typing import Any
 from vae_lib.hosts import unknown
 
 KNOWN = (
+    "sdnext",
     "neo",
     "forge",
     "forge_classic",
     "reforge",
     "a1111",
 )  # modules of this package; the first that is here is taken
-RELATIVES_ONLY = ("backend", "ldm_patched", "modules_forge")  # packages by which the forks are told apart
+# Packages by which the relatives are told apart.
+RELATIVES_ONLY = ("backend", "ldm_patched", "modules_forge", unknown.SDNEXTS)
 
 
 def choose() -> Any:

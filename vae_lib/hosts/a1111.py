@@ -9,11 +9,11 @@ from modules import shared
 
 from vae_lib.guard.host import HostVAE
 from vae_lib.hosts import picture_functions
+from vae_lib.hosts.a1111_family import A1111Family
 from vae_lib.hosts.first_stage import FirstStage
-from vae_lib.hosts.webui_family import WebUIFamily
 
 
-class Host(WebUIFamily):
+class Host(A1111Family):
     """Implements ``guard.host.Host`` and ``webui.host.WebUI``."""
 
     name = "AUTOMATIC1111's WebUI"

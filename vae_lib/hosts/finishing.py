@@ -11,12 +11,13 @@ back, with the type that the host declares for it; output folders and settings a
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from modules import processing, scripts, sd_models, shared
+from modules import processing, scripts, shared
 from PIL import Image
 from torch import Tensor
 
@@ -55,14 +56,15 @@ def noted(p: Any, vae: Mapping[str, Any]) -> Afterwards:
 def processing_of(
     latents: Latents,
     again: Again,
-    saved: bool | None,
-    vae: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    folder: Callable[[str, str], str],
     as_sampled: Callable[[Tensor], Tensor],
 ) -> Any:
     """A processing object whose sampling is over: it is left to ``process_images``.
 
     Args:
-        vae: the setting that chooses the VAE of these latents, as ``noted`` was given it.
+        settings: to override, those that choose the checkpoint of these latents and its VAE.
+        folder: asked for that of "samples" and "grids" of a tab.
         as_sampled: asked when the model is loaded: the latents (B, C, h, w) in the shape that its sampler gives them.
     """
     found, count = latents.afterwards.values, len(latents.tensor)
@@ -77,20 +79,16 @@ def processing_of(
         known = list(given[:count]) if is_sound else [usual] * count
         setattr(p, name, known)
         setattr(p, f"all_{name}", known)
-    for name in ("samples", "grids"):
-        of_tab = getattr(shared.opts, f"outdir_{kind.lower()}_{name}")
-        setattr(p, f"outpath_{name}", getattr(shared.opts, f"outdir_{name}") or of_tab)
+    p.outpath_samples, p.outpath_grids = (folder(name, kind.lower()) for name in ("samples", "grids"))
     p.seed, p.subseed, p.n_iter, p.batch_size = p.all_seeds, p.all_subseeds, 1, count
     images = latents.afterwards.images
     p.overlay_images = list(images.get("overlay_images", ())) or None
     p.color_corrections = [np.asarray(image) for image in images.get("color_corrections", ())] or None
     beside = {key: False for key in _BESIDE_IT if getattr(shared.opts, key, False)}
-    p.override_settings = {**beside, **_checkpoint(latents.model_name), **vae}
+    p.override_settings = {**beside, **settings}
     for key in p.override_settings:  # the host puts back only what is in its file
         shared.opts.data.setdefault(key, shared.opts.get_default(key))
     p.override_settings_restore_afterwards = p.disable_extra_networks = p.do_not_save_grid = True
-    if saved is not None:
-        p.save_samples = lambda **_: saved  # Neo says whether it is for a video
     p.vae_guard_again, p.vae_guard_latents = again, latents.tensor
     own = found.get("postprocessing")
     p.scripts = _HostsOwn(kind == "Img2Img", own if isinstance(own, dict) else {})
@@ -122,13 +120,20 @@ def vae_entries(p: Any) -> dict[str, str | None]:
 
 def _taken(host_class: type, values: Mapping[str, Any]) -> dict[str, Any]:
     """What of ``values`` the host's class declares to be a number, a text or a switch, and is one."""
-    fields = dataclasses.fields(host_class)
-    declared = {field.name: re.sub(r"<class '(\w+)'>", r"\1", str(field.type)) for field in fields}
+    declared = _declared(host_class)
     return {
         name: value
         for name, value in values.items()
         if name in declared and name not in _HOSTS and _may_be(name, declared[name], value)
     }
+
+
+def _declared(host_class: type) -> dict[str, str]:
+    """The types of a dataclass's fields, or, where it has none, of what its base is made with."""
+    types = {field.name: field.type for field in dataclasses.fields(host_class)}
+    if not types:
+        types = {name: made.annotation for name, made in inspect.signature(host_class.__mro__[-2]).parameters.items()}
+    return {name: re.sub(r"<class '(\w+)'>", r"\1", str(kind)).removesuffix(" | None") for name, kind in types.items()}
 
 
 def _may_be(name: str, declared: str, value: Any) -> bool:
@@ -144,14 +149,6 @@ def _may_be(name: str, declared: str, value: Any) -> bool:
 
 def _is_list(value: Any, of: type) -> bool:
     return isinstance(value, (list, tuple)) and all(type(item) is of for item in value)
-
-
-def _checkpoint(name: str) -> dict[str, str]:
-    """The setting to override so that the host loads it; none where it would in any case."""
-    wanted, chosen = sd_models.checkpoint_aliases.get(name), shared.opts.sd_model_checkpoint
-    if wanted is None or (chosen and sd_models.get_closet_checkpoint_match(chosen) == wanted):
-        return {}
-    return {"sd_model_checkpoint": name}
 
 
 def _class(base: type, values: Mapping[str, Any], as_sampled: Callable[[Tensor], Tensor]) -> type:
@@ -250,5 +247,6 @@ def _is_plain(value: Any) -> bool:
 
 def _as_images(items: Sequence[Any]) -> list[Image.Image]:
     """Of arrays, too; what is the same in a batch stays the same."""
+    items = [getattr(item, "image", item) for item in items]  # SD.Next's colours are of one
     made = {id(item): item if isinstance(item, Image.Image) else Image.fromarray(item) for item in items}
     return [made[id(item)] for item in items]

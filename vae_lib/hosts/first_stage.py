@@ -9,7 +9,9 @@ from typing import Any, ClassVar
 from torch import nn
 
 from vae_lib.catalog import LatentSpace
-from vae_lib.hosts.webui_family import checkpoint_name, weights_identity
+from vae_lib.guard.seam import Halves
+from vae_lib.hosts.a1111_family import weights_identity
+from vae_lib.hosts.webui_family import checkpoint_name
 
 _FAMILY_FLAGS = {"is_sdxl": "SDXL", "is_sd3": "SD3", "is_sd2": "SD2", "is_sd1": "SD1"}
 
@@ -20,12 +22,16 @@ class FirstStage:
 
     model: Any
 
-    packages: ClassVar[Sequence[str]] = ("ldm", "sgm", "modules")
+    packages: ClassVar[Sequence[str]] = ("ldm", "sgm", "modules")  # where the host's own layers are defined
 
     @property
     def module(self) -> nn.Module:
         module: nn.Module = self.model.first_stage_model
         return module
+
+    @property
+    def seam(self) -> Halves:
+        return Halves(self.module, self.packages)
 
     @property
     def model_name(self) -> str:

@@ -18,6 +18,7 @@ from vae_lib.catalog import LatentSpace, family_of_space
 from vae_lib.errors import InputError
 from vae_lib.guard import Notices, precision
 from vae_lib.guard.host import HostVAE
+from vae_lib.guard.seam import Halves
 from vae_lib.hosts import picture_functions, unknown, vae_files
 from vae_lib.hosts.forge_family import ForgeFamily
 from vae_lib.hosts.sd_vae_setting import changing_settings, vae_is_gone
@@ -36,12 +37,14 @@ class ForgeVAE:
     owner: Any
     model: Any
 
-    packages: ClassVar[Sequence[str]] = ("backend",)
-
     @property
     def module(self) -> nn.Module:
         module: nn.Module = self.owner.first_stage_model
         return module
+
+    @property
+    def seam(self) -> Halves:
+        return Halves(self.module, ("backend",))
 
     @property
     def model_name(self) -> str:

@@ -12,11 +12,11 @@ from modules_forge import main_thread
 from vae_lib.engine import Operation
 from vae_lib.guard.host import TELLS_MORE, Need, Points
 from vae_lib.hosts import forge_memory, page
+from vae_lib.hosts.a1111_family import A1111Family
 from vae_lib.hosts.patching import Function
-from vae_lib.hosts.webui_family import WebUIFamily
 
 
-class ForgeFamily(WebUIFamily):
+class ForgeFamily(A1111Family):
     """Implements what does not differ between them; a ``HostVAE`` of theirs has its VAE object as ``owner``.
 
     Attributes:

@@ -1,4 +1,4 @@
-"""The host's functions that decode or encode a picture, and what they are wrapped in: the same in the whole family."""
+"""The functions that decode or encode a picture in A1111 and its forks, and what they are wrapped in."""
 
 from __future__ import annotations
 
@@ -9,19 +9,8 @@ from modules import processing, sd_samplers_common
 from torch import Tensor
 
 from vae_lib.guard.host import Points
-from vae_lib.hosts import finishing
+from vae_lib.hosts import generations
 from vae_lib.hosts.patching import Function
-
-
-def _generation(points: Points, original: Function) -> Function:
-    def process_images_inner(p: Any) -> Any:
-        with points.generation(p):
-            processed = original(p)
-            first = processed.index_of_first_image
-            points.completed(processed.infotexts[first:], processed.images[first:], processed.images[:first])
-            return processed
-
-    return process_images_inner
 
 
 def _batch(points: Points, original: Function) -> Function:
@@ -67,20 +56,9 @@ def _image_conditioning(points: Points, original: Function) -> Function:
     return image_conditioning
 
 
-def _infotext(points: Points, original: Function) -> Function:
-    """A picture that is decoded again keeps the infotext that it had."""
-
-    def create_infotext(p: Any, *args: Any, **kwargs: Any) -> Any:
-        again = getattr(p, "vae_guard_again", None)
-        kept = None if again is None else again.infotext(kwargs.get("index") or 0, finishing.vae_entries(p))
-        return original(p, *args, **kwargs) if kept is None else kept
-
-    return create_infotext
-
-
 WRAPPED: tuple[tuple[Any, str, Callable[[Points, Function], Function]], ...] = (
-    (processing, "process_images_inner", _generation),
-    (processing, "create_infotext", _infotext),
+    (processing, "process_images_inner", generations.generation),
+    (processing, "create_infotext", generations.infotext),
     (processing, "decode_latent_batch", _batch),
     (processing, "decode_first_stage", _decode_first_stage),
     (processing, "images_tensor_to_samples", _encode),

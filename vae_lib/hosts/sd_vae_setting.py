@@ -1,23 +1,17 @@
-"""The choice of a VAE: the setting "SD VAE", and what is noted beside a checkpoint."""
+"""The choice of a VAE by the setting "SD VAE"."""
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
-from modules import extra_networks, hashes, sd_vae, shared, shared_items
-from modules.call_queue import queue_lock
+from modules import hashes, sd_vae, shared, shared_items
 
 from vae_lib.errors import InputError
-from vae_lib.files import write_atomically
-from vae_lib.guard import NOTHING_LOADED, precision
-from vae_lib.guard.notices import Notices
-from vae_lib.hosts import vae_files
-from vae_lib.hosts.patching import Patches
+from vae_lib.guard import precision
 
 
 def vae_is_gone(name: str) -> str:
@@ -40,18 +34,20 @@ def changing_settings() -> Iterator[None]:
 
 
 class SDVAESetting:
-    """Implements ``VAEChoice``, and what ``webui.host.WebUI`` asks beside it."""
+    """Implements what of ``VAEChoice``, and of what ``webui.host.WebUI`` asks beside it, comes of that setting."""
 
-    _patches: Patches
     loaded_model: Callable[[], Any]
+    own_vae: ClassVar[str] = "None"  # what the setting calls the checkpoint's own
+    taesd_setting: ClassVar[str] = "Settings > VAE"
 
-    @property
-    def assigns_vaes(self) -> bool:
-        return shared.cmd_opts.vae_path is None  # which overrides every choice
+    def vae_path(self) -> str | None:
+        """The file of the VAE that is in use; None for the checkpoint's own."""
+        path: str | None = sd_vae.loaded_vae_file
+        return path
 
-    def watch_vae_files(self, notices: Notices) -> None:
-        self._files = vae_files.VAEFiles(notices)
-        self._files.install(self._patches)
+    def why_refused(self) -> str:
+        """Why the host did not load the last one, where that is known."""
+        return ""
 
     def is_vae_dropdown(self, component: Any, elem_id: str) -> bool:
         return elem_id == "setting_sd_vae"
@@ -62,32 +58,29 @@ class SDVAESetting:
     def vae_files(self) -> Mapping[str, Path]:
         return {name: Path(path) for name, path in sd_vae.vae_dict.items()}
 
-    def vae_folders(self) -> Sequence[Path]:
-        return vae_files.folders()
-
     def refresh_vaes(self) -> None:
         sd_vae.refresh_vae_list()
 
     def vae_in_use(self) -> str | None:
-        return next((name for name, path in sd_vae.vae_dict.items() if path == sd_vae.loaded_vae_file), None)
+        in_use = self.vae_path()
+        return next((name for name, path in sd_vae.vae_dict.items() if path == in_use), None)
 
     @changing_settings()
     def select_vae(self, name: str) -> None:
         path = sd_vae.vae_dict.get(name)
         if path is None:
-            raise InputError(f"{name} is not among the WebUI's VAEs; TAESD is chosen in Settings > VAE instead.")
+            raise InputError(f"{name} is not among the WebUI's VAEs; TAESD is chosen in {self.taesd_setting} instead.")
         shared.opts.set("sd_vae", name)  # loads it, by the host's own callback and under its lock
-        if self.loaded_model() is not None and sd_vae.loaded_vae_file != path:
-            refused = self._files.refused or f"{name} was not loaded; the console says why."
-            raise InputError(refused)
+        if self.loaded_model() is not None and self.vae_path() != path:
+            raise InputError(self.why_refused() or f"{name} was not loaded; the console says why.")
         shared.opts.save(shared.config_filename)
 
     vae_settings: ClassVar[Mapping[str, type]] = {"sd_vae": str}  # what ``vae_of_generation`` may hold
 
     def vae_of_generation(self) -> Mapping[str, Any]:
         """The setting that would choose the VAE that is in use."""
-        loaded = sd_vae.loaded_vae_file
-        return {"sd_vae": "None" if loaded is None else self.vae_in_use() or os.path.basename(loaded)}
+        loaded = self.vae_path()
+        return {"sd_vae": self.own_vae if loaded is None else self.vae_in_use() or os.path.basename(loaded)}
 
     def check_vae_is_there(self, chosen: Mapping[str, Any], known_hash: str | None) -> None:
         """Whether a VAE that ``vae_of_generation`` gave can still be loaded.
@@ -99,7 +92,7 @@ class SDVAESetting:
             InputError: when it cannot, or its file has changed.
         """
         name = chosen["sd_vae"]
-        if name == "None":
+        if name == self.own_vae:
             return
         path = sd_vae.vae_dict.get(name)
         if path is None:
@@ -115,31 +108,3 @@ class SDVAESetting:
     def select_automatically(self) -> None:
         shared.opts.set("sd_vae", "Automatic")
         shared.opts.save(shared.config_filename)
-
-    def assign_vae(self, name: str | None) -> None:
-        """In the file beside the checkpoint in which the host keeps such things; what it changes now is loaded now."""
-        if name is not None and name not in sd_vae.vae_dict:
-            raise InputError(f"{name} is not among the WebUI's VAEs.")
-        model = self.loaded_model()
-        if model is None:
-            raise InputError(NOTHING_LOADED)
-        checkpoint = Path(model.sd_checkpoint_info.filename)
-        metadata = {**extra_networks.get_user_metadata(str(checkpoint)), "vae": name}
-        if name is None:
-            del metadata["vae"]
-        text = json.dumps(metadata, indent=4)
-        write_atomically(checkpoint.with_suffix(".json"), lambda aside: aside.write_text(text, encoding="utf-8"))
-        with queue_lock:
-            sd_vae.reload_vae_weights()
-
-    def assigned_vae(self) -> str | None:
-        model = self.loaded_model()
-        if model is None:
-            return None
-        name = extra_networks.get_user_metadata(model.sd_checkpoint_info.filename).get("vae")
-        return str(name) if name and name != "Automatic" else None
-
-    def overrides_assignments(self) -> str | None:
-        if not shared.opts.sd_vae_overrides_per_model_preferences or sd_vae.is_automatic():
-            return None
-        return str(shared.opts.sd_vae)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ from vae_lib.errors import printable
 from vae_lib.guard import UNKNOWN
 
 NAMED = {"neo": "this version of Forge Neo"}  # by what a fork of Forge calls its version
+SDNEXTS = "modules.processing_vae"  # which no other has
 
 
 class Host:
@@ -42,7 +44,9 @@ class Host:
 
 
 def recognised() -> str:
-    """The name of a WebUI that its version names; empty for any other."""
+    """The name of a WebUI that its version names, or a module of its own; empty for any other."""
+    if importlib.util.find_spec(SDNEXTS) is not None:
+        return "this version of SD.Next"
     return NAMED.get(forge_version(), "")
 
 

@@ -1,8 +1,7 @@
-"""What AUTOMATIC1111's WebUI and its forks share. Their ``modules`` are imported when this is."""
+"""What AUTOMATIC1111's WebUI and all of its descendants share. Their ``modules`` are imported when this is."""
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,17 +13,11 @@ import torch
 from modules import (
     call_queue,
     devices,
-    hashes,
     images,
-    infotext_utils,
-    paths,
-    paths_internal,
     processing,
     script_callbacks,
     scripts,
     sd_models,
-    sd_samplers_common,
-    sd_vae,
     shared,
 )
 from modules.call_queue import queue_lock
@@ -34,10 +27,9 @@ from torch import Tensor
 from vae_lib.checkpoints.unfinished import Afterwards, Latents
 from vae_lib.engine import Operation
 from vae_lib.errors import InputError
-from vae_lib.guard import precision
 from vae_lib.guard.generation import Again
-from vae_lib.guard.host import Callbacks, Folders, HostVAE, Need, Points, Setting
-from vae_lib.hosts import finishing, page, picture_functions
+from vae_lib.guard.host import Callbacks, HostVAE, Need, Setting
+from vae_lib.hosts import finishing, page
 from vae_lib.hosts.patching import Function, Patches
 from vae_lib.hosts.sd_vae_setting import SDVAESetting
 
@@ -51,7 +43,6 @@ class WebUIFamily(SDVAESetting):
     is_known = True
     script_class = scripts.Script
     always_visible = scripts.AlwaysVisible
-    roughest = "Approx cheap"  # of the host's approximations of a picture
 
     def __init__(self) -> None:
         self._patches = Patches()
@@ -65,18 +56,6 @@ class WebUIFamily(SDVAESetting):
         dtype: torch.dtype = devices.dtype_vae
         return dtype
 
-    def repair_dtypes(self) -> tuple[torch.dtype, ...]:
-        if shared.opts.auto_vae_precision_bfloat16:
-            return (torch.bfloat16,)
-        return (torch.float32,) if shared.opts.auto_vae_precision else ()
-
-    def checks_numbers(self) -> bool:
-        return not shared.cmd_opts.disable_nan_check
-
-    def numeric_error(self, message: str) -> Exception | None:
-        error: Exception = devices.NansException(message)
-        return error
-
     def lock(self) -> AbstractContextManager[object]:
         lock: AbstractContextManager[object] = queue_lock
         return lock
@@ -84,7 +63,7 @@ class WebUIFamily(SDVAESetting):
     @contextmanager
     def job(self, name: str) -> Iterator[None]:
         with queue_lock:
-            shared.state.begin(job=name)
+            shared.state.begin(name)
             try:
                 yield
             finally:
@@ -106,23 +85,17 @@ class WebUIFamily(SDVAESetting):
 
     # The host's picture functions
 
-    def wrap(self, points: Points) -> None:
-        """Wrap the functions that decode or encode a picture; they bear the same names in the whole family."""
-        for owner, name, wrapper in picture_functions.WRAPPED:
-            self._patches.patch(owner, name, functools.partial(wrapper, points))
-
     def unwrap(self) -> None:
         self._patches.undo_all()
 
     def afterwards(self, p: Any) -> Afterwards:
         return finishing.noted(p, self.vae_of_generation())
 
-    def has_checkpoint(self, name: str) -> bool:
-        return name in sd_models.checkpoint_aliases
-
     def finish(self, latents: Latents, again: Again, saved: bool | None) -> Sequence[tuple[Image.Image, str]]:
         vae = {} if again.vae_in_use else self._vae_of(latents)
-        p = finishing.processing_of(latents, again, saved, vae, self.as_sampled)
+        settings = {**self.checkpoint_setting(latents.model_name), **vae}
+        p = finishing.processing_of(latents, again, settings, self.output_folder, self.as_sampled)
+        self.prepare(p, saved)
         try:
             processed = processing.process_images(p)
         except devices.NansException as error:
@@ -131,6 +104,19 @@ class WebUIFamily(SDVAESetting):
             p.close()
         first = processed.index_of_first_image
         return list(zip(processed.images[first:], processed.infotexts[first:], strict=False))
+
+    def prepare(self, p: Any, saved: bool | None) -> None:
+        """What else it takes for a processing object to finish kept latents; ``saved`` as in ``finish``."""
+        raise NotImplementedError
+
+    def checkpoint_setting(self, name: str) -> Mapping[str, str]:
+        """The setting to override so that a checkpoint is loaded; empty where it would be in any case."""
+        raise NotImplementedError
+
+    def output_folder(self, kind: str, tab: str) -> str:
+        """Where a tab's pictures (``kind`` is "samples"), or its grids, are saved."""
+        folder = getattr(shared.opts, f"outdir_{kind}") or getattr(shared.opts, f"outdir_{tab}_{kind}")
+        return str(folder)
 
     def as_sampled(self, latents: Tensor) -> Tensor:
         """Kept latents (B, C, h, w) in the shape that the loaded model's sampler gives them."""
@@ -146,16 +132,16 @@ class WebUIFamily(SDVAESetting):
         if chosen:
             known = latents.afterwards.values.get("sd_vae_hash")
             self.check_vae_is_there(chosen, known if isinstance(known, str) else None)
-        is_loaded = checkpoint_name(self.loaded_model()) == latents.model_name
+        loaded = self.loaded()
+        is_loaded = loaded is not None and loaded.model_name == latents.model_name
         return {} if is_loaded and chosen == self.vae_of_generation() else chosen
 
     def grid(self, pictures: Sequence[Image.Image], batch_size: int, infotext: str, tab: str) -> Image.Image:
         grid: Image.Image = images.image_grid(list(pictures), batch_size)
         grid.info["parameters"] = infotext
         if shared.opts.grid_save:
-            folder = shared.opts.outdir_grids or getattr(shared.opts, f"outdir_{tab}_grids")
             images.save_image(
-                grid, folder, "grid", extension=shared.opts.grid_format, info=infotext,
+                grid, self.output_folder("grids", tab), "grid", extension=shared.opts.grid_format, info=infotext,
                 short_filename=not shared.opts.grid_extended_filename, grid=True,
             )  # fmt: skip
         return grid
@@ -166,15 +152,6 @@ class WebUIFamily(SDVAESetting):
     def is_interrupted(self) -> bool:
         return bool(shared.state.interrupted)
 
-    def preview(self, latents: Tensor) -> Image.Image | None:
-        try:
-            image: Image.Image = sd_samplers_common.single_sample_to_image(
-                latents, sd_samplers_common.approximation_indexes[self.roughest]
-            )
-        except Exception:  # some families have none, and a fork none before its first generation
-            return None
-        return image
-
     def reserving(self, vae: Any, need: Need) -> AbstractContextManager[object]:
         return nullcontext()
 
@@ -182,9 +159,6 @@ class WebUIFamily(SDVAESetting):
         """The family's first has no memory manager."""
 
     # A generation
-
-    def is_first_pass(self, p: Any) -> bool:
-        return bool(getattr(p, "enable_hr", False)) and not getattr(p, "is_hr_pass", False)
 
     def infotexts(self, p: Any, count: int) -> list[str]:
         return [
@@ -221,13 +195,6 @@ class WebUIFamily(SDVAESetting):
         """Whether a setting is ours, or nobody's."""
         info = shared.opts.data_labels.get(key)
         return info is None or tuple(info.section or ())[:1] == SECTION[:1]
-
-    def folders(self) -> Folders:
-        return Folders(
-            Path(paths.data_path),
-            Path(shared.cmd_opts.vae_dir or sd_vae.vae_path),
-            Path(paths_internal.models_path) / "VAE-taesd",
-        )
 
     # The life of the page
 
@@ -278,22 +245,6 @@ class WebUIFamily(SDVAESetting):
 
         return DropdownMulti
 
-    def paste_field(self, component: Any, value_of: Callable[[dict[str, Any]], object], api: str) -> Any:
-        return infotext_utils.PasteField(component, value_of, api=api)
-
-    def has_api(self) -> bool:
-        return bool(shared.cmd_opts.api or shared.cmd_opts.nowebui)
-
-    def api_accounts(self) -> Mapping[str, str]:
-        accounts = shared.cmd_opts.api_auth
-        return dict(entry.split(":", 1) for entry in accounts.split(",")) if accounts else {}
-
-    def on_api_arguments(self, title: str, convert: Callable[[Any], list[Any]]) -> None:
-        """Have our ``args`` in ``alwayson_scripts`` converted before a generation over the API."""
-        from modules.api.api import Api  # the host has imported it where there is an API
-
-        self._patches.patch(Api, "init_script_args", functools.partial(_api_arguments, title, convert))
-
     def add_axes(self, axes: Sequence[tuple[str, type, Any, dict[str, Any]]]) -> None:
         """Add axes (label, type, apply, options) to the loaded X/Y/Z plot script, once."""
         for data in scripts.scripts_data:
@@ -323,22 +274,13 @@ def checkpoint_name(model: Any) -> str:
     return str(getattr(getattr(model, "sd_checkpoint_info", None), "name_for_extra", "?"))
 
 
-def weights_identity(model: Any) -> str:
-    """Of the VAE in use: of its file, or of the checkpoint that it came with."""
-    path = sd_vae.loaded_vae_file
-    if path is None:
-        checkpoint = getattr(model, "sd_checkpoint_info", None)
-        if known := getattr(checkpoint, "sha256", None):
-            return str(known)
-        path = getattr(checkpoint, "filename", "")
-    return precision.identity(str(path), hashes.sha256)
+def api_arguments(title: str, convert: Callable[[Any], list[Any]], original: Function) -> Function:
+    """What the host makes a script's arguments by, with ours converted; a request is its second argument."""
 
-
-def _api_arguments(title: str, convert: Callable[[Any], list[Any]], original: Function) -> Function:
-    def init_script_args(self: Any, api_request: Any, *args: Any, **kwargs: Any) -> Any:
+    def init_script_args(first: Any, api_request: Any, *args: Any, **kwargs: Any) -> Any:
         for name, values in (getattr(api_request, "alwayson_scripts", None) or {}).items():
             if name.lower() == title and isinstance(values, dict) and "args" in values:
                 values["args"] = convert(values["args"])
-        return original(self, api_request, *args, **kwargs)
+        return original(first, api_request, *args, **kwargs)
 
     return init_script_args

@@ -10,6 +10,17 @@ from vae_lib.networks.autoencoder_kl import (
 from vae_lib.networks.config import AutoencoderKLConfig
 from vae_lib.networks.known import SHAPES, STANDARD, build, recognise, sample_network
 from vae_lib.networks.network import Architecture, Network
-from vae_lib.networks.parts import ChannelNorm, Downsample, MidBlock, Norm, ResnetBlock, Upsample
+from vae_lib.networks.parts import (
+    ChannelNorm,
+    Downsample,
+    MidBlock,
+    Norm,
+    ResnetBlock,
+    Upsample,
+    in_patches,
+    out_of_patches,
+)
 from vae_lib.networks.taesd import TAESD
-from vae_lib.networks.wan import PackedAttention, WanConfig, WanVAE
+from vae_lib.networks.wan import PackedAttention, WanVAE
+from vae_lib.networks.wan_config import WanConfig
+from vae_lib.networks.wan_levels import Averaged, Level, Repeated

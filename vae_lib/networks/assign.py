@@ -23,5 +23,5 @@ def assign(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
         raise RuntimeError(f"{name} is of shape {found.get(name)}, and {wanted.get(name)} is wanted.")
     for name, tensor in weights.items():
         owner, _, leaf = name.rpartition(".")
-        parameter = tensor if isinstance(tensor, nn.Parameter) else nn.Parameter(tensor)
+        parameter = tensor if isinstance(tensor, nn.Parameter) else nn.Parameter(tensor, tensor.requires_grad)
         setattr(network.get_submodule(owner), leaf, parameter)

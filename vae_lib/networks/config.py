@@ -44,6 +44,10 @@ class AutoencoderKLConfig:
     norm_groups: int = NORM_GROUPS
 
     @property
+    def patch(self) -> int:
+        return 1
+
+    @property
     def widths(self) -> tuple[int, ...]:
         """Channels of each level of the encoder, from image resolution downwards."""
         return tuple(round(self.ch * multiple) for multiple in self.ch_mult)

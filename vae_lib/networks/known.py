@@ -9,7 +9,8 @@ import torch
 from vae_lib.networks.autoencoder_kl import AutoencoderKL
 from vae_lib.networks.config import NORM_GROUPS, AutoencoderKLConfig, Shapes
 from vae_lib.networks.network import Architecture, Network
-from vae_lib.networks.wan import WanConfig, WanVAE
+from vae_lib.networks.wan import WanVAE
+from vae_lib.networks.wan_config import WanConfig
 
 _NETWORKS: dict[type, type] = {AutoencoderKLConfig: AutoencoderKL, WanConfig: WanVAE}
 
@@ -18,12 +19,15 @@ SHAPES: dict[str, AutoencoderKLConfig | WanConfig] = {
     "sd": AutoencoderKLConfig(),
     "flux": AutoencoderKLConfig(z_channels=16, embed_dim=16, use_quant_conv=False, use_post_quant_conv=False),
     "qwen-image": WanConfig(),
+    "wan-2.2": WanConfig((160, 320, 640, 640), 2, 48, decoder_ch=256, frames=(1, 2, 2), patch=2),
+    "qwen-image-2.1": WanConfig((96, 192, 384, 768, 768), 2, 64, 4, 4, decoder_ch=144, frames=(1, 2, 2, 2)),
 }
 # What a decode takes is the same for all VAEs of a shape.
 STANDARD: dict[str, Architecture] = {
     "Any SD1, SD2 or SDXL VAE": SHAPES["sd"],
     "Any SD3 or FLUX.1 VAE": SHAPES["flux"],
     "Any VAE of Qwen-Image or Wan 2.1": SHAPES["qwen-image"],
+    "The VAE of Wan 2.2 5B": SHAPES["wan-2.2"],
 }
 
 

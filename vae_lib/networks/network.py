@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from vae_lib.device import kinds
 from vae_lib.errors import CheckpointError
+from vae_lib.networks.parts import in_patches, out_of_patches
 
 
 class Architecture(Protocol):
@@ -33,11 +34,15 @@ class Architecture(Protocol):
 
     @property
     def outer_channels(self) -> int:
-        """Channels of the layers at the picture's resolution, whose activations are the largest."""
+        """Channels of the layers at the picture's resolution, whose activations are the largest; a pixel's share."""
 
     @property
     def downscale(self) -> int:
         """Pixels per latent along each side."""
+
+    @property
+    def patch(self) -> int:
+        """Pixels along each side of the squares that the network sees as one: 1 for nearly all."""
 
     def __hash__(self) -> int: ...
 
@@ -80,7 +85,7 @@ class Network(nn.Module):
         """
         if self.encoder is None:
             raise CheckpointError("This VAE file holds only a decoder, so it cannot encode; choose a full VAE.")
-        moments = self.encoder(image)
+        moments = self.encoder(in_patches(image, self.config.patch))
         if self.quant_conv is not None:
             moments = self.quant_conv(moments)
         mean, log_variance = moments.chunk(2, dim=1)
@@ -95,4 +100,4 @@ class Network(nn.Module):
         if self.decoder is None:
             raise CheckpointError("This VAE file holds only an encoder, so it cannot decode; choose a full VAE.")
         z = latents if self.post_quant_conv is None else self.post_quant_conv(latents)
-        return cast(Tensor, self.decoder(z))
+        return out_of_patches(cast(Tensor, self.decoder(z)), self.config.patch)

@@ -97,3 +97,19 @@ class Upsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return cast(Tensor, self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest")))
+
+
+def in_patches(picture: Tensor, patch: int) -> Tensor:
+    """(B, C, H, W) -> (B, C * patch ** 2, H / patch, W / patch), a square's columns before its rows, as in Wan 2.2.
+
+    Rows and columns that are no whole square are left out.
+    """
+    if patch == 1:
+        return picture
+    height, width = (side // patch * patch for side in picture.shape[2:])
+    return F.pixel_unshuffle(picture[:, :, :height, :width].mT, patch).mT
+
+
+def out_of_patches(patches: Tensor, patch: int) -> Tensor:
+    """The reverse of ``in_patches``."""
+    return patches if patch == 1 else F.pixel_shuffle(patches.mT, patch).mT

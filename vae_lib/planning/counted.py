@@ -225,6 +225,10 @@ class Counted:
     def t(self) -> Counted:
         return self._view(self.shape[::-1])
 
+    @property
+    def mT(self) -> Counted:
+        return self.transpose(-2, -1)
+
     def unbind(self, dim: int) -> list[Counted]:
         self.meter.did()
         rest = self.shape[:dim] + self.shape[dim + 1 :]

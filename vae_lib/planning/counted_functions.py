@@ -116,6 +116,26 @@ def _doubled(x: Counted, scale_factor: float, **_: Any) -> Counted:
     return result
 
 
+def _shuffled(x: Counted, patch: int) -> Counted:
+    channels, rows, columns = x.shape[1:]
+    result = x.like((x.shape[0], channels // patch**2, patch * rows, patch * columns))
+    x.meter.did(x, result)
+    return result
+
+
+def _unshuffled(x: Counted, patch: int) -> Counted:
+    channels, rows, columns = x.shape[1:]
+    result = x.like((x.shape[0], channels * patch**2, rows // patch, columns // patch))
+    x.meter.did(x, result)
+    return result
+
+
+def _averaged(x: Counted, side: int) -> Counted:
+    result = x.like((*x.shape[:2], x.shape[2] // side, x.shape[3] // side))
+    x.meter.did(x, result)
+    return result
+
+
 def _padded(x: Counted, sides: tuple[int, int, int, int], **_: Any) -> Counted:
     result = x.like((*x.shape[:2], x.shape[2] + sides[2] + sides[3], x.shape[3] + sides[0] + sides[1]))
     x.meter.did(x, result)
@@ -141,6 +161,9 @@ RULES |= {
     F.group_norm: _group_norm,
     F.interpolate: _doubled,
     F.pad: _padded,
+    F.pixel_shuffle: _shuffled,
+    F.pixel_unshuffle: _unshuffled,
+    F.avg_pool2d: _averaged,
     F.normalize: _unit,
     F.scaled_dot_product_attention: _attention,
     torch.mm: _mm,

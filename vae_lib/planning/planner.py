@@ -46,6 +46,7 @@ class Planner:
     Attributes:
         memory: what is free on a device; asked for each choice.
         profiles: how fast a device is, and which routes it is not trusted with.
+        limit: bytes of any device that may be used at most; ``memory`` says no more than that.
         patience: an exact plan that takes over this many times the full decode's time gives way to TAESD, if that is
             allowed and there.
     """
@@ -53,6 +54,7 @@ class Planner:
     memory: MemoryOf = free_memory
     profiles: Profiles = Profile.usual
     patience: float = 20.0
+    limit: int | None = None
 
     def candidates(self, work: Work, route: Route) -> list[Plan]:
         """All plans of one route, by and large from the fastest and largest to the slowest and smallest."""
@@ -135,7 +137,7 @@ class Planner:
             f"{size_text(free)} is not enough for {_size(work)}, which takes at least "
             f"{size_text(least.peak_bytes, up=True)} ({least.describe()}). Free some memory, enable more routes, "
             "or choose a smaller picture." + short_of_ram,
-            DoesNotFit(least.route, least.peak_bytes, free),
+            DoesNotFit(least.route, least.peak_bytes, free, free == self.limit),
         )
 
     def _against_full(
@@ -145,7 +147,7 @@ class Planner:
         if Route.FULL in allowed and Route.FULL in self.profiles(work).distrusted:
             return (Distrusted(Route.FULL),)
         if full is not None and full.peak_bytes > free:
-            return (DoesNotFit(Route.FULL, full.peak_bytes, free),)
+            return (DoesNotFit(Route.FULL, full.peak_bytes, free, free == self.limit),)
         return ()
 
     def _promised(self, work: Work, order: Sequence[Route]) -> Plan:
@@ -194,7 +196,7 @@ class Planner:
             free = self.memory(device)
             return limit if free is None else min(free, limit)
 
-        return replace(self, memory=memory)
+        return replace(self, memory=memory, limit=limit)
 
     def with_free(self, device: torch.device, free: int | None) -> Planner:
         """The same if so many bytes were free on a device."""

@@ -93,11 +93,12 @@ FALLBACKS = tuple(route for route in Route if route is not Route.FULL)
 
 @dataclass(frozen=True)
 class DoesNotFit:
-    """The least that the route needs, in bytes, and what was free on its device."""
+    """The least that the route needs, in bytes, and what was free on its device, or allowed (``is_limit``) of that."""
 
     route: Route
     need_bytes: int
     free_bytes: int
+    is_limit: bool = False
 
 
 @dataclass(frozen=True)

@@ -65,12 +65,14 @@ class Unfinished:
     Attributes:
         key: tells it from the others.
         is_approximate: whether there are pictures of it by TAESD.
+        is_draft: whether the user asked for TAESD, so that nothing went wrong.
         details: what tells it from others, by name, the shortest first: time, size, checkpoint, seed, prompt.
         preview: makes a small picture of the first, in a moment; None where there is none to be had.
     """
 
     key: str
     is_approximate: bool
+    is_draft: bool
     details: Mapping[str, str]
     preview: Callable[[], Image.Image | None]
 

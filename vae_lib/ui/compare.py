@@ -195,6 +195,8 @@ class Comparer:
         if half is None:
             raise InputError("This file holds only a decoder, so it cannot encode the picture; compare it on latents.")
         ladder.order = tuple(route for route in DEFAULT_ORDER if route.exact == (ladder.vae is not None))
+        if ladder.vae is not None and ladder.vae.config.in_channels == len(picture) + 1:  # nothing of it is transparent
+            picture = torch.cat([picture, torch.ones_like(picture[:1])])
         outcome = ladder.encode(picture[None])
         latents = outcome.result
         return (None, SamplerLatents(latents)) if outcome.scaled else (VAELatents(latents), None)
@@ -206,7 +208,7 @@ class Comparer:
             outcome = ladder.decode(*latents)
         return replace(
             cell,
-            picture=_unit(outcome.result[0].float().cpu()),
+            picture=_unit(outcome.result[0, :3].float().cpu()),  # without what is transparent
             done_by=outcome.plan.describe(),
             seconds=outcome.seconds,
             peak_bytes=peak.known,

@@ -70,6 +70,10 @@ CSS = """
 .vg.vg.vg .vg-plot .vg-strong { fill: var(--body-text-color); paint-order: stroke; stroke-width: 4px;
   stroke: var(--background-fill-primary); }
 @container (max-width: 1000px) { .vg.vg.vg .vg-plot { font-size: 17px; } }
+@container (min-width: 641px) {
+  #vg_unfinished_table .vg.vg.vg .vg-scroll { max-height: 60vh; overflow-y: auto; }
+  #vg_unfinished_table .vg.vg.vg thead th { position: sticky; top: 0; background: var(--background-fill-primary); }
+}
 @container (max-width: 640px) {
   .vg.vg.vg table, .vg.vg.vg tbody { display: block; }
   .vg.vg.vg thead { display: none; }

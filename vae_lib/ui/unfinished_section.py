@@ -20,7 +20,7 @@ from vae_lib.ui.hints import hinted
 PICK = "vg_pick_unfinished"
 _WHAT = (
     "Latents of pictures that are not there, or not exact: their decode failed, the WebUI ended in it, or TAESD made "
-    "the picture."
+    "the picture. Those that you chose TAESD for are at the end."
 )
 _NONE = (
     "Every picture is there, and exact. Latents are saved before each decode; if it fails, if the WebUI dies in it, or "
@@ -41,8 +41,6 @@ class UnfinishedSection:
     def __init__(self, unfinished: UnfinishedList) -> None:
         self._unfinished = unfinished
         self.said = gr.HTML(elem_id="vg_unfinished_said")
-        self.table = gr.HTML(elem_id="vg_unfinished_table")
-        self.pick = gr.Radio(choices=[], elem_id=PICK, elem_classes="vg-hidden")
         with gr.Row(variant="compact"):
             self.go = gr.Button("Decode now", variant="primary", elem_id="vg_finish", min_width=120)
             self.all = gr.Button("Decode all", elem_id="vg_finish_all", min_width=100)
@@ -55,6 +53,8 @@ class UnfinishedSection:
         self.gallery = gr.Gallery(
             label="Pictures", columns=2, object_fit="contain", visible=False, elem_id="vg_finished"
         )
+        self.table = gr.HTML(elem_id="vg_unfinished_table")
+        self.pick = gr.Radio(choices=[], elem_id=PICK, elem_classes="vg-hidden")
         self.report = gr.Textbox(
             label="VAE Guard failed and the WebUI's own code was used. Please report it with this text:",
             lines=6, max_lines=20, interactive=False, show_copy_button=True, visible=False, elem_id="vg_report",
@@ -152,7 +152,8 @@ def _table(items: Sequence[Unfinished], chosen: str | None) -> str:
         if item.key == chosen:
             number = index
         time, *rest = item.details.values()
-        state = markup.chip("approximate" if item.is_approximate else "not decoded", on=not item.is_approximate)
+        said = "TAESD, as chosen" if item.is_draft else "approximate" if item.is_approximate else "not decoded"
+        state = markup.chip(said, on=not item.is_approximate)
         picked = f"{markup.pick_button(PICK, index, time)} {state}"
         wide = [name == "Prompt" for name in list(item.details)[1:]]
         cells = [(escape(text), "vg-wide" if is_wide else "") for text, is_wide in zip(rest, wide, strict=True)]

@@ -1,8 +1,12 @@
-"""What gradio 3.41 and 4.40 call by different names."""
+"""What gradio 3.41, 3.43 and 4.40 call by different names."""
 
 from __future__ import annotations
 
+import inspect
+from typing import Any
+
 import gradio as gr
+from gradio.events import Dependency
 
 IS_GRADIO_4 = int(gr.__version__.split(".")[0]) >= 4
 
@@ -16,3 +20,9 @@ def queued(app: gr.Blocks, at_once: int) -> gr.Blocks:
     """The app with a queue in which so many events run at once."""
     name = "default_concurrency_limit" if IS_GRADIO_4 else "concurrency_count"
     return app.queue(**{name: at_once})
+
+
+def event_of(trigger: Any, event: dict[str, Any], number: int) -> Dependency:
+    """An event that someone else has made, ``number`` in the page's list, for what is to follow it."""
+    more = len(inspect.signature(Dependency).parameters) - 3  # 3.43 asks for the function as well
+    return Dependency(trigger, event, number, *[None] * more)

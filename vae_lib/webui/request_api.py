@@ -28,7 +28,7 @@ def positional(args: Any) -> list[Any]:
     return [getattr(checked, name) for name in request.NAMES]
 
 
-def not_by_another_site(http: HTTPRequest) -> None:
+async def not_by_another_site(http: HTTPRequest) -> None:
     """Refuse what changes something and is not asked for in JSON, and what another site's page takes for a picture.
 
     Such a page may send forms and plain texts to a WebUI on this machine without the user's knowledge, and have it

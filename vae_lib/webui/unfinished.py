@@ -30,11 +30,14 @@ class UnfinishedPictures:
         self._previews: dict[str, Image.Image | None] = {}  # of those listed last, by id
 
     def listed(self) -> list[Unfinished]:
-        """The newest first, and not more than anyone would read."""
-        items = self._guard.kept.unfinished()[:MOST_LISTED]
+        """The newest first, behind them those that were wanted by TAESD, and not more than anyone would read."""
+        items = sorted(self._guard.kept.unfinished(), key=_is_draft)[:MOST_LISTED]
         ids = {item.id for item in items}
         self._previews = {key: made for key, made in self._previews.items() if key in ids}
-        return [Unfinished(item.id, item.is_approximate, details(item), partial(self._preview, item)) for item in items]
+        return [
+            Unfinished(item.id, item.is_approximate, _is_draft(item), details(item), partial(self._preview, item))
+            for item in items
+        ]
 
     def discard(self, key: str) -> None:
         self._guard.kept.remove(self._item(key))
@@ -95,6 +98,10 @@ class UnfinishedPictures:
         step = -(-max(latents.shape[-2:]) // PREVIEW)
         small = torch.nn.functional.avg_pool2d(latents, step, ceil_mode=True) if step > 1 else latents
         return self._guard.preview(small, item.space)
+
+
+def _is_draft(item: Kept) -> bool:
+    return item.is_draft and item.is_approximate
 
 
 def details(item: Kept) -> dict[str, str]:

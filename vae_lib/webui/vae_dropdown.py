@@ -6,11 +6,10 @@ from typing import Any
 
 import gradio as gr
 from gradio.context import Context
-from gradio.events import Dependency
 
 from vae_lib.ui.events import QUIET
 from vae_lib.ui.files_section import USES
-from vae_lib.ui.versions import IS_GRADIO_4
+from vae_lib.ui.versions import IS_GRADIO_4, event_of
 from vae_lib.webui.host import WebUI
 
 _APPLY = "settings_submit"
@@ -48,7 +47,7 @@ class VAEDropdown:
         if elem_id == _AFTER_APPLY and self._apply is not None and not IS_GRADIO_4:
             for number, event in enumerate(Context.root_block.dependencies):
                 if event["targets"] == [self._apply._id] and event["trigger"] == "click":
-                    Dependency(self._apply, event, number).then(self._now, None, self._dropdown, **QUIET)
+                    event_of(self._apply, event, number).then(self._now, None, self._dropdown, **QUIET)
 
     def _now(self) -> Any:
         return gr.update(**self._host.vae_setting())

@@ -1,4 +1,4 @@
-"""Wan 2.1's VAE as passes: a stream up to the attention in its middle, the attention, and a stream from there on."""
+"""Wan's VAE as passes: a stream up to the attention in its middle, the attention, and a stream from there on."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from vae_lib.engine.passes import (
     OUTPUT,
     AttentionPass,
     Link,
+    LinkedLevel,
     MapSize,
     Pass,
     Shortcut,
@@ -22,7 +23,7 @@ from vae_lib.engine.passes import (
     StreamPass,
     Tiling,
 )
-from vae_lib.networks import Downsample, Norm, PackedAttention, ResnetBlock, Upsample, WanVAE
+from vae_lib.networks import Downsample, Level, Norm, PackedAttention, ResnetBlock, Upsample, WanVAE
 
 NETWORK = WanVAE
 RECOMPUTES = False
@@ -35,7 +36,7 @@ class _Layers:
     def __init__(self, source: MapSize, rows: int, compute: Compute) -> None:
         self.source = self.size = source
         self.rows, self.compute = rows, compute
-        self.links: list[Link] = []
+        self.links: list[Link | LinkedLevel] = []
 
     def _stage(self, conv: nn.Conv2d, scale: str = "same", norm: Norm | None = None) -> Stage:
         """The next one; the algorithm is that which is fastest for a band, for which its weights are prepared."""
@@ -54,12 +55,23 @@ class _Layers:
 
     def all(self, layers: Iterable[nn.Module]) -> None:
         for layer in layers:
-            if isinstance(layer, ResnetBlock):
+            if isinstance(layer, Level):
+                self._level(layer)
+            elif isinstance(layer, ResnetBlock):
                 self.block(layer)
             elif isinstance(layer, Upsample):
                 self.conv(layer.conv, "up")
             elif isinstance(layer, Downsample):
                 self.conv(layer.conv, "down")
+
+    def _level(self, level: Level) -> None:
+        outer, self.links = self.links, []
+        self.all(level.layers)
+        inner = [link for link in self.links if isinstance(link, Link)]
+        if level.shortcut is None:
+            self.links = [*outer, *inner]
+        else:
+            self.links = [*outer, LinkedLevel(tuple(inner), level.shortcut)]
 
     def passed(self, source: str, store: str, rows: int) -> StreamPass:
         return StreamPass(source, tuple(self.links), rows, store)
@@ -81,11 +93,11 @@ def _latent_rows(picture: MapSize, downscale: int, tiling: Tiling, compute: Comp
 
 
 def decoder_passes(network: WanVAE, latent: MapSize, tiling: Tiling, compute: Compute) -> list[Pass]:
-    """From the map "input" (h, w, z_channels) to the map "output" (8 h, 8 w, 3)."""
+    """From the map "input" (h, w, z_channels) to the map "output" (8 h, 8 w, 3), of Wan 2.2 in patches (.., 12)."""
     decoder, config = network.decoder, network.config
     assert decoder is not None
     scale = config.downscale
-    middle = MapSize(latent.height, latent.width, config.widths[-1])
+    middle = MapSize(latent.height, latent.width, config.decoder_widths[-1])
     picture = MapSize(scale * latent.height, scale * latent.width, config.outer_channels)
     rows = tiling.rows(middle, compute.dtype)
     before = _Layers(latent, rows, compute)
@@ -99,17 +111,17 @@ def decoder_passes(network: WanVAE, latent: MapSize, tiling: Tiling, compute: Co
     return [
         before.passed(INPUT, _MIDDLE, rows),
         _attention(decoder.mid.attn_1, middle, tiling, compute),
-        behind.passed(_MIDDLE, OUTPUT, scale * latent_rows),
+        behind.passed(_MIDDLE, OUTPUT, scale // config.patch * latent_rows),
     ]
 
 
 def encoder_passes(network: WanVAE, image: MapSize, tiling: Tiling, compute: Compute) -> list[Pass]:
-    """From the map "input" (H, W, 3) to the map "output" (H / 8, W / 8, 2 * z_channels)."""
+    """From the map "input" (H, W, 3), of Wan 2.2 in patches, to the map "output" (H / 8, W / 8, 2 * z_channels)."""
     encoder, config = network.encoder, network.config
     assert encoder is not None
-    picture = MapSize(image.height, image.width, config.outer_channels)
+    picture = MapSize(config.patch * image.height, config.patch * image.width, config.outer_channels)
     latent_rows = _latent_rows(picture, config.downscale, tiling, compute)
-    before = _Layers(image, config.downscale * latent_rows, compute)
+    before = _Layers(image, config.downscale // config.patch * latent_rows, compute)
     before.conv(encoder.conv_in)
     before.all(encoder.layers)
     before.block(encoder.mid.block_1)
