@@ -14,7 +14,6 @@ import torch
 from modules import (
     paths,
     processing,
-    processing_diffusers,
     sd_checkpoint,
     sd_samplers_common,
     sd_vae,
@@ -29,10 +28,15 @@ from vae_lib.errors import InputError
 from vae_lib.guard import Notices
 from vae_lib.guard.generation import Again
 from vae_lib.guard.host import Folders, Points
-from vae_lib.hosts import generations
+from vae_lib.hosts import finishing, generations
 from vae_lib.hosts.patching import Function
-from vae_lib.hosts.pipeline_vae import PipelineVAE, note_file
+from vae_lib.hosts.pipeline_vae import PipelineVAE, keeping_own, note_file
 from vae_lib.hosts.webui_family import WebUIFamily, api_arguments
+
+_NOT_ITS_VAE = (
+    "SD.Next did not put the VAE of these latents back. Choose it in Settings, or load their checkpoint again; or tick "
+    "'With the VAE in use now' in VAE > Unfinished. Then decode them again."
+)
 
 
 class Host(WebUIFamily):
@@ -94,8 +98,21 @@ class Host(WebUIFamily):
             p.color_corrections = [processing.setup_color_correction(image) for image in images]
 
     def finish(self, latents: Latents, again: Again, saved: bool | None) -> Sequence[tuple[Image.Image, str]]:
+        from modules import processing_diffusers  # not at the start: importing it asks for the model
+
+        wanted = {} if again.vae_in_use else finishing.noted_vae(latents, self.vae_settings)
+
+        def sampled(p: Any) -> Any:
+            if wanted and wanted != self.vae_of_generation():
+                raise InputError(_NOT_ITS_VAE)
+            return processing_diffusers.process_decode(p, SimpleNamespace(images=p.sample()))
+
+        sampling, processing_diffusers.process_diffusers = processing_diffusers.process_diffusers, sampled
         self.failure = None
-        pictures = super().finish(latents, again, saved)
+        try:
+            pictures = super().finish(latents, again, saved)
+        finally:
+            processing_diffusers.process_diffusers = sampling
         if not pictures and self.failure is not None:
             raise self.failure
         return pictures
@@ -126,7 +143,7 @@ class Host(WebUIFamily):
             raise
 
     def vae_folders(self) -> Sequence[Path]:
-        return [Path(shared.opts.vae_dir)]
+        return [Path(shared.opts.vae_dir).absolute()]
 
     def watch_vae_files(self, notices: Notices) -> None:
         """Diffusers loads them."""
@@ -141,7 +158,8 @@ class Host(WebUIFamily):
     # Its page and its API
 
     def folders(self) -> Folders:
-        return Folders(Path(paths.data_path), Path(shared.opts.vae_dir), Path(paths.models_path) / "VAE-taesd")
+        data, models = Path(paths.data_path).absolute(), Path(paths.models_path).absolute()
+        return Folders(data, self.vae_folders()[0], models / "VAE-taesd")
 
     def paste_field(self, component: Any, value_of: Callable[[dict[str, Any]], object], api: str) -> Any:
         return component, value_of
@@ -169,17 +187,6 @@ def _generation(host: Host, points: Points, original: Function) -> Function:
 
 def _infotext(host: Host, points: Points, original: Function) -> Function:
     return generations.infotext(points, original)
-
-
-def _sampling(host: Host, points: Points, original: Function) -> Function:
-    """Kept latents are sampled already."""
-
-    def process_diffusers(p: Any) -> Any:
-        if not hasattr(p, "vae_guard_latents"):
-            return original(p)
-        return processing_diffusers.process_decode(p, SimpleNamespace(images=p.sample()))
-
-    return process_diffusers
 
 
 def _decode(host: Host, points: Points, original: Function) -> Function:
@@ -227,13 +234,21 @@ def _load_vae(host: Host, points: Points, original: Function) -> Function:
     return load_vae
 
 
+def _reload_vae(host: Host, points: Points, original: Function) -> Function:
+    def reload_vae_weights(sd_model: Any = None, *args: Any, **kwargs: Any) -> Any:
+        with keeping_own(sd_model or host.loaded_model()):
+            return original(sd_model, *args, **kwargs)
+
+    return reload_vae_weights
+
+
 _WRAPPED: tuple[tuple[Any, str, Callable[[Host, Points, Function], Function]], ...] = (
     (processing, "process_images_inner", _generation),
     (processing, "create_infotext", _infotext),
-    (processing_diffusers, "process_diffusers", _sampling),
     (modules.processing_vae, "full_vae_decode", _decode),
     (modules.processing_vae, "full_vae_encode", _encode),
     (sd_vae, "load_vae", _load_vae),
+    (sd_vae, "reload_vae_weights", _reload_vae),
 )
 
 
