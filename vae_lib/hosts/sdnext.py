@@ -14,6 +14,7 @@ import torch
 from modules import (
     paths,
     processing,
+    scripts,
     sd_checkpoint,
     sd_samplers_common,
     sd_vae,
@@ -39,10 +40,17 @@ _NOT_ITS_VAE = (
 )
 
 
+class _Script(scripts.Script):
+    """SD.Next looks at ``on_after_component_elem_id`` of those only that have this method as well."""
+
+    def after_component(self, component: Any, **about: Any) -> None: ...
+
+
 class Host(WebUIFamily):
     """Implements ``guard.host.Host`` and ``webui.host.WebUI``."""
 
     name = "SD.Next"
+    script_class = _Script
     failure: Exception | None = None  # of the last decode that SD.Next made nothing of
 
     def vae(self, model: Any = None) -> PipelineVAE | None:
