@@ -152,6 +152,16 @@ try:
 except VAEGuardError as error:
     answer["its VAE is gone"] = str(error)
 
+# What ours cannot stand in for is SD.Next's own, and that is said.
+own_vae.register_to_config(norm_num_groups=16)
+p, aside = generate()
+answer["aside"] = worst(aside, plain["txt2img"]), list(p.comments), aside.infotexts[0].splitlines()[-1]
+own_vae.register_to_config(norm_num_groups=32)
+own_vae.enable_tiling()
+p, tiling = generate()
+answer["tiling"] = worst(tiling, plain["txt2img"]), list(p.comments)
+own_vae.disable_tiling()
+
 # A model whose VAE we have no network for, and one without any.
 told = []
 guard.notices.tell_once = lambda key, text, **about: told.append(text)

@@ -97,6 +97,16 @@ def test_a_vae_without_a_network_is_left_alone(answer: dict[str, Any]) -> None:
     assert all("no network for this model's VAE" in text for text in told)
 
 
+def test_what_is_left_to_sdnext_is_said(answer: dict[str, Any]) -> None:
+    worst, told, infotext = answer["aside"]
+    assert worst == 0
+    assert told == ["VAE Guard: the VAE's norms have 16 groups. The WebUI's own code was used instead."]
+    assert infotext.endswith("VAE Guard: the WebUI's own decode")
+    worst, told = answer["tiling"]
+    assert worst <= 1
+    assert told[0].startswith("VAE Guard: The VAE's tiling is switched on and would cut the picture into tiles")
+
+
 def test_the_page_and_the_api(answer: dict[str, Any]) -> None:
     assert answer["script"]  # else it passes over the components that the script waits for
     assert (answer["has api"], answer["accounts"]) == (True, {"a user": "a password"})
