@@ -146,6 +146,17 @@ answer["back"] = host.vae_in_use(), worst(generate()[1], plain["txt2img"]), sd_v
 again = decode_again(guard, other)
 answer["by its own VAE"] = worst(SimpleNamespace(images=[image for image, _ in again]), with_other)
 answer["afterwards"] = host.vae_in_use()
+loaded_with_it = sdnext_webui.pipeline(sd_vae.load_vae("small", sd_vae.vae_dict["other.safetensors"]))
+sd_models.model_data.sd_model, kept_model = loaded_with_it, sd_models.model_data.sd_model
+for label, act in (
+    ("automatic", host.select_automatically),
+    ("own", lambda: decode_again(guard, guard.kept.items()[0])),
+):
+    try:
+        act()
+    except VAEGuardError as error:
+        answer[f"not {label}"] = str(error)
+sd_models.model_data.sd_model = kept_model
 del sd_vae.vae_dict["other.safetensors"]
 try:
     decode_again(guard, other)

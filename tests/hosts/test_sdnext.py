@@ -91,6 +91,12 @@ def test_the_checkpoints_own_vae_comes_back(answer: dict[str, Any]) -> None:
     assert "is not there any more" in answer["its VAE is gone"]
 
 
+def test_a_vae_that_does_not_come_back_is_no_wrong_picture(answer: dict[str, Any]) -> None:
+    """SD.Next has not loaded a checkpoint's own where it loaded the checkpoint with another."""
+    assert "keeps the VAE until the model is reloaded" in answer["not automatic"]
+    assert "did not put the VAE of these latents back" in answer["not own"]
+
+
 def test_a_vae_without_a_network_is_left_alone(answer: dict[str, Any]) -> None:
     first, second, told, family = answer["unknown"]
     assert first is second is family is None

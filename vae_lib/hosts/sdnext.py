@@ -150,6 +150,13 @@ class Host(WebUIFamily):
             shared.opts.sd_vae = before
             raise
 
+    def select_automatically(self) -> None:
+        """A checkpoint that was loaded with another VAE has not loaded its own."""
+        super().select_automatically()
+        info = getattr(self.loaded_model(), "sd_checkpoint_info", None)
+        if info is not None and self.vae_path() != sd_vae.resolve_vae(info.filename)[0]:
+            raise InputError("The setting is Automatic now, but SD.Next keeps the VAE until the model is reloaded.")
+
     def vae_folders(self) -> Sequence[Path]:
         return [Path(shared.opts.vae_dir).absolute()]
 

@@ -119,7 +119,7 @@ def load_vae(model_file, vae_file=None, vae_source=None):
 def reload_vae_weights(sd_model=None):
     """As SD.Next's: what it notes of the checkpoint's own is on the pipeline, and lost with it."""
     model = sd_model or sd_models.model_data.sd_model
-    path = sd_vae.vae_dict.get(shared.opts.sd_vae)
+    path, _ = sd_vae.resolve_vae(model.sd_checkpoint_info.filename)
     if path is None:
         if hasattr(model, "original_vae"):
             model.vae = model.original_vae
@@ -132,6 +132,10 @@ def reload_vae_weights(sd_model=None):
     if not hasattr(model, "original_vae"):
         model.original_vae = model.vae
     model.vae = vae
+
+
+def resolve_vae(checkpoint_file):
+    return sd_vae.vae_dict.get(shared.opts.sd_vae), "settings"
 
 
 def make_vae(seed):
@@ -167,7 +171,7 @@ def become():
         "setup_color_correction": Correction,
     }.items():
         setattr(processing, name, value)
-    sd_vae.load_vae, sd_vae.reload_vae_weights = load_vae, reload_vae_weights
+    sd_vae.load_vae, sd_vae.reload_vae_weights, sd_vae.resolve_vae = load_vae, reload_vae_weights, resolve_vae
     paths.resolve_output_path = lambda base, own: str(Path(base, own))
     shared.api = SimpleNamespace(credentials={"a user": "a password"})
     shared.opts.data["vae_dir"] = str(Path(paths.models_path, "VAE"))
