@@ -173,6 +173,17 @@ p, tiling = generate()
 answer["tiling"] = worst(tiling, plain["txt2img"]), list(p.comments)
 own_vae.disable_tiling()
 
+
+class ScriptPostprocessingForMainUI:
+    args_from = args_to = None
+
+    def title(self):
+        return "Sharpen"
+
+
+p.scripts = SimpleNamespace(alwayson_scripts=[ScriptPostprocessingForMainUI()])
+answer["postprocessing"] = host.afterwards(p).not_repeated
+
 # A model whose VAE we have no network for, and one without any.
 told = []
 guard.notices.tell_once = lambda key, text, **about: told.append(text)

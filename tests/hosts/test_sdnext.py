@@ -64,6 +64,7 @@ def test_what_fails_in_the_decode_is_not_lost(answer: dict[str, Any]) -> None:
     assert again["worst"] <= 1
     assert again["infotext"].endswith("VAE Guard: full; decoded again")
     assert again["not repeated"] == ["Detailer"]
+    assert answer["postprocessing"] == ["Sharpen"]
     assert (again["unfinished"], len(again["saved"]), again["own again"]) == (0, 1, True)
 
 

@@ -81,8 +81,10 @@ class Host(WebUIFamily):
         return bool((p.is_hr_pass and p.hr_force) or p.is_refiner_pass)
 
     def afterwards(self, p: Any) -> Afterwards:
+        """It repeats postprocessing for a script runner of its own only."""
         noted = super().afterwards(p)
-        more = {"Detailer": p.detailer_enabled, p.hr_upscaler: p.is_hr_pass}
+        more = {script.title(): finishing.is_on(p, script) for script in finishing.hosts_postprocessing(p.scripts)}
+        more |= {"Detailer": p.detailer_enabled, p.hr_upscaler: p.is_hr_pass}
         return replace(noted, not_repeated=(*noted.not_repeated, *(str(name) for name, acts in more.items() if acts)))
 
     def has_checkpoint(self, name: str) -> bool:
