@@ -13,9 +13,9 @@
 
     // What changed while another tab was open is there when the user comes to look.
     onUiTabChange(function() {
-        for (const look of get_uiCurrentTabContent()?.querySelectorAll(".vg-look") ?? []) {
+        for (const look of gradioApp().querySelectorAll(".vg-look")) {
             // A closed section looks by itself when it is opened; predicting for Memory takes a second.
-            if (!look.closest("#vg_tabs > .tabitem[style*='display: none']")) look.click();
+            if (!look.closest(".tabitem[style*='display: none']")) look.click();
         }
     });
 })();

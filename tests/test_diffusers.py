@@ -271,7 +271,7 @@ def on_disk(vae: Any) -> None:
 @pytest.mark.parametrize(
     ("alter", "reason"),
     [
-        (compiled, "its decoder is compiled"),
+        (compiled, "the VAE's decoder is compiled"),
         (hooked("decoder.conv_out"), "has a hook of tests.test_diffusers"),
         (hooked("decoder"), "layer decoder has a hook of tests.test_diffusers"),
         (hooked("post_quant_conv"), "layer post_quant_conv has a hook of tests.test_diffusers"),

@@ -132,6 +132,9 @@ class FakeHost:
     def grid(self, pictures: Any, batch_size: int, infotext: str, tab: str) -> Image.Image:
         return side_by_side(pictures)
 
+    def shown_infotext(self, text: str) -> str:
+        return text
+
     def has_served(self, path: str) -> bool:
         return self.data in Path(path).parents
 

@@ -18,7 +18,7 @@ from modules import processing, shared
 
 from vae_lib.checkpoints import unfinished
 from vae_lib.guard.again import DecodedAgain
-from vae_lib.hosts import finishing
+from vae_lib.hosts import a1111, finishing
 
 HOSTILE = [
     "/tmp/evil", "../../evil", "C:\\evil", "..", "a\0b", "x" * 300, 7, -1, True, False, 0.5, float("inf"), None,
@@ -43,7 +43,7 @@ def read_back(afterwards: object, **images: torch.Tensor) -> unfinished.Latents:
 
 def made(latents: unfinished.Latents) -> processing.StableDiffusionProcessing:
     vae = finishing.noted_vae(latents, {"sd_vae": str})
-    return finishing.processing_of(latents, DecodedAgain([]), None, vae, lambda given: given)
+    return finishing.processing_of(latents, DecodedAgain([]), vae, a1111.Host().output_folder, lambda given: given)
 
 
 def classes() -> tuple[type, type]:

@@ -136,7 +136,7 @@ class Methods:
 
     def replaced_by(self, operation: Operation) -> str:
         if by := self._replaced.get(operation):
-            raise Aside(f"its _{operation.value} was replaced by {by}.")
+            raise Aside(f"the VAE's _{operation.value} was replaced by {by}.")
         return "The VAE's tiling" if getattr(self.module, "use_tiling", False) else ""
 
     def padding(self, operation: Operation) -> Padding:
@@ -196,21 +196,21 @@ class _Here:
 def _check_config(config: Any) -> None:
     """What cannot be seen in the shapes of the weights."""
     if getattr(config, "act_fn", "silu") != "silu":
-        raise Aside(f"its activation is {config.act_fn}.")
+        raise Aside(f"the VAE's activation is {config.act_fn}.")
     if getattr(config, "norm_num_groups", 32) != 32:
-        raise Aside(f"its norms have {config.norm_num_groups} groups.")
+        raise Aside(f"the VAE's norms have {config.norm_num_groups} groups.")
 
 
 def _check_half(half: nn.Module, name: str) -> None:
     if any(getattr(layer, "_compiled_call_impl", None) is not None for layer in half.modules()):
-        raise Aside(f"its {name} is compiled.")
+        raise Aside(f"the VAE's {name} is compiled.")
     for layer in half.modules():
         processor = getattr(layer, "processor", None)
         if processor is not None and not type(processor).__module__.startswith("diffusers."):
-            raise Aside(f"its {name} has an attention processor of {type(processor).__module__}.")
+            raise Aside(f"the VAE's {name} has an attention processor of {type(processor).__module__}.")
         for known, usual in _USUAL.items():
             if getattr(layer, known, usual) != usual:
-                raise Aside(f"a layer of its {name} has {known} = {getattr(layer, known)}.")
+                raise Aside(f"a layer of the VAE's {name} has {known} = {getattr(layer, known)}.")
 
 
 def _weights(vae: nn.Module, parts: Sequence[str]) -> Iterator[tuple[str, Tensor]]:

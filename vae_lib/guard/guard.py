@@ -1,7 +1,7 @@
 """VAE Guard at work in one WebUI: every decode and encode of a picture goes through our engine.
 
-The host's functions that decode or encode a *picture* are wrapped. Inside them, and only in their thread, the
-``forward`` of the VAE's decoder and encoder is ours. So all the rest stays the host's own: scaling and its inverse
+The host's functions that decode or encode a *picture* are wrapped. Inside them, and only in their thread, ours stands
+in at the VAE's seam. So all the rest stays the host's own: scaling and its inverse
 for every family, the sampling of the posterior (same random numbers), ``--lowvram``'s moves, the choice of TAESD in
 the settings. Live previews call other functions, or do so in other threads: they are not touched. Whatever goes wrong
 in our code ends in the host's own forward, so the picture comes out.

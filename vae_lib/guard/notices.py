@@ -6,7 +6,7 @@ import logging
 import sys
 from typing import TextIO
 
-from vae_lib.errors import PlanError, VAEGuardError, printable
+from vae_lib.errors import Aside, PlanError, VAEGuardError, printable
 from vae_lib.guard.generation import Generations
 from vae_lib.guard.host import Host
 from vae_lib.guard.layers import Altered
@@ -45,14 +45,15 @@ class Notices:
     def own_failure(self, what: str, error: BaseException, report: str) -> None:
         """Our own code failed: say once that the host's is used; ``report`` goes to the console and the tab.
 
-        Of each layer that somebody changed, once. That no way was possible is told for each batch of pictures.
+        Once for each layer that somebody changed, and for each reason to stand aside. That no route was possible is
+        reported for each batch of pictures.
         """
         current = self._generations.current
         if isinstance(error, PlanError):
             if current is None or not current.fell_to_host:
                 self.tell(_used_instead(error), warning=True)
             return
-        key = f"{what}:{error if isinstance(error, Altered) else type(error).__name__}"
+        key = f"{what}:{error if isinstance(error, (Altered, Aside)) else type(error).__name__}"
         if key in self._told:
             return
         if isinstance(error, VAEGuardError):

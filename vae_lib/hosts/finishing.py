@@ -48,7 +48,7 @@ def noted(p: Any, vae: Mapping[str, Any]) -> Afterwards:
     values["vae"] = dict(vae)
     values["is_img2img"] = isinstance(p, processing.StableDiffusionProcessingImg2Img)
     images = {name: _as_images(getattr(p, name, None) or ()) for name in _IMAGES}
-    own = {script.title(): list(_arguments(p, script)) for script in _hosts_postprocessing(p.scripts)}
+    own = {script.title(): list(_arguments(p, script)) for script in hosts_postprocessing(p.scripts)}
     values["postprocessing"] = {title: args for title, args in own.items() if _is_plain(args)}
     return Afterwards(values, {name: found for name, found in images.items() if found}, tuple(_not_repeated(p)))
 
@@ -183,7 +183,7 @@ class _HostsOwn:
 
     def __init__(self, is_img2img: bool, arguments: Mapping[str, Sequence[Any]]) -> None:
         runner = scripts.scripts_img2img if is_img2img else scripts.scripts_txt2img
-        known = {script.title(): script for script in _hosts_postprocessing(runner)}
+        known = {script.title(): script for script in hosts_postprocessing(runner)}
         self._steps = [
             (known[title], args)
             for title, args in arguments.items()
@@ -200,7 +200,7 @@ class _HostsOwn:
         return lambda *args, **kwargs: None
 
 
-def _hosts_postprocessing(runner: Any) -> list[Any]:
+def hosts_postprocessing(runner: Any) -> list[Any]:
     """What *Settings > Postprocessing* adds to txt2img and img2img."""
     kind = "ScriptPostprocessingForMainUI"
     return [script for script in getattr(runner, "alwayson_scripts", ()) if type(script).__name__ == kind]
@@ -208,11 +208,11 @@ def _hosts_postprocessing(runner: Any) -> list[Any]:
 
 def _not_repeated(p: Any) -> list[str]:
     """Titles of scripts that act on pictures after the decode; those whose controls were left alone do nothing."""
-    own = _hosts_postprocessing(p.scripts)
+    own = hosts_postprocessing(p.scripts)
     found = []
     for script in getattr(p.scripts, "alwayson_scripts", ()):
         acts = any(getattr(type(script), hook, None) is not getattr(scripts.Script, hook, None) for hook in _HOOKS)
-        if acts and script not in own and _is_on(p, script):
+        if acts and script not in own and is_on(p, script):
             found.append(str(script.title()))
     selected = (getattr(p, "script_args", None) or (0,))[0]
     chosen = getattr(p.scripts, "selectable_scripts", ())
@@ -227,7 +227,7 @@ def _arguments(p: Any, script: Any) -> Sequence[Any]:
     return (getattr(p, "script_args", None) or ())[script.args_from : script.args_to]
 
 
-def _is_on(p: Any, script: Any) -> bool:
+def is_on(p: Any, script: Any) -> bool:
     """Whether a control of it is not as the page shows it at first; one without controls is always on."""
     arguments = _arguments(p, script)
     if not arguments:

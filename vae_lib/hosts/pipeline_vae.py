@@ -17,7 +17,7 @@ from vae_lib.guard import precision
 from vae_lib.guard.diffusers_vae import Methods, is_known
 from vae_lib.guard.seam import Own, StandIn, attribute
 
-_FILE, _FAILURE = "_vae_guard_file", "_vae_guard_failure"
+_FILE, _OWN, _FAILURE = "_vae_guard_file", "_vae_guard_checkpoints_own", "_vae_guard_failure"
 
 
 class NotingFailures(Methods):
@@ -115,3 +115,15 @@ _FACTORS = {"scaling_factor": 1.0, "shift_factor": 0.0}
 def note_file(vae: Any, path: str) -> None:
     """SD.Next keeps its name alone, and that even when the checkpoint's own is back."""
     object.__setattr__(vae, _FILE, path)
+
+
+@contextmanager
+def keeping_own(model: Any) -> Iterator[None]:
+    """While the pipeline takes another VAE. SD.Next forgets the checkpoint's own when img2img makes a new pipeline."""
+    before = getattr(model, "vae", None)
+    own = getattr(before, _OWN, None) if hasattr(before, _FILE) else before
+    if own is not None and own is not before and not hasattr(model, "original_vae"):
+        model.original_vae = own
+    yield
+    if getattr(model, "vae", None) is not before and hasattr(model.vae, _FILE):
+        object.__setattr__(model.vae, _OWN, own)

@@ -14,7 +14,7 @@ import torch
 from modules import (
     paths,
     processing,
-    processing_diffusers,
+    scripts,
     sd_checkpoint,
     sd_samplers_common,
     sd_vae,
@@ -29,16 +29,28 @@ from vae_lib.errors import InputError
 from vae_lib.guard import Notices
 from vae_lib.guard.generation import Again
 from vae_lib.guard.host import Folders, Points
-from vae_lib.hosts import generations
+from vae_lib.hosts import finishing, generations
 from vae_lib.hosts.patching import Function
-from vae_lib.hosts.pipeline_vae import PipelineVAE, note_file
+from vae_lib.hosts.pipeline_vae import PipelineVAE, keeping_own, note_file
 from vae_lib.hosts.webui_family import WebUIFamily, api_arguments
+
+_NOT_ITS_VAE = (
+    "SD.Next did not put the VAE of these latents back. Choose it in Settings, or load their checkpoint again; or tick "
+    "'With the VAE in use now' in VAE > Unfinished. Then decode them again."
+)
+
+
+class _Script(scripts.Script):
+    """SD.Next looks at ``on_after_component_elem_id`` of those only that have this method as well."""
+
+    def after_component(self, component: Any, **about: Any) -> None: ...
 
 
 class Host(WebUIFamily):
     """Implements ``guard.host.Host`` and ``webui.host.WebUI``."""
 
     name = "SD.Next"
+    script_class = _Script
     failure: Exception | None = None  # of the last decode that SD.Next made nothing of
 
     def vae(self, model: Any = None) -> PipelineVAE | None:
@@ -69,8 +81,10 @@ class Host(WebUIFamily):
         return bool((p.is_hr_pass and p.hr_force) or p.is_refiner_pass)
 
     def afterwards(self, p: Any) -> Afterwards:
+        """It repeats postprocessing for a script runner of its own only."""
         noted = super().afterwards(p)
-        more = {"Detailer": p.detailer_enabled, p.hr_upscaler: p.is_hr_pass}
+        more = {script.title(): finishing.is_on(p, script) for script in finishing.hosts_postprocessing(p.scripts)}
+        more |= {"Detailer": p.detailer_enabled, p.hr_upscaler: p.is_hr_pass}
         return replace(noted, not_repeated=(*noted.not_repeated, *(str(name) for name, acts in more.items() if acts)))
 
     def has_checkpoint(self, name: str) -> bool:
@@ -94,8 +108,21 @@ class Host(WebUIFamily):
             p.color_corrections = [processing.setup_color_correction(image) for image in images]
 
     def finish(self, latents: Latents, again: Again, saved: bool | None) -> Sequence[tuple[Image.Image, str]]:
+        from modules import processing_diffusers  # not at the start: importing it asks for the model
+
+        wanted = {} if again.vae_in_use else finishing.noted_vae(latents, self.vae_settings)
+
+        def sampled(p: Any) -> Any:
+            if wanted and wanted != self.vae_of_generation():
+                raise InputError(_NOT_ITS_VAE)
+            return processing_diffusers.process_decode(p, SimpleNamespace(images=p.sample()))
+
+        sampling, processing_diffusers.process_diffusers = processing_diffusers.process_diffusers, sampled
         self.failure = None
-        pictures = super().finish(latents, again, saved)
+        try:
+            pictures = super().finish(latents, again, saved)
+        finally:
+            processing_diffusers.process_diffusers = sampling
         if not pictures and self.failure is not None:
             raise self.failure
         return pictures
@@ -125,8 +152,15 @@ class Host(WebUIFamily):
             shared.opts.sd_vae = before
             raise
 
+    def select_automatically(self) -> None:
+        """A checkpoint that was loaded with another VAE has not loaded its own."""
+        super().select_automatically()
+        info = getattr(self.loaded_model(), "sd_checkpoint_info", None)
+        if info is not None and self.vae_path() != sd_vae.resolve_vae(info.filename)[0]:
+            raise InputError("The setting is Automatic now, but SD.Next keeps the VAE until the model is reloaded.")
+
     def vae_folders(self) -> Sequence[Path]:
-        return [Path(shared.opts.vae_dir)]
+        return [Path(shared.opts.vae_dir).absolute()]
 
     def watch_vae_files(self, notices: Notices) -> None:
         """Diffusers loads them."""
@@ -141,7 +175,12 @@ class Host(WebUIFamily):
     # Its page and its API
 
     def folders(self) -> Folders:
-        return Folders(Path(paths.data_path), Path(shared.opts.vae_dir), Path(paths.models_path) / "VAE-taesd")
+        data, models = Path(paths.data_path).absolute(), Path(paths.models_path).absolute()
+        return Folders(data, self.vae_folders()[0], models / "VAE-taesd")
+
+    def shown_infotext(self, text: str) -> str:
+        """It makes the HTML itself."""
+        return text
 
     def paste_field(self, component: Any, value_of: Callable[[dict[str, Any]], object], api: str) -> Any:
         return component, value_of
@@ -169,17 +208,6 @@ def _generation(host: Host, points: Points, original: Function) -> Function:
 
 def _infotext(host: Host, points: Points, original: Function) -> Function:
     return generations.infotext(points, original)
-
-
-def _sampling(host: Host, points: Points, original: Function) -> Function:
-    """Kept latents are sampled already."""
-
-    def process_diffusers(p: Any) -> Any:
-        if not hasattr(p, "vae_guard_latents"):
-            return original(p)
-        return processing_diffusers.process_decode(p, SimpleNamespace(images=p.sample()))
-
-    return process_diffusers
 
 
 def _decode(host: Host, points: Points, original: Function) -> Function:
@@ -227,13 +255,21 @@ def _load_vae(host: Host, points: Points, original: Function) -> Function:
     return load_vae
 
 
+def _reload_vae(host: Host, points: Points, original: Function) -> Function:
+    def reload_vae_weights(sd_model: Any = None, *args: Any, **kwargs: Any) -> Any:
+        with keeping_own(sd_model or host.loaded_model()):
+            return original(sd_model, *args, **kwargs)
+
+    return reload_vae_weights
+
+
 _WRAPPED: tuple[tuple[Any, str, Callable[[Host, Points, Function], Function]], ...] = (
     (processing, "process_images_inner", _generation),
     (processing, "create_infotext", _infotext),
-    (processing_diffusers, "process_diffusers", _sampling),
     (modules.processing_vae, "full_vae_decode", _decode),
     (modules.processing_vae, "full_vae_encode", _encode),
     (sd_vae, "load_vae", _load_vae),
+    (sd_vae, "reload_vae_weights", _reload_vae),
 )
 
 

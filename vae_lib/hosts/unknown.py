@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 from collections.abc import Callable
 from typing import Any
@@ -45,8 +46,9 @@ class Host:
 
 def recognised() -> str:
     """The name of a WebUI that its version names, or a module of its own; empty for any other."""
-    if importlib.util.find_spec(SDNEXTS) is not None:
-        return "this version of SD.Next"
+    with contextlib.suppress(ImportError, ValueError):  # there are no ``modules``
+        if importlib.util.find_spec(SDNEXTS) is not None:
+            return "this version of SD.Next"
     return NAMED.get(forge_version(), "")
 
 

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +146,9 @@ class WebUIFamily(SDVAESetting):
                 short_filename=not shared.opts.grid_extended_filename, grid=True,
             )  # fmt: skip
         return grid
+
+    def shown_infotext(self, text: str) -> str:
+        return "<p>" + "<br>\n".join(map(escape, text.split("\n"))) + "</p>"
 
     def has_served(self, path: str) -> bool:
         return any(os.path.abspath(path) in files for files in shared.demo.temp_file_sets)

@@ -144,7 +144,8 @@ class AgainButton:
         now = [exact.get(place, picture) for place, picture in enumerate(pictures)]
         changed = json.dumps({**json.loads(info or "{}"), "infotexts": texts})
         at = int(selected) if str(selected).isdecimal() else -1
-        return now, changed, _as_html(texts[at] if 0 <= at < len(texts) else done[0]), said
+        shown = self._host.shown_infotext(texts[at] if 0 <= at < len(texts) else done[0])
+        return now, changed, shown, said
 
     @staticmethod
     def _is_whole(
@@ -181,7 +182,3 @@ def _path(item: Any) -> Any:
 def _with_infotext(image: Image.Image, text: str) -> Image.Image:
     image.info.setdefault("parameters", text)
     return image
-
-
-def _as_html(text: str) -> str:
-    return "<p>" + "<br>\n".join(map(escape, text.split("\n"))) + "</p>"

@@ -43,6 +43,9 @@ class WebUI(Host, VAEChoice, Protocol):
     def grid(self, pictures: Sequence[Image.Image], batch_size: int, infotext: str, tab: str) -> Image.Image:
         """The pictures of a generation as one, in the host's order, saved if the host saves grids."""
 
+    def shown_infotext(self, text: str) -> str:
+        """As the page's ``html_info`` takes it."""
+
     def has_served(self, path: str) -> bool:
         """Whether the page shows this file because the host or gradio gave it to the page."""
 
