@@ -18,7 +18,7 @@ from tests.networks.small import taesd
 from vae_lib import hosts
 from vae_lib.guard import Guard, Request
 from vae_lib.guard.forward import Forward
-from vae_lib.guard.host import TELLS_MORE
+from vae_lib.guard.host import TELLS_MORE, family_name
 from vae_lib.hosts.unknown import forge_version
 
 is_neo = forge_version() == "neo"
@@ -112,7 +112,7 @@ answer = {
     "latents": float((our_latents - own_latents).abs().max()), "asked": [list(management.asked), plain],
     "noted": dict(p.extra_generation_params),
     "records": [record.operation.value for record in current.records],
-    "always_tiled": management.VAE_ALWAYS_TILED, "family": host.vae().family,
+    "always_tiled": management.VAE_ALWAYS_TILED, "family": family_name(host.vae()),
     "factors": [host.vae().space.scale, host.vae().space.shift],
 }  # fmt: skip
 
@@ -194,7 +194,7 @@ if is_neo:
         "encoded": float((encoded - own_encoded).abs().max()),
         "taesd": float((approximate - expected).abs().max()),
         "asked": [asked_packed, plain_packed],
-        "family": vae.family,
+        "family": family_name(vae),
         "kept": [item.size for item in guard.kept.items()][:1],
     }
 

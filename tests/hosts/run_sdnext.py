@@ -21,6 +21,7 @@ from vae_lib import hosts
 from vae_lib.errors import VAEGuardError
 from vae_lib.guard import Guard, Request, decode_again
 from vae_lib.guard.forward import Forward
+from vae_lib.guard.host import family_name
 from vae_lib.hosts import pipeline_vae
 from vae_lib.webui import panel
 
@@ -188,7 +189,7 @@ answer["postprocessing"] = host.afterwards(p).not_repeated
 told = []
 guard.notices.tell_once = lambda key, text, **about: told.append(text)
 model = sdnext_webui.pipeline(torch.nn.Identity())
-answer["unknown"] = guard._vae(model), guard._vae(SimpleNamespace()), told, pipeline_vae.PipelineVAE(model).family
+answer["unknown"] = guard._vae(model), guard._vae(SimpleNamespace()), told, family_name(pipeline_vae.PipelineVAE(model))
 answer["script"] = hasattr(panel.script_class(guard, host), "after_component")
 host.unwrap()
 patched = sum(len(found) for key, found in patches.originals.items() if "vae_guard" in str(key))

@@ -50,7 +50,7 @@ class HostVAE(Protocol):
 
     @property
     def family(self) -> str | None:
-        """A name in ``FAMILIES``, None where it is not known."""
+        """A name in ``FAMILIES``, for those that have one space: ``family_of``. None where the host does not know."""
 
     @property
     def latent_channels(self) -> int:

@@ -14,7 +14,7 @@ from modules import hashes, sd_models, shared
 from modules_forge import main_entry
 from torch import nn
 
-from vae_lib.catalog import LatentSpace, family_of_space
+from vae_lib.catalog import LatentSpace
 from vae_lib.errors import InputError
 from vae_lib.guard import Notices, precision
 from vae_lib.guard.host import HostVAE
@@ -37,6 +37,8 @@ class ForgeVAE:
     owner: Any
     model: Any
 
+    family: ClassVar[str | None] = None
+
     @property
     def module(self) -> nn.Module:
         module: nn.Module = self.owner.first_stage_model
@@ -49,12 +51,6 @@ class ForgeVAE:
     @property
     def model_name(self) -> str:
         return checkpoint_name(self.model)
-
-    @property
-    def family(self) -> str | None:
-        """By its space, which tells all but SD1 and SD2 apart; these have the same VAE."""
-        family = family_of_space(self.latent_channels, self.space)
-        return None if family is None else family.name
 
     @property
     def latent_channels(self) -> int:

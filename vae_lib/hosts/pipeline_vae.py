@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from modules import hashes
 from torch import Tensor
 
-from vae_lib.catalog import LatentSpace, family_of_space
+from vae_lib.catalog import LatentSpace
 from vae_lib.engine import Operation
 from vae_lib.guard import precision
 from vae_lib.guard.diffusers_vae import Methods, is_known
@@ -51,6 +51,8 @@ class PipelineVAE:
 
     model: Any
 
+    family: ClassVar[str | None] = None
+
     @property
     def module(self) -> Any:
         vae = getattr(self.model, "vae", None)
@@ -63,12 +65,6 @@ class PipelineVAE:
     @property
     def model_name(self) -> str:
         return str(getattr(self._checkpoint, "name", "?"))
-
-    @property
-    def family(self) -> str | None:
-        """By its space, which tells all but SD1 and SD2 apart; these have the same VAE."""
-        family = family_of_space(self.latent_channels, self.space)
-        return None if family is None else family.name
 
     @property
     def latent_channels(self) -> int:
