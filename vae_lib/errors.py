@@ -44,7 +44,7 @@ class InputError(VAEGuardError):
 
 
 class PlanError(VAEGuardError):
-    """No allowed way of decoding fits in the memory there is."""
+    """No enabled route fits in the memory there is."""
 
 
 class NumericError(PlanError):

@@ -91,7 +91,7 @@ def test_a_route_that_fails(error: Exception, said: str, monkeypatch: pytest.Mon
     report = run()
     assert not report.is_wrong
     assert {f.problem for f in report.findings} == {"", said}
-    assert "could not be run here; every other way gives" in report.verdict
+    assert "could not be run here; every other route gives" in report.verdict
     assert said in report.text()
 
 

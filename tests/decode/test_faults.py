@@ -7,12 +7,13 @@ Without the variable every 23rd allocation is tried, with the first and the last
 
 from __future__ import annotations
 
+import functools
 import os
 
 import pytest
 from torch import Tensor
 
-from tests.decode.test_ladder import TINY, Allocations, ladder
+from tests.decode.test_ladder import TINY, Allocations, ladder, outcome_of
 from tests.device.test_failures import ROWS, error_of
 from tests.engine.gpu import as_on_a_gpu
 from tests.networks.small import distance, images, latents_for, live_tensors, network, taesd
@@ -48,15 +49,15 @@ def test_every_allocation_fails_once(route: Route, operation: str) -> None:
     vae, tiny = network(TINY), taesd() if route is Route.TAESD else None
     given, wanted = work(vae, route, operation)
     order = (route, *(other for other in (Route.OFFLOAD, Route.CPU) if other is not route))
-    getattr(ladder(vae=vae, taesd=tiny, order=order), operation)(given)  # what is cached for good is there
+    outcome_of(ladder(vae=vae, taesd=tiny, order=order), operation, given)  # what is cached for good is there
     with Allocations() as counter:
-        getattr(ladder(vae=vae, taesd=tiny, order=order), operation)(given)
+        outcome_of(ladder(vae=vae, taesd=tiny, order=order), operation, given)
     assert counter.count > 5
     before = live_tensors()
     chosen = {*range(1, counter.count, STRIDE), counter.count}
     for k in sorted(chosen):
         with Allocations(k, k) as memory:
-            outcome = getattr(ladder(vae=vae, taesd=tiny, order=order), operation)(given)
+            outcome = outcome_of(ladder(vae=vae, taesd=tiny, order=order), operation, given)
         assert memory.raised == 1
         (attempt,) = outcome.attempts
         assert attempt.plan.route is route
@@ -77,7 +78,7 @@ def test_every_text_that_users_posted_on_every_rung(route: Route, operation: str
     given, wanted = work(vae, route, operation)
     others = tuple(other for other in (Route.OFFLOAD, Route.CPU) if other is not route)
     order = Preference((Step((route,)), Step(others)))
-    run = getattr(ladder(vae=vae, taesd=tiny, order=order), operation)
+    run = functools.partial(outcome_of, ladder(vae=vae, taesd=tiny, order=order), operation)
     with Allocations() as counter:
         run(given)
     for kind, _, *error in ROWS:

@@ -28,7 +28,9 @@ from tests.networks.small import (
     taesd,
 )
 from vae_lib.decode import Ladder, Outcome
+from vae_lib.engine import Operation
 from vae_lib.errors import Cancelled, DeviceLost, InputError, NumericError, PlanError
+from vae_lib.latents import SamplerLatents, VAELatents
 from vae_lib.networks import AutoencoderKL, AutoencoderKLConfig
 from vae_lib.planning import DEFAULT_ORDER, Planner, Profile, Route, Work
 from vae_lib.planning.events import MaybeOutOfMemory, NoScratch, OutOfMemory, Overflow
@@ -39,6 +41,13 @@ PLENTY = 1 << 40
 def ladder(**options: Any) -> Ladder:
     defaults: dict[str, Any] = {"vae": network(), "planner": Planner(lambda device: PLENTY)}
     return Ladder(**{**defaults, **options})
+
+
+def outcome_of(ladder: Ladder, operation: Operation | str, given: Tensor) -> Outcome:
+    """Of decoding latents, which are taken for the sampler's as well, or of encoding a picture."""
+    if Operation(operation) is Operation.ENCODE:
+        return ladder.encode(given)
+    return ladder.decode(VAELatents(given), SamplerLatents(given))
 
 
 class Allocations(TorchDispatchMode):

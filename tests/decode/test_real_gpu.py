@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from tests.decode.test_ladder import outcome_of
 from tests.networks.small import BF16, FP16, FP32, taesd
 from tests.real_gpu import (
     GPU,
@@ -104,13 +105,13 @@ def test_what_is_free_is_enough(route: Route) -> None:
 def test_taesd_that_runs_out_is_cut_into_tiles() -> None:
     given = source(Operation.DECODE, 1024, FP16)
     guarded = ladder(FP16, (Route.TAESD,), taesd=taesd())
-    wanted = guarded.decode(given)
+    wanted = outcome_of(guarded, Operation.DECODE, given)
     with only(wanted.plan.peak_bytes // 2):
         order = Preference((Step((Route.TAESD,)), Step((Route.OFFLOAD,))))
-        outcome = ladder(FP16, order, taesd=taesd()).decode(given)
+        outcome = outcome_of(ladder(FP16, order, taesd=taesd()), Operation.DECODE, given)
     assert outcome.plan.route is Route.OFFLOAD
     with crowded(wanted.plan.peak_bytes // 2):
-        outcome = guarded.decode(given)
+        outcome = outcome_of(guarded, Operation.DECODE, given)
     assert outcome.plan.bands > 1
     assert error(outcome.result, wanted.result.float()) < 1e-3
 
@@ -207,7 +208,7 @@ def test_taesd(dtype: torch.dtype, side: int) -> None:
     for operation, run in ((Operation.DECODE, tiny.decode), (Operation.ENCODE, tiny.encode)):
         given = source(operation, side, dtype)
         outcome = ladder(dtype, (Route.TAESD,), taesd=taesd())
-        outcome = getattr(outcome, operation.value)(given)
+        outcome = outcome_of(outcome, operation, given)
         with PeakMemory(GPU) as peak:
             result = run(taesd(), given, outcome.plan.tile, Compute(GPU, dtype))
         assert peak.bytes <= outcome.plan.peak_bytes <= 1.5 * peak.bytes + 4 * MIB

@@ -172,7 +172,7 @@ def with_the_halfs_forward(module: Any) -> None:
         ),
         (with_a_lora_of_forges, "conv_out has weights that are changed as it computes (forge_online_loras)"),
         (with_other_padding, "conv_out pads by 'replicate'"),
-        (with_one_layer_padded_otherwise, "conv_out pads in another way than decoder."),
+        (with_one_layer_padded_otherwise, "conv_out pads differently than decoder."),
         (with_the_halfs_forward, "decoder was given another forward by "),
     ],
 )
@@ -274,7 +274,7 @@ def test_convolutions_in_time() -> None:
     half: Any = nn.Sequential(nn.Conv3d(2, 2, 3, padding=(0, 1, 1)), nn.Conv2d(2, 2, 3, padding=1))
     assert padding_of(half, "decoder", PACKAGES) == Padding()
     half[0].padding_mode = "circular"
-    with pytest.raises(Altered, match=r"decoder\.1 pads in another way than decoder\.0"):
+    with pytest.raises(Altered, match=r"decoder\.1 pads differently than decoder\.0"):
         padding_of(half, "decoder", PACKAGES)
     half[0]._conv_forward = half[0]._conv_forward
     with pytest.raises(Altered, match=r"decoder\.0 was given another _conv_forward"):

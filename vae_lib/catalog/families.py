@@ -1,4 +1,4 @@
-"""The families that are known: one row each, and how a family is told by what a file says."""
+"""The families that are known: one row each, and how one is recognised by what a file says."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FAMILIES: dict[str, Family] = {
             0.18215,
             taesd_stem="taesd",
             words=r"(?<![a-z])(stable[-_ ]diffusion|sd)[-_ ]?v?1([._-]?[1-5])?(?![0-9])"
-            r"|ft[-_](mse|ema)|kl[-_]f8|(?<![a-z])taesd(?!xl|3)",
+            r"|ft[-_](mse|ema)|kl[-_]f8|(?<![a-z_])taesd(?!xl|3)",
             context_widths=(768,),
         ),
         Family(
@@ -167,7 +167,7 @@ def family_in_text(text: str) -> Family | None:
 def family_of_space(channels: int, space: LatentSpace) -> Family | None:
     """The family whose sampler has latents of so many channels in this space; the first where two have the same.
 
-    Packed ones are told by their packing: their numbers are in each file.
+    Packed ones are recognised by their packing: their numbers are in each file.
     """
     for family in FAMILIES.values():
         packing = family.packing

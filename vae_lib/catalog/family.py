@@ -37,7 +37,7 @@ Architecture = Literal["AutoencoderKL", "WanVAE"]
 
 @dataclass(frozen=True)
 class Family:
-    """A latent space, and the signs by which its files are told. Rows are in ``families``.
+    """A latent space, and the signs by which its files are recognised. Rows are in ``families``.
 
     Attributes:
         scaling_factor, shift_factor: the sampler's latents are ``(z - shift_factor) * scaling_factor`` of the VAE's

@@ -1,4 +1,4 @@
-"""Weights files: read safely, in every layout in which VAEs are published, and told apart."""
+"""Weights files: read safely, in every layout in which VAEs are published, and identified."""
 
 from vae_lib.catalog import FAMILIES, Family, LatentSpace, family_of_space
 from vae_lib.catalog.names import WEIGHTS_EXTENSIONS

@@ -1,4 +1,4 @@
-"""What a file is when it is not a VAE, told by its keys."""
+"""What a file is when it is not a VAE, by its keys."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ _OTHER_VAES: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
         ),
         ("a consistency decoder", r"^decoder_unet\."),
         ("a VAE for inpainting that takes the masked picture as well", _HALF + r"condition_encoder\."),
-        # as a lookahead the half is found once, not anew for each place that the rest might begin at
+        # as a lookahead the half is found once, not for each place that the rest might begin at
         ("a video VAE", rf"(?={_HALF}).*\.(spatial_res_block|temporal_res_block|time_mixer|time_stack)\b"),
         ("a video VAE", _HALF + r"time_conv_out\."),
     )

@@ -45,7 +45,7 @@ def read(path: Path) -> Found:
         OSError: likewise.
     """
     start = b""
-    if path.is_file():  # a pipe would block; what is not a file is told below
+    if path.is_file():  # a pipe would block; what is not a file is reported below
         with path.open("rb") as file:
             start = file.read(512)
     if not looks_like_safetensors(start):

@@ -1,4 +1,4 @@
-"""The key layouts in which VAEs are published, and the way from each to the one that our networks use.
+"""The key layouts in which VAEs are published, and how each becomes the one that our networks use.
 
 =======================  ================================================================================
 ``ldm``                  ``decoder.up.0.block.0.conv1.weight``: the original, and our own
@@ -163,7 +163,7 @@ class KeyMap:
 
 
 def layout_of(keys: Iterable[str]) -> Layout | None:
-    """The layout of a state dict, told by its keys; None when there is no VAE in it."""
+    """The layout of a state dict, recognised by its keys; None when there is no VAE in it."""
     found = map_keys(keys)
     return None if found is None else found.layout
 

@@ -1,4 +1,4 @@
-"""What network a file holds, told by its header: the one place where a VAE is taken on or refused."""
+"""What network a file holds, by its header: the one place where a VAE is taken on or refused."""
 
 from __future__ import annotations
 

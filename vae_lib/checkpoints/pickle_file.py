@@ -270,7 +270,7 @@ def _scan_legacy(path: Path, scan: Scan) -> None:
 def _placeholders(named: set[str]) -> Iterator[None]:
     """Let ``torch.load`` take inert stand-ins for the bookkeeping in ``named``.
 
-    Before PyTorch 2.5 there is no public way to name them; its table of known objects is extended for the
+    Before PyTorch 2.5 there is no public function to name them; its table of known objects is extended for the
     while.
     """
     names = {name for name in named if _BOOKKEEPING.fullmatch(name)}
@@ -278,7 +278,7 @@ def _placeholders(named: set[str]) -> Iterator[None]:
     stand_ins = {name: _placeholder(name) for name in sorted(names | set(map(_renamed, names)))}
     with contextlib.ExitStack() as stack:
         if stand_ins:
-            stack.enter_context(_globals_lock)  # both ways change a table that all threads share
+            stack.enter_context(_globals_lock)  # both of them change a table that all threads share
             if hasattr(torch.serialization, "safe_globals"):
                 stack.enter_context(torch.serialization.safe_globals(list(stand_ins.values())))
             else:

@@ -1,4 +1,4 @@
-"""What a pickle would do, told from its opcodes: nothing is looked up, called or built.
+"""What a pickle would do, read from its opcodes: nothing is looked up, called or built.
 
 The unpickler of ``torch.load(weights_only=True)`` runs no code of the file, but it calls what it knows with
 any arguments and takes any keys. A hundred bytes are then enough to ask for 2^40 steps or bytes, so what

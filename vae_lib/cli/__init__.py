@@ -11,7 +11,7 @@ from vae_lib.errors import VAEGuardError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command. Exit code 0; 1 for a failure told in one sentence; 2 for bad use (argparse's own)."""
+    """Run one command. Exit code 0; 1 for a failure, reported in one sentence; 2 for bad use (argparse's own)."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # Windows' code pages lack letters that file names have
             stream.reconfigure(errors="backslashreplace")

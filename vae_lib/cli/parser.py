@@ -151,7 +151,7 @@ def _work_options(parser: argparse.ArgumentParser) -> None:
         "--vae", type=Path, metavar="FILE",
         help="VAE (ldm or diffusers layout), or a checkpoint with one inside; not needed with --route taesd",
     )  # fmt: skip
-    parser.add_argument("--taesd", type=Path, metavar="FILE", help="TAESD, allowed as the last way out")
+    parser.add_argument("--taesd", type=Path, metavar="FILE", help="TAESD, allowed as the last resort")
     parser.add_argument("--route", choices=ROUTES, default="auto", help="default: auto")
     parser.add_argument(
         "--budget", type=byte_size, metavar="SIZE",

@@ -187,7 +187,7 @@ def _format(path: Path) -> str:
 
 
 def _infotext(form: str, parameters: str | None) -> dict[str, Any]:
-    """What ``Image.save`` is to be told so that a file carries the infotext."""
+    """What ``Image.save`` is to be given so that a file carries the infotext."""
     if not parameters:
         return {}
     if form == "PNG":

@@ -211,11 +211,11 @@ class Job:
         if self.meeting.guessed is not None and not by_hand:
             print(f"vae_lib: {self.meeting.guessed} If they are another's, give --family.", file=sys.stderr)
 
-    def _by_hand(self, told: Callable[[], LatentSpace | None]) -> LatentSpace | None:
-        """The space that is told, with the factors that the user gives instead."""
+    def _by_hand(self, known: Callable[[], LatentSpace | None]) -> LatentSpace | None:
+        """The space that is known, with the factors that the user gives instead."""
         scale, shift = self.options.scaling_factor, self.options.shift_factor
         try:
-            space = told()
+            space = known()
         except OpenSpace:
             if scale is None:
                 raise

@@ -107,7 +107,7 @@ class Report:
                 "something wrong. Please report it with this text, and decode by another route until it is mended."
             )
         if failed:
-            return f"{' and '.join(failed)} could not be run here; every other way gives the plain network's picture."
+            return f"{' and '.join(failed)} could not be run here; every other route gives the plain network's picture."
         low = [f for f in self.findings if f.peak_bytes > f.predicted_bytes]
         fast = [f for f in self.findings if f.route is Route.FULL]
         times = statistics.median(f.seconds / f.plain_seconds for f in fast) if fast else 1.0
@@ -157,7 +157,7 @@ def check(
 
     Args:
         vae: weights on the device, in the dtype.
-        said: told what is tried next.
+        said: given what is checked next.
 
     Raises:
         Cancelled: when ``compute.cancelled`` says so.
@@ -230,7 +230,7 @@ class _Check:
             release_cached(trial.compute.device)
             reason = "there is no memory for it" if is_out_of_memory(error) else str(error).splitlines()[0][:90]
             raise PlanError(
-                f"PyTorch's own way through the network does not run on {device_name(trial.compute.device)} in "
+                f"PyTorch's own decode does not run on {device_name(trial.compute.device)} in "
                 f"{dtype_name(trial.compute.dtype)} ({reason}), so that there is nothing to compare with. Free some "
                 "memory, or choose another type or device."
             ) from error

@@ -18,9 +18,9 @@ class Outcome:
         result: pictures (B, 3, H, W) in [-1, 1], not clamped; or latents (B, C, h, w): the mean, not scaled, for a
             full VAE, scaled for TAESD. Made by the CPU it is still there if the device has no room even for it.
         log_variance: when encoding by a full VAE, (B, C, h, w), clamped to [-30, 20].
-        plan: the way that worked.
+        plan: the one that worked.
         seconds: what it took.
-        events: why it was this one: what was asked for, what failed, what spoke against the ways before it, in order.
+        events: why it was this one: what was asked for, what failed, what spoke against the routes before it, in order.
         scaled: whether ``result`` are latents that carry the scaling factor already (TAESD).
     """
 
@@ -33,7 +33,7 @@ class Outcome:
 
     @property
     def attempts(self) -> tuple[Attempt, ...]:
-        """The plans that were tried before and failed."""
+        """The plans that were attempted before and failed."""
         return tuple(event for event in self.events if isinstance(event, Attempt))
 
     @property
@@ -43,5 +43,5 @@ class Outcome:
 
     @property
     def fell_back(self) -> bool:
-        """Whether it is another way than the preferred one, or the one that was asked for."""
+        """Whether it is another route than the preferred one, or the one that was asked for."""
         return any(not isinstance(event, Asked) for event in self.events)

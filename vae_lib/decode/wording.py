@@ -60,11 +60,11 @@ def line(outcome: Outcome) -> str:
 def entry(outcome: Outcome) -> str:
     """The infotext's: "full", or "tiled in 48-row bands; full needs 4.3 GB and 2.1 GB was free"."""
     plan = outcome.plan
-    way = plan.route.label if plan.route is Route.FULL and not outcome.attempts else plan.describe()
+    done = plan.route.label if plan.route is Route.FULL and not outcome.attempts else plan.describe()
     if outcome.repaired:
-        way += f" in {dtype_name(plan.dtype)}"
+        done += f" in {dtype_name(plan.dtype)}"
     reasons = (_against(event) for event in outcome.events if not isinstance(event, Asked))
-    return "; ".join([way, *reasons])
+    return "; ".join([done, *reasons])
 
 
 def summary(outcome: Outcome) -> str:
@@ -74,7 +74,7 @@ def summary(outcome: Outcome) -> str:
 
 
 def notice(outcome: Outcome, operation: Operation, width: int, height: int) -> str:
-    """For the page and the console, when the picture came another way than asked for; ``width`` is in pixels."""
+    """For the page and the console, when the picture came by another route than asked for; ``width`` is in pixels."""
     plan = outcome.plan
     done = plan.how
     if outcome.repaired:

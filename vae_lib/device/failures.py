@@ -29,7 +29,7 @@ class Answer(Enum):
 
     SAME_PLAN = "empty the cache and try the same plan once more"  # memory may have been there, but in pieces
     SMALLER_PLAN = "try a smaller plan"
-    HAND_OVER = "our ways do not help: let the host try"
+    HAND_OVER = "our routes do not help: leave it to the host"
     GIVE_UP = "nothing more on this device"
 
 

@@ -93,11 +93,11 @@ def _mixing_is_right(device: torch.device, dtype: torch.dtype) -> bool:
 
 
 def convolution_copies(device: torch.device, dtype: torch.dtype, channels_last: bool) -> bool:
-    """Whether a convolution lays its input and its result out anew, in memory of its own, for the kernel it uses.
+    """Whether a convolution lays its input and its result out again, in memory of its own, for the kernel it uses.
 
     cuDNN's kernels for tensor cores (half precision, and float32 as TF32) read channels last, those for plain float32
-    channels first. Tried once (27 MiB); where the device is not here, has no memory for the try or does not count what
-    it gives out, it is as usual.
+    channels first. Tested once (27 MiB); where the device is not here, has no memory for that or does not count what it
+    gives out, it is as usual.
     """
     if kinds.of(device).in_main_memory:  # which nobody counts
         return False
@@ -132,7 +132,7 @@ def _copies(device: torch.device, dtype: torch.dtype, channels_last: bool, tf32:
 def attention_is_fused(device: torch.device, dtype: torch.dtype, channels: int) -> bool:
     """Whether PyTorch's attention of one head of so many channels keeps no matrix of scores there.
 
-    Tried once. Where the device is not here, it is what is usual there. While it has no memory for the try (50 MiB at
+    Tested once. Where the device is not here, it is what is usual there. While it has no memory for the test (50 MiB at
     512 channels), it is not relied on.
     """
     try:

@@ -154,7 +154,7 @@ class Kind:
                 self.runtime.empty_cache()
 
     def synchronize(self, device: torch.device) -> None:
-        """Wait until everything that the device was told to do is done, where PyTorch can wait for it."""
+        """Wait until everything that the device was given to do is done, where PyTorch can wait for it."""
         wait = getattr(self.runtime, "synchronize", None)
         if self.asynchronous and wait is not None:
             wait(device)

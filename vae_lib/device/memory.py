@@ -14,7 +14,7 @@ from vae_lib.errors import InputError
 
 WORTH_GIVING_BACK = 16 << 20  # bytes
 
-# What is tried where nobody knows how much is free: almost every device can keep so small a promise.
+# What is assumed where nobody knows how much is free: almost every device can keep so small a promise.
 FIRST_PROMISE = 1 << 30
 
 
@@ -97,5 +97,5 @@ def give_back_ram(used_bytes: int) -> None:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until everything that the device was told to do is done, where PyTorch can wait for it."""
+    """Wait until everything that the device was given to do is done, where PyTorch can wait for it."""
     kinds.of(device).synchronize(device)

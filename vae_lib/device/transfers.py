@@ -3,7 +3,7 @@
 Where it can (`Kind.streams`), what is computed and what is copied form three queues: the current stream, one stream
 towards the device and one towards the host, as in double buffering. Each copy starts after everything computed before
 it was asked for, and whoever uses its result waits for it, on the device. The CPU only waits where it is two bands
-ahead: beyond that, pinned memory would be allocated anew (slowly) because what was freed is still being copied.
+ahead: beyond that, pinned memory would be allocated again (slowly) because what was freed is still being copied.
 """
 
 from __future__ import annotations

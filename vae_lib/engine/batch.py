@@ -123,7 +123,7 @@ def _context(memory: Memory, tiling: Tiling, padding: Padding, ticker: _Ticker) 
 
 
 class _Ticker:
-    """Counts bands, reports them and stops the work when it is told to."""
+    """Counts bands, reports them and stops the work on demand."""
 
     def __init__(self, passes: list[Pass], source: MapSize, pictures: int, compute: Compute) -> None:
         self._done, self._total = 0, pictures * count_bands(passes, source)

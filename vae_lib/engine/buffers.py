@@ -109,7 +109,7 @@ class Memory:
             yield Band(first, last, 1, None if last == height else (last, min(last + rows, height)))
 
     def stretches(self, rows: int, step: int) -> Iterator[Band]:
-        """The same of a band that is looked at ``step`` rows at a time, each time anew."""
+        """The same of a band that is looked at ``step`` rows at a time, each of them once more."""
         return self.bands(rows, step)
 
     def each(self, items: Sequence[Item], kind: Callable[[Item], object], done: dict[object, Any]) -> Iterator[Item]:

@@ -59,7 +59,7 @@ def quant_conv(first_stage: nn.Module) -> nn.Module | None:
 def borrow(first_stage: nn.Module, operation: Operation) -> Network:
     """The half of the host's VAE that ``operation`` needs, made of its own Parameters, or of views of them.
 
-    Built anew for each picture (milliseconds): nothing of ours holds on to the weights afterwards, and a VAE that was
+    Built for each picture (milliseconds): nothing of ours holds on to the weights afterwards, and a VAE that was
     switched, moved or converted is seen at once. The decoder starts where the host calls it, after
     ``post_quant_conv``; the encoder ends with ``quant_conv``, the moments.
 
@@ -115,7 +115,7 @@ class TAESDFolder:
             if key not in self._loaded:
                 try:
                     network = load_vae(path, kind="TAESD", hash_file=False).tiny
-                except CheckpointError as error:  # the exact ways do not need it
+                except CheckpointError as error:  # the exact routes do not need it
                     self._tell_once(f"taesd {path}", f"decoding by TAESD is not possible: {error}")
                     continue
                 assert network is not None

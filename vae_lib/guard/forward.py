@@ -110,10 +110,10 @@ class Forward:
         if outcome.repaired and outcome.plan.route.exact:
             self._owner.precision.remember(self._vae.identity(), outcome)
         record = Record(operation, outcome)
-        told = current is not None and any(record.resembles(other) for other in current.records)
+        is_repeated = current is not None and any(record.resembles(other) for other in current.records)
         if current is not None:
             current.records.append(record)
-        if outcome.fell_back and not told:  # once for the pictures of a batch
+        if outcome.fell_back and not is_repeated:  # once for the pictures of a batch
             self._tell(operation, outcome, x)
         return outcome.result if operation is Operation.DECODE else self._as_moments(outcome)
 

@@ -50,7 +50,7 @@ class Guard:
 
     Attributes:
         unserved: why the last model's VAE is left to the host's own decode, as a sentence; empty where it is not.
-        last_decode: way, time and memory of the last picture, in a few words; empty where it was not ours.
+        last_decode: route, time and memory of the last picture, in a few words; empty where it was not ours.
     """
 
     def __init__(self, host: Host) -> None:
@@ -102,8 +102,8 @@ class Guard:
         try:
             result = decode()
         except BaseException as error:
-            if told := self.kept.failed(held):  # the type stays: callers look at it
-                error.args = (f"{error} VAE Guard: {told}", *error.args[1:])
+            if where := self.kept.failed(held):  # the type stays: callers look at it
+                error.args = (f"{error} VAE Guard: {where}", *error.args[1:])
                 setattr(error, TELLS_MORE, True)
             raise
         if current.is_black:
@@ -138,7 +138,7 @@ class Guard:
             yield
 
     def _vae(self, model: Any) -> HostVAE | None:
-        """The model's VAE; where it is not what we know, that is told once, and the host decodes by itself."""
+        """The model's VAE; where it is not what we know, that is reported once, and the host decodes by itself."""
         vae = self.host.vae(model)
         self.unserved = self.problem(vae)
         if self.unserved:

@@ -206,7 +206,7 @@ class Callbacks(Protocol):
     def before_page(self) -> None: ...
 
     def component_made(self, component: Any, elem_id: str) -> None:
-        """Told of every component of the page, when it is made."""
+        """Called with every component of the page, when it is made."""
 
     def page_started(self, demo: Any, app: Any) -> None:
         """The page is served: ``demo`` is the gr.Blocks, ``app`` the FastAPI application."""

@@ -1,4 +1,4 @@
-"""Our entries in a picture's infotext, and the way back when it is pasted."""
+"""Our entries in a picture's infotext, and what is read of them when it is pasted."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def _asked(request: Request) -> dict[str, str]:
 
 
 def worst(records: Sequence[Record]) -> Outcome | None:
-    """Of the pictures of a batch, the one that came the least preferred way; None when we did nothing."""
+    """Of the pictures of a batch, the one that came by the least preferred route; None when we did nothing."""
     outcomes = (record.outcome for record in records)
     return max(outcomes, key=lambda outcome: _FROM_BEST.index(outcome.plan.route), default=None)
 

@@ -1,7 +1,7 @@
 """What others have done to the host's layers: how these pad, and whether they still are what we compute.
 
 Extensions change layers of an instance: one-axis tiling gives each convolution a ``_conv_forward`` of its own
-(asymmetric-tiling-sd-webui, whose way many have copied), others wrap ``forward``, hang hooks on it, or put a subclass
+(asymmetric-tiling-sd-webui, which many have copied), others wrap ``forward``, hang hooks on it, or put a subclass
 in its place. What we do not know we must not decode.
 """
 
@@ -51,7 +51,7 @@ def padding_of(
             found.setdefault(_padding_of(path, layer), path)
     if len(found) > 1:
         first, second, *_ = found.values()
-        raise Altered(second, f"pads in another way than {first} does")
+        raise Altered(second, f"pads differently than {first} does")
     return next(iter(found), Padding())
 
 
@@ -92,8 +92,8 @@ def _padding_of(path: str, conv: nn.Conv2d | nn.Conv3d) -> Padding:
 
 
 def _calls_its_own(conv: nn.Conv2d) -> bool:
-    """Whether the layer calls the ``_conv_forward`` that the instance was given; Forge's call their class's. Tried on a
-    pixel, where the class is not torch's.
+    """Whether the layer calls the ``_conv_forward`` that the instance was given; Forge's call their class's. Tested on
+    a pixel, where the class is not torch's.
     """
     if type(conv).forward is nn.Conv2d.forward:
         return True

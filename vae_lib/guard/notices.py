@@ -15,7 +15,7 @@ log = logging.getLogger("vae_guard")
 
 
 class Notices:
-    """What was told in this session of the WebUI."""
+    """What was shown in this session of the WebUI."""
 
     def __init__(self, host: Host, generations: Generations) -> None:
         self._host, self._generations = host, generations
@@ -33,7 +33,7 @@ class Notices:
             self._host.notify(message, warning=warning)
 
     def show_again(self, message: str) -> None:
-        """A warning that was told, in the page alone."""
+        """A warning that was shown before, in the page alone."""
         self._host.notify(_signed(message), warning=True)
 
     def tell_once(self, key: str, message: str, *, warning: bool = True) -> None:

@@ -71,7 +71,7 @@ class Precision:
             log.warning("the dtype that the VAE needs was not noted: %s", error)
 
     def _read(self) -> dict[str, str]:
-        """A file that is damaged or not there is an empty one: the next overflow writes it anew."""
+        """A file that is damaged or not there is an empty one: the next overflow writes it again."""
         try:
             entries = json.loads(self.file.read_text(encoding="utf-8"))
         except (OSError, ValueError):

@@ -45,7 +45,7 @@ def _without_paths(message: str) -> str:
 
 
 def _short(filename: str) -> str:
-    """The path inside the package, so that the folder's name, which may be the user's, is not told."""
+    """The path inside the package, so that the folder's name, which may be the user's, stays out."""
     parts = Path(filename).parts
     for anchor in ("vae_lib", "site-packages", "modules"):
         if anchor in parts:

@@ -21,9 +21,9 @@ class Request:
     """Per-generation values, in the order of the panel.
 
     Attributes:
-        fallback: whether another way may be taken when memory does not suffice.
+        fallback: whether another route may be taken when memory does not suffice.
         decode_by: a key of DECODE_BY.
-        threshold: free memory in GB (10^9 bytes) under which the full decode is not tried; 0: the setting's.
+        threshold: free memory in GB (10^9 bytes) under which the full decode is skipped; 0: the setting's.
     """
 
     fallback: bool = True

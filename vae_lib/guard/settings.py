@@ -98,7 +98,7 @@ class Settings:
     Attributes:
         fixed: compare free memory with ``threshold`` instead of predicting the need.
         threshold: in GB (10^9 bytes).
-        fallback: the ways that may be taken instead of the full decode, the preferred first.
+        fallback: the routes that may be taken instead of the full decode, the preferred first.
         reserve_mb: memory in MB (10^6 bytes) that is left free.
         spare: the other device, on which the route ``CPU`` computes.
         encode: whether encoding falls back as well.
@@ -117,7 +117,7 @@ class Settings:
 
 
 def read(values: Mapping[str, object], tell_once: Callable[[str, str], None]) -> Settings:
-    """The settings of the host's values by key. A bad value is told (a key, then the sentence) and its default used."""
+    """The settings of the host's values by key. A bad value is reported (key, sentence) and its default used."""
     found = {}
     for name, option in OPTIONS.items():
         if option.key not in values:

@@ -18,7 +18,7 @@ KNOWN = (
     "reforge",
     "a1111",
 )  # modules of this package; the first that is here is taken
-# Packages by which the relatives are told apart.
+# Packages by which the relatives are distinguished.
 RELATIVES_ONLY = ("backend", "ldm_patched", "modules_forge", unknown.SDNEXTS)
 
 

@@ -38,7 +38,7 @@ _BESIDE_IT = (
     "return_mask", "return_mask_composite", "save_mask", "save_mask_composite", "save_images_before_face_restoration",
     "save_images_before_color_correction",
 )  # fmt: skip
-_FIXED = ("sd_model_name", "sd_model_hash", "iteration")  # which process_images would set anew
+_FIXED = ("sd_model_name", "sd_model_hash", "iteration")  # which process_images would set again
 
 
 def noted(p: Any, vae: Mapping[str, Any]) -> Afterwards:

@@ -1,7 +1,7 @@
 """The memory manager of Forge and those that share it: models are moved in and out by what a decode says that it needs.
 
 Their VAE object (``forge_objects.vae``) asks for what the plain network takes before each decode and encode, cuts a
-batch by that number, and decodes in overlapping tiles when memory runs out, or always if it was told to.
+batch by that number, and decodes in overlapping tiles when memory runs out, or always if its settings say so.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def make_room_for_own(management: Any, owner: Any, operation: Operation, shape: 
 
 
 def guarded(management: Any, points: Points, original: Callable[..., Any]) -> Callable[..., Any]:
-    """A method of the VAE object, wrapped. A video is decoded as the host was told to, in its tiles as well."""
+    """A method of the VAE object, wrapped. A video is decoded as the host's settings say, in its tiles as well."""
 
     def method(self: Any, given: Tensor, *args: Any, **kwargs: Any) -> Any:
         with points.guarding(self):

@@ -26,7 +26,7 @@ def notify(message: str, *, warning: bool) -> None:
 
 
 def carried(function: Callable[..., Result]) -> Callable[..., Result]:
-    """The function for another thread, in which the page that is served in this one is told of things, too."""
+    """The function for another thread, in which the page that is served in this one gets its notices, too."""
     if hasattr(context, "LocalContext"):
         here = contextvars.copy_context()
         return lambda *args, **kwargs: here.run(function, *args, **kwargs)

@@ -37,7 +37,7 @@ def _encode(points: Points, original: Function) -> Function:
 
 
 def _sample_to_image(points: Points, original: Function) -> Function:
-    """The picture before hires fix, which the host saves if it is told to; live previews do not ask for "Full"."""
+    """The picture before hires fix, which the host may save; live previews do not ask for "Full"."""
 
     def sample_to_image(samples: Tensor, index: int = 0, approximation: Any = None) -> Any:
         if approximation != 0 or not points.is_generating():

@@ -26,8 +26,8 @@ class Host:
     def __init__(self, problem: str, name: str = "") -> None:
         """``problem``: what is missing, for those who report it; ``name``: of the WebUI, if it was recognised."""
         said = f"VAE Guard does not support {name} yet: its own decode is used." if name else UNKNOWN
-        told = f" The problem: {printable(problem)}." if problem else ""
-        self.sentence = f"{said}{told} An update of VAE Guard may help: Extensions > Check for updates."
+        reason = f" The problem: {printable(problem)}." if problem else ""
+        self.sentence = f"{said}{reason} An update of VAE Guard may help: Extensions > Check for updates."
 
     def show_tab(self, build: Callable[[], list[tuple[Any, str, str]]], unloaded: Callable[[], None]) -> None:
         """``build`` makes it: a gr.Blocks, its title and its elem_id. ``unloaded`` is called when the script goes."""

@@ -458,7 +458,7 @@ _REASONS = (
     (r"timed?[ _]?out", "no answer in time"),
     (r"NameResolution|getaddrinfo|name or service|nodename|name resolution", "its name is not known here"),
     (r"refused", "nobody answers there"),
-    (r"unreachable|no route", "there is no way there"),
+    (r"unreachable|no route", "there is no route to it"),
 )
 
 

@@ -153,7 +153,7 @@ def download(
 
 
 def _find_same(remote: RemoteFile, folders: Folders, catalog: Catalog) -> DownloadedFile | None:
-    """The file itself, when it is in its place already: told by its hash, and not where the hub gives none."""
+    """The file itself, when it is in its place already: recognised by its hash, and not where the hub gives none."""
     for folder in filter(None, (folders.vae, folders.taesd)):
         path = folder / remote.target_name
         with as_sentence(folder):

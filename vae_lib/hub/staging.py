@@ -92,7 +92,7 @@ def staging_for(
     with as_sentence(target_folder):
         downloads = hidden_folder(target_folder, DOWNLOADS)
         lock = FileLock(str(downloads / f"{key}.lock"))
-        told = False
+        warned = False
         while True:
             try:
                 lock.acquire(timeout=0.3, poll_interval=0.1)
@@ -100,9 +100,9 @@ def staging_for(
             except Timeout:
                 if cancelled():
                     raise Cancelled("The download was cancelled.") from None
-                if not told:
+                if not warned:
                     waiting()
-                    told = True
+                    warned = True
     try:
         with as_sentence(target_folder):
             folder = downloads / key
@@ -119,7 +119,7 @@ def staging_for(
             if note.exists() and not note.is_file():
                 note.unlink()  # a pipe would wait for a reader
             note.write_text(json.dumps(about), encoding="utf-8")
-            if not whole.exists():  # a name that this file system does not take is told before the download
+            if not whole.exists():  # a name that this file system does not take is reported before the download
                 whole.touch()
                 whole.unlink()
         yield Staging(folder, part, whole)

@@ -106,7 +106,7 @@ def _dispatch_seconds(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def _plain_multiplications(device: torch.device, dtype: torch.dtype) -> float:
-    """In a layer of TAESD, on a picture so large that its memory comes anew from the system."""
+    """In a layer of TAESD, on a picture so large that its memory comes from the system each time."""
     channels, side = 64, 384
     module = _convolution(channels, device, dtype)
     picture = torch.ones(1, channels, side, side, device=device, dtype=dtype)

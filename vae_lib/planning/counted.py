@@ -79,7 +79,7 @@ class Meter:
             self.host_live -= count * size
 
     def convolution_copies(self, dtype: torch.dtype) -> bool:
-        """Asked for once: a device that has no memory for the try would be tried again and again."""
+        """Asked for once: a device without the memory to find out would be asked again and again."""
         if self._copies is None:
             self._copies = kernels.convolution_copies(self.device, dtype, self.channels_last)
         return self._copies

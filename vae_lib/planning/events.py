@@ -17,7 +17,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class BelowThreshold:
-    """Less was free, in bytes, than the user's threshold for the full way."""
+    """Less was free, in bytes, than the user's threshold for the full decode."""
 
     free_bytes: int
     threshold_bytes: int
@@ -25,14 +25,14 @@ class BelowThreshold:
 
 @dataclass(frozen=True)
 class OutOfMemory:
-    """The plan was tried, and memory ran out although it was predicted to suffice."""
+    """The plan was attempted, and memory ran out although it was predicted to suffice."""
 
     plan: Plan
 
 
 @dataclass(frozen=True)
 class MaybeOutOfMemory:
-    """The plan was tried, and failed of what may have been too little memory; what the device said, in a line."""
+    """The plan was attempted, and failed of what may have been too little memory; what the device said, in a line."""
 
     plan: Plan
     said: str
@@ -40,18 +40,18 @@ class MaybeOutOfMemory:
 
 @dataclass(frozen=True)
 class Overflow:
-    """The plan was tried, and gave NaN or infinite numbers in its dtype."""
+    """The plan was attempted, and gave NaN or infinite numbers in its dtype."""
 
     plan: Plan
 
 
 @dataclass(frozen=True)
 class NoScratch:
-    """The plan was tried, and there was no space for the activations that it keeps on disk; why, in a sentence."""
+    """The plan was attempted, and there was no space for the activations that it keeps on disk; why, in a sentence."""
 
     plan: Plan
     problem: str
 
 
-Attempt = OutOfMemory | MaybeOutOfMemory | Overflow | NoScratch  # those that were tried
+Attempt = OutOfMemory | MaybeOutOfMemory | Overflow | NoScratch
 Event = Asked | BelowThreshold | Attempt | Objection

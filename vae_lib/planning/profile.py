@@ -48,7 +48,7 @@ def seconds(speeds: Speeds, cost: Cost, apart: bool = False, overlapping: bool =
     """Of some work on a device.
 
     Args:
-        apart: the device works on while it is told what to do next (a GPU), so that the slower of the two counts.
+        apart: the device works on while it is given more to do (a GPU), so that the slower of the two counts.
         overlapping: copies between host and device run while the device computes.
     """
     computing = cost.multiplications / speeds.multiplications + cost.moved_bytes / speeds.moved

@@ -111,10 +111,10 @@ class Search:
                     return self._choose()
                 except PlanError as error:
                     problem = error
-                tried = {event.plan.route for event in self.events if isinstance(event, Attempt)}
-                untried = [route for route in self._routes if route not in tried]
-                if self._tries and self._limit < UNLIMITED and untried:
-                    self._routes, self._limit = untried, UNLIMITED  # it was our own caution that left nothing
+                attempted = {event.plan.route for event in self.events if isinstance(event, Attempt)}
+                others = [route for route in self._routes if route not in attempted]
+                if self._tries and self._limit < UNLIMITED and others:
+                    self._routes, self._limit = others, UNLIMITED  # it was our own caution that left nothing
                     continue
                 if not self._tries and self._steps:
                     self.events.append(_event(problem, self._step))
@@ -150,13 +150,13 @@ class Search:
         return Exhausted(attempts, str(problem or "Free some memory or enable more routes."))
 
     def events_for(self, plan: Plan) -> tuple[Event, ...]:
-        """All that happened on the way to ``plan``, which worked."""
+        """All that happened before ``plan``, which worked."""
         # What failed says more than the planner, whose budget was then our own cautious one.
         why = (event for event in plan.why if isinstance(event, TooSlow) or not self.events)
         return (*self.events, *why)
 
     def has_failed(self, kind: type) -> bool:
-        """Whether an attempt failed in this way before."""
+        """Whether an attempt failed like this before."""
         return any(isinstance(event, kind) for event in self.events)
 
     def can_repair(self, plan: Plan) -> bool:

@@ -19,7 +19,7 @@ from vae_lib.networks import Network
 from vae_lib.planning.work import Work
 
 # How far a picture may be from the plain network's in the same dtype, as a share of that one's root mean square. A few
-# roundings (on CUDA float32 convolves in TF32 unless told not to) stay far below, a wrong kernel far above.
+# roundings (on CUDA float32 convolves in TF32 by default) stay far below, a wrong kernel far above.
 ALLOWED = {torch.float32: 5e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 
 

@@ -26,7 +26,7 @@ from vae_lib.planning.trial import Trial, device_name
 
 SIDE = 256  # pixels
 # What the small check tries, and which routes go by it.
-WAYS: tuple[tuple[Tiling, tuple[Route, ...]], ...] = (
+_TRIALS: tuple[tuple[Tiling, tuple[Route, ...]], ...] = (
     (Tiling(WHOLE), (Route.FULL,)),
     (Tiling(1 << 20), (Route.FULL, Route.TILED)),
     (Tiling(1 << 20, recompute=2), (Route.TILED,)),
@@ -73,7 +73,7 @@ def small_check(vae: Network, operation: Operation, compute: Compute, profile: P
     if not vae.lies_on(compute.device, compute.dtype):
         return None
     plain_cost = plain_cost_of(trial.work)
-    needed = max(plain_cost.peak_bytes, *(cost_of(trial.work, tiling).peak_bytes for tiling, _ in WAYS))
+    needed = max(plain_cost.peak_bytes, *(cost_of(trial.work, tiling).peak_bytes for tiling, _ in _TRIALS))
     try:
         if free_bytes(compute.device) < 2 * needed:
             return None
@@ -82,7 +82,7 @@ def small_check(vae: Network, operation: Operation, compute: Compute, profile: P
         if not torch.isfinite(wanted).all():
             return None
         wrong: list[str] = []
-        for tiling, routes in WAYS:
+        for tiling, routes in _TRIALS:
             if not _is_right(trial, given, wanted, tiling):
                 wrong += [route.value for route in routes if route.value not in wrong]
         if Route.FULL.value not in wrong:
@@ -96,7 +96,7 @@ def small_check(vae: Network, operation: Operation, compute: Compute, profile: P
 
 def _with_real_dispatch(profile: Profile, trial: Trial, given: Tensor) -> Profile:
     """What an operation of a real decode takes to ask for, if this one took much longer than its arithmetic."""
-    tiling, _ = WAYS[0]
+    tiling, _ = _TRIALS[0]
     cost = cost_of(trial.work, tiling)
     seconds = min(trial.timed(lambda: trial.ours(given, tiling))[1] for _ in range(3))
     if seconds < 2 * profile.seconds(replace(cost, dispatches=0)):
@@ -105,7 +105,7 @@ def _with_real_dispatch(profile: Profile, trial: Trial, given: Tensor) -> Profil
 
 
 def _is_right(trial: Trial, given: Tensor, wanted: Tensor, tiling: Tiling) -> bool:
-    """A way that fails for another reason than memory is no way here either."""
+    """A route that fails for another reason than memory is none here either."""
     try:
         return trial.same(trial.ours(given, tiling), wanted)
     except RuntimeError as error:

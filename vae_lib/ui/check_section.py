@@ -33,7 +33,7 @@ class CheckSection:
             self.go = gr.Button("Check this device", size="sm", elem_id="vg_check", min_width=160)
             self.stop = gr.Button("Stop", size="sm", interactive=False, elem_id="vg_check_stop", min_width=80)
         hinted(self.go, "Try every route on this device beside the plain network; a minute at most")
-        hinted(self.stop, "End the check; what was tried until then is shown")
+        hinted(self.stop, "End the check and show the results so far")
         self.said = gr.HTML(
             markup.page(
                 '<p class="vg-dim">Decodes noise by every route, in at most a minute and within the free memory: is it '
@@ -49,7 +49,7 @@ class CheckSection:
         self.go.click(self._run, [dtype, operation], [self.said, self.report, self.stop], **QUIET)
 
     def _run(self, dtype: str, operation: str) -> Iterator[tuple[str, Any, Any]]:
-        """What is tried at the moment, then the report."""
+        """What is being checked, then the report."""
         if not self._turn.acquire(blocking=False):
             yield (
                 markup.note("A check is running already; wait until it has ended.", "bad"),

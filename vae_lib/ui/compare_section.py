@@ -120,7 +120,7 @@ class CompareSection:
             (self.file, "Latents that VAE Guard or another program has written"),
             (self.family, "Where the files do not tell whose latents they are, or contradict themselves"),
             (self.vaes, "Each of them decodes by each of the routes"),
-            (self.routes, "Automatic: the fastest exact way that fits. All give the same picture"),
+            (self.routes, "Automatic: the fastest exact route that fits. All give the same picture"),
             (self.limit, "To see what would be done with less memory than is free"),
             (go, "Decode, measure, and compare the pictures"),
             (self.stop, "End after the decode that is running"),

@@ -61,9 +61,9 @@ class MemorySection:
             (self.width, "Of the picture, in pixels"),
             (self.height, "Of the picture, in pixels"),
             (self.dtype, "What the VAE computes in; half precision takes half the memory"),
-            (self.operation, "Decode: from latents to a picture. Encode: the other way, as img2img and inpaint do"),
+            (self.operation, "Decode: from latents to a picture. Encode: the reverse, as img2img and inpaint do"),
             (self.vae, "VAEs of one shape need the same memory: a file of yours matters only if it is unusual"),
-            (self._button, "Look again at what is free, and predict anew"),
+            (self._button, "Refresh free memory and recalculate"),
         ):  # fmt: skip
             hinted(component, text)
         self.bar = gr.HTML(elem_id="vg_bar")

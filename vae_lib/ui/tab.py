@@ -20,7 +20,7 @@ def build_tab(backend: Backend) -> None:
     """Make the tab's components and their events; to be called inside a gr.Blocks, once.
 
     Long work runs in events that need the queue, several of them at once: ``blocks.queue(concurrency_count=...)``
-    with more than one, which the WebUI does. Everything is filled anew whenever the page is loaded.
+    with more than one, which the WebUI does. Everything is filled again whenever the page is loaded.
 
     Raises:
         RuntimeError: outside a gr.Blocks.

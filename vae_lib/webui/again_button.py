@@ -43,7 +43,7 @@ class AgainButton:
         self._note: Any = None
 
     def wanted(self) -> list[tuple[str, Callable[[Any], None]]]:
-        """The host's components to be told of when they are made: elem_id and callback."""
+        """The host's components to ask for when they are made: elem_id and callback."""
         return [(part.format(tab=tab), partial(self._made, part, tab)) for tab in TABS for part in _PARTS]
 
     def _made(self, part: str, tab: str, made: Any) -> None:

@@ -34,7 +34,7 @@ class WebUI(Host, VAEChoice, Protocol):
         """How a pasted infotext fills a component."""
 
     def gpu_call(self, function: Callable[..., Any], extra_outputs: list[Any]) -> Callable[..., Any]:
-        """``function`` as a job of the host's queue, with its progress and its way to tell an error.
+        """``function`` as a job of the host's queue, with its progress and its display of errors.
 
         Its first argument is the page's task; the last of its outputs is a line of HTML, to which the host adds the
         time. After an error the outputs are ``extra_outputs`` and that line.

@@ -19,10 +19,10 @@ def settings(host: WebUI) -> Sequence[Setting]:
     return (
         _shown(
             "fixed", "When to fall back from the full VAE decode", mode.radio, {"choices": list(MODES)},
-            "automatic: when the picture needs more memory than is free; every way but TAESD gives the same picture",
+            "automatic: when the picture needs more memory than is free; every route but TAESD gives the same picture",
         ),
         _shown(
-            "threshold", "Fixed threshold: free memory in GB below which the full decode is not tried", mode.slider,
+            "threshold", "Fixed threshold: free memory in GB below which the full decode is skipped", mode.slider,
             {"minimum": 0, "maximum": 80, "step": 0.25}, "VRAM on a GPU; only with \"Fixed threshold\" above",
         ),
         _shown(

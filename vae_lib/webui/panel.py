@@ -16,14 +16,14 @@ from vae_lib.webui.host import WebUI
 TITLE = "VAE Guard"
 FALLBACK = (
     "If the VAE needs more memory than is free, decode in tiles, in tiles kept in RAM, on the CPU, or at last with "
-    'TAESD. Off: only what "Decode by" says is tried, even if memory runs out'
+    'TAESD. Off: only what "Decode by" says is used, even if memory runs out'
 )
 DECODE_BY = (
     "How this picture is decoded. Auto: in full if that fits in the free memory, else as Settings > VAE Guard says. "
-    "Every way but TAESD gives the same picture"
+    "Every route but TAESD gives the same picture"
 )
 THRESHOLD = (
-    "With less free memory (VRAM on a GPU) than this, the full decode is not even tried. 0: as Settings > VAE Guard "
+    "With less free memory (VRAM on a GPU) than this, the full decode is skipped. 0: as Settings > VAE Guard "
     "says, by default whenever the picture would not fit"
 )
 

@@ -17,7 +17,7 @@ _AFTER_APPLY = "change_checkpoint"  # made as soon as the host has said what "Ap
 
 
 class VAEDropdown:
-    """Fills it anew after the tab has chosen a VAE, and after settings were applied, of which one may be refused."""
+    """Fills it again after the tab has chosen a VAE, and after settings were applied, of which one may be refused."""
 
     def __init__(self, host: WebUI) -> None:
         self._host = host
@@ -30,7 +30,7 @@ class VAEDropdown:
         self._dropdown = self._uses = self._apply = None
 
     def made(self, component: Any, elem_id: str) -> None:
-        """Told of every component of the page, in any order; by gradio 4 of copies that it makes for updates, too."""
+        """Called for every component of the page, in any order; by gradio 4 for copies that it makes of them, too."""
         if Context.root_block is None:
             return
         if self._host.is_vae_dropdown(component, elem_id):

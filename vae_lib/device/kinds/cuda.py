@@ -25,11 +25,11 @@ def _driver() -> str:
         return f"HIP {torch.version.hip}"
     command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     try:
-        told = subprocess.run(command, capture_output=True, text=True, timeout=10, stdin=subprocess.DEVNULL)
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=10, stdin=subprocess.DEVNULL)
     except (OSError, subprocess.SubprocessError):
         return "driver unknown"
-    lines = told.stdout.split()
-    return f"driver {lines[0]}" if told.returncode == 0 and lines else "driver unknown"
+    lines = answer.stdout.split()
+    return f"driver {lines[0]}" if answer.returncode == 0 and lines else "driver unknown"
 
 
 KIND = Cuda(
