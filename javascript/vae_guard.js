@@ -15,7 +15,7 @@
     onUiTabChange(function() {
         for (const look of gradioApp().querySelectorAll(".vg-look")) {
             // A closed section looks by itself when it is opened; predicting for Memory takes a second.
-            if (!look.closest(".tabitem[style*='display: none']")) look.click();
+            if (!look.closest(":is(#tabs, #vg_tabs) > .tabitem[style*='display: none']")) look.click();
         }
     });
 })();
