@@ -14,8 +14,15 @@
     // What changed while another tab was open is there when the user comes to look.
     onUiTabChange(function() {
         for (const look of gradioApp().querySelectorAll(".vg-look")) {
-            // A closed section looks by itself when it is opened; predicting for Memory takes a second.
-            if (!look.closest(":is(#tabs, #vg_tabs) > .tabitem[style*='display: none']")) look.click();
+            if (!isElsewhere(look)) look.click();
         }
     });
+
+    // On another page, or in a closed section of ours, which looks by itself when it is opened: predicting for Memory
+    // takes a second.
+    function isElsewhere(look) {
+        let page = look.closest(".tabitem");
+        for (let outer = page; outer; outer = outer.parentElement.closest(".tabitem")) page = outer;
+        return page?.style.display === "none" || look.closest("#vg_tabs > .tabitem[style*='display: none']");
+    }
 })();
