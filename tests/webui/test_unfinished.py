@@ -154,7 +154,7 @@ def test_the_list_is_up_to_date_when_the_tab_is_shown(host: hosts.Host, page: Pa
         open_tab(page, "VAE")
         expect(table.locator("tbody tr")).to_have_count(2)
         expect(table.locator("tbody tr").first).to_contain_text("81")
-        expect(table.locator("tbody tr").first).to_contain_text("approximate")
+        expect(table.locator("tbody tr").first).to_contain_text("TAESD, as chosen")
         expect(table.locator("tbody tr").first.locator("img")).to_be_visible()
 
 
