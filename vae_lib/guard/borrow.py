@@ -19,6 +19,8 @@ from vae_lib.networks import TAESD, Network, assign, recognise
 
 # What of a network the hosts' halves are: they call the decoder after its 1x1 convolution.
 PARTS = {Operation.DECODE: ("decoder.",), Operation.ENCODE: ("encoder.", "quant_conv.")}
+# With every 1x1 convolution: what the methods of a whole VAE run.
+WHOLE_PARTS = {Operation.DECODE: ("decoder.", "post_quant_conv."), Operation.ENCODE: PARTS[Operation.ENCODE]}
 
 
 def is_supported(module: Any) -> bool:

@@ -23,8 +23,6 @@ from vae_lib.networks import Network
 
 CLASSES = ("AutoencoderKL", "AutoencoderKLFlux2", "AutoencoderKLQwenImage", "AutoencoderKLWan")
 _RUNNER = "_vae_guard"
-# The halves with the 1x1 convolutions that these methods run as well.
-_PARTS = {Operation.DECODE: ("decoder.", "post_quant_conv."), Operation.ENCODE: ("encoder.", "quant_conv.")}
 # Hooks of diffusers that put another forward in a layer's place and only bring its weights.
 _BRINGS = {
     "group_offloading",
@@ -148,7 +146,7 @@ class Methods:
         self.weights(operation)
         _check_config(self.module.config)
         _check_half(half, operation.half)
-        for part in (name.removesuffix(".") for name in _PARTS[operation]):
+        for part in (name.removesuffix(".") for name in borrow.WHOLE_PARTS[operation]):
             if (module := getattr(self.module, part, None)) is not None:
                 layers.check(part, module, ("diffusers",), _only_brings)
         return layers.padding_of(half, operation.half, ("diffusers",), _only_brings)
@@ -164,10 +162,10 @@ class Methods:
         Raises:
             Aside: when they are not there as numbers.
         """
-        return dict(_weights(self.module, _PARTS[operation]))
+        return dict(_weights(self.module, borrow.WHOLE_PARTS[operation]))
 
     def network(self, operation: Operation) -> Network:
-        return borrow.network_of(self.weights(operation), _PARTS[operation])
+        return borrow.network_of(self.weights(operation), borrow.WHOLE_PARTS[operation])
 
     def latents(self, x: Tensor) -> Tensor:
         return x

@@ -159,9 +159,8 @@ class Guard:
         if taesd is None:
             return self.host.preview(latents[0])
         with torch.no_grad():
-            picture = (
-                Ladder(None, taesd, order=(Route.TAESD,)).decode(None, SamplerLatents(latents)).result[0]
-            )  # (3, H, W)
+            ladder = Ladder(None, taesd, order=(Route.TAESD,))
+            picture = ladder.decode(None, SamplerLatents(latents)).result[0]  # (3, H, W)
         pixels = ((picture.float() + 1) / 2).clamp(0, 1).mul(255).permute(1, 2, 0)  # (H, W, 3)
         return Image.fromarray(pixels.numpy().astype(np.uint8))
 

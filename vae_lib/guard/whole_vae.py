@@ -19,8 +19,6 @@ from vae_lib.guard import borrow, frames, layers
 from vae_lib.guard.seam import StandIn, attribute
 from vae_lib.networks import Network
 
-_PARTS = {Operation.DECODE: ("decoder.", "post_quant_conv."), Operation.ENCODE: ("encoder.", "quant_conv.")}
-
 
 class WholeVAE:
     """Implements ``Seam``."""
@@ -32,9 +30,11 @@ class WholeVAE:
 
     def is_supported(self) -> bool:
         try:
-            return all(self.network(operation) is not None for operation in Operation)
+            for operation in Operation:
+                self.network(operation)
         except CheckpointError:
             return False
+        return True
 
     @contextmanager
     def standing_in(self, stand_in: StandIn) -> Iterator[None]:
@@ -57,7 +57,7 @@ class WholeVAE:
         return borrow.compute_dtype(getattr(self.module, operation.half))
 
     def network(self, operation: Operation) -> Network:
-        return borrow.network_of(dict(self.module.named_parameters()), _PARTS[operation])
+        return borrow.network_of(dict(self.module.named_parameters()), borrow.WHOLE_PARTS[operation])
 
     def latents(self, x: Tensor) -> Tensor:
         return frames.without_time(x)
