@@ -45,7 +45,7 @@ class Meeting:
         if self.vae is None or self.tiny is None:
             return
         vae, tiny = self.vae.identity, self.tiny.identity
-        wants, takes = _told(vae), _told(tiny)
+        wants, takes = _family_of(vae), _family_of(tiny)
         if vae.latent_channels != tiny.latent_channels:
             other = f"takes latents of {tiny.latent_channels} channels and those of {vae.path.name} have "
             other += str(vae.latent_channels)
@@ -76,7 +76,7 @@ class Meeting:
         """
         loaded = self.vae or self.tiny
         assert loaded is not None
-        family = self.family or _told(loaded.identity)
+        family = self.family or _family_of(loaded.identity)
         space = None if family is None else loaded.space_of(family)
         if space is None:
             name, identity = loaded.identity.path.name, loaded.identity
@@ -99,15 +99,15 @@ class Meeting:
         if own is not None and (own.is_of_vae or (self.family is None and _fit(identity, own, channels))):
             return own
         if own is not None and self.family is None:
-            theirs, told = family_of_space(channels, own), _told(identity)
+            theirs, known = family_of_space(channels, own), _family_of(identity)
             whose, kind = _whose(theirs, own), "the TAESD" if self.vae is None else "the VAE"
             raise OpenSpace(
                 f"The latents are {whose} and {identity.path.name} is {kind} of {_name(identity)}: the picture would "
                 f"be wrong. Choose {kind} of {'their family' if theirs is None else theirs.name}.",
-                list(dict.fromkeys(filter(None, [theirs, *([told] if told else identity.candidates)]))),
+                list(dict.fromkeys(filter(None, [theirs, *([known] if known else identity.candidates)]))),
             )
         if self.vae is None:
-            family = self.family or _told(identity)
+            family = self.family or _family_of(identity)
             packed = family is not None and channels == family.sampler_channels
             return loaded.space_of(family) if family is not None and packed else None
         space = self.sampler_space()
@@ -123,7 +123,7 @@ class Meeting:
         """
         assert self.tiny is not None
         tiny = self.tiny.identity
-        family = self.family or _told(tiny) or (None if self.vae is None else _told(self.vae.identity))
+        family = self.family or _family_of(tiny) or (None if self.vae is None else _family_of(self.vae.identity))
         takes = None if family is None else (self.vae or self.tiny).space_of(family)
         if space is None or (takes is not None and takes.same_as(space)):
             return latents
@@ -141,13 +141,13 @@ class Meeting:
     def packed_by_taesd(self) -> tuple[LatentSpace, dict[str, str]] | None:
         """How latents are packed that TAESD encodes, where only the VAE's file has the numbers, and what their own file
         says of them; None for all others."""
-        family = None if self.vae is not None or self.tiny is None else self.family or _told(self.tiny.identity)
+        family = None if self.vae is not None or self.tiny is None else self.family or _family_of(self.tiny.identity)
         if family is None or family.packing is None:
             return None
         return LatentSpace(1.0, 0.0, family.packing.patch, family.packing.packed), {"family": family.name}
 
 
-def _told(identity: Identity) -> Family | None:
+def _family_of(identity: Identity) -> Family | None:
     """What the file says, or else its name."""
     return identity.family or identity.guess
 
@@ -158,8 +158,8 @@ def _whose(family: Family | None, space: LatentSpace) -> str:
 
 
 def _name(identity: Identity) -> str:
-    told = _told(identity)
-    return identity.family_name if told is None else told.name
+    known = _family_of(identity)
+    return identity.family_name if known is None else known.name
 
 
 def _check_family(identity: Identity, family: Family | None) -> None:
@@ -177,10 +177,10 @@ def _check_family(identity: Identity, family: Family | None) -> None:
 def _fit(identity: Identity, space: LatentSpace, channels: int) -> bool:
     """Whether latents of a space may be those of a VAE."""
     family = family_of_space(channels, space)
-    told = _told(identity)
-    if told is None:
+    known = _family_of(identity)
+    if known is None:
         families: Sequence[Family] = identity.candidates
         return not families or (family is not None and any(family.decodes_with(other) for other in families))
-    if family is not None and family.decodes_with(told):
+    if family is not None and family.decodes_with(known):
         return True
-    return not told.is_by_channel and LatentSpace.of(told, {}).same_as(space)
+    return not known.is_by_channel and LatentSpace.of(known, {}).same_as(space)

@@ -39,7 +39,7 @@ from vae_lib.units import size_text
 
 _LAST, _PICTURE, _FILE = "Last latents", "A picture", "A latents file"
 _GAINS = {"until visible": None, "1 ×": 1.0, "10 ×": 10.0, "100 ×": 100.0, "1000 ×": 1000.0}
-_AS_TOLD = "As the files say"
+_BY_FILE = "As the files say"
 _EXAMPLE = Path(__file__).parents[1] / "data" / "coffee.jpg"
 _HEAD = ("VAE", "Route", "Time", "Memory", "Against the first")
 
@@ -73,7 +73,7 @@ class CompareSection:
                     visible=start == _FILE, elem_id="vg_latents",
                 )  # fmt: skip
                 self.family = gr.Dropdown(
-                    [_AS_TOLD, *FAMILIES], value=_AS_TOLD, label=WHOSE, visible=start != _PICTURE, elem_id="vg_whose"
+                    [_BY_FILE, *FAMILIES], value=_BY_FILE, label=WHOSE, visible=start != _PICTURE, elem_id="vg_whose"
                 )
                 self.vaes = gr.Dropdown([], multiselect=True, label="VAEs", elem_id="vg_vaes")
                 self.routes = gr.CheckboxGroup(
@@ -169,7 +169,7 @@ class CompareSection:
         """The families to choose from: those that the chosen files may be of, then the others."""
         rows = filter(None, map(self._library.row, vaes or ()))
         likely = [family.name for row in rows if row.identity is not None for family in row.identity.candidates]
-        return gr.update(choices=list(dict.fromkeys((_AS_TOLD, *likely, *FAMILIES))), value=family or _AS_TOLD)
+        return gr.update(choices=list(dict.fromkeys((_BY_FILE, *likely, *FAMILIES))), value=family or _BY_FILE)
 
     def run(
         self,

@@ -39,14 +39,14 @@ def mismatch(identity: Identity, checkpoint: Checkpoint | None) -> str:
     wanted = FAMILIES.get(checkpoint.family or "") if checkpoint is not None else None
     if checkpoint is None or wanted is None:
         return ""
-    told = identity.family if identity.is_taesd else identity.family or identity.guess
-    possible = identity.candidates if told is None else (told,)
+    known = identity.family if identity.is_taesd else identity.family or identity.guess
+    possible = identity.candidates if known is None else (known,)
     if any(wanted.decodes_with(family) for family in possible):
         return ""
     if not possible and (identity.latent_channels, identity.downscale) == (wanted.latent_channels, wanted.downscale):
         return ""
-    by_name = ", by its name," if identity.family is None and told is not None else ""
-    ours = told.name if told is not None else identity.family_name if possible else "an unknown family"
+    by_name = ", by its name," if identity.family is None and known is not None else ""
+    ours = known.name if known is not None else identity.family_name if possible else "an unknown family"
     return (
         f"This VAE is{by_name} of {ours} and the checkpoint {checkpoint.title} of {wanted.name}: pictures would come "
         "out wrong. Choose a VAE of the checkpoint's family."
