@@ -58,7 +58,10 @@ def build_parser() -> argparse.ArgumentParser:
 
     encode = _command(sub, "encode", "a picture to latents", work.run_encode)
     encode.add_argument(
-        "image", type=Path, metavar="IMAGE", help="any picture that Pillow reads; cropped to multiples of 8"
+        "image",
+        type=Path,
+        metavar="IMAGE",
+        help="any picture that Pillow reads; cropped to multiples of 8 or 16 pixels",
     )
     encode.add_argument(
         "-o", "--output", type=Path, required=True, metavar="LATENTS.safetensors",
