@@ -177,6 +177,46 @@ def test_counting_many_bands_of_a_stream_by_one_changes_nothing(config: WanConfi
     assert cost_of.__wrapped__(work, Tiling(1 << 11)) == one_by_one
 
 
+VIDEOS = [replace(WAN, times=(1, 2, 2), num_res_blocks=1), replace(WAN22, times=(1, 2, 2))]
+videos = pytest.mark.parametrize("config", VIDEOS, ids=["2.1", "2.2"])
+
+
+@pytest.mark.parametrize(("tiling", "frames"), [(TILINGS["bands"], 3), (TILINGS["offload"], 2)], ids=str)
+@pytest.mark.parametrize("operation", ["decode", "encode"])
+@videos
+def test_a_video(config: WanConfig, operation: str, tiling: Tiling, frames: int) -> None:
+    """``batch`` is of latents or of frames."""
+    check(Work(config, operation, 4, 3, 4 * frames - 3 if operation == "encode" else frames, CPU, FP32), tiling)
+
+
+@pytest.mark.parametrize("operation", ["decode", "encode"])
+@videos
+def test_counting_many_frames_by_one_changes_nothing(config: WanConfig, operation: str) -> None:
+    frames = 17 if operation == "encode" else 5
+    for tiling in (Tiling(1 << 12), Tiling(1 << 12, offload=True), Tiling(1 << 40)):
+        work = Work(config, operation, 12, 4, frames, torch.device("cuda"), FP32)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(cost.CountedMemory, "frames", lambda self, count, period: ((at, 1) for at in range(count)))
+            one_by_one = cost_of.__wrapped__(work, tiling)
+        counted = cost_of.__wrapped__(work, tiling)
+        assert replace(counted, peak_bytes=0) == replace(one_by_one, peak_bytes=0)
+        # frames that one stands for change hands with it, and not one after the other
+        assert counted.peak_bytes == pytest.approx(one_by_one.peak_bytes, rel=0.005)
+
+
+@videos
+def test_a_video_takes_more_for_each_frame_and_a_higher_one_for_its_middle(config: WanConfig) -> None:
+    """What is kept of each frame are a few rows; and each row more of latents is a row of the middle's maps."""
+
+    def peak(height: int, frames: int) -> int:
+        work = Work(config, "decode", height, 8, frames, torch.device("cuda"), FP32, output_on_device=False)
+        return cost_of(work, Tiling(1 << 10)).peak_bytes
+
+    middle = 8 * config.decoder_widths[-1] * 4  # bytes of a row
+    assert peak(60, 3) - peak(30, 3) <= 30 * 8 * middle
+    assert peak(60, 4) - peak(60, 3) <= 60 * middle + (peak(30, 4) - peak(30, 3))
+
+
 @pytest.mark.slow
 def test_four_levels_and_winograd() -> None:
     check(Work(SD, "decode", 9, 11, 1, CPU, FP32), Tiling(1 << 16))

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, cast
 
 import torch
@@ -122,12 +122,18 @@ class KeyMap:
 
     ``beside`` maps the names of tensors that stand beside the VAE and may say something of its latents,
     ``between_frames`` those of layers that a picture does not use; where they are tells what a level does to frames.
+    ``of_video``: for the network of videos, which uses them, and every temporal tap of a convolution.
     """
 
     layout: Layout
     sources: Mapping[str, str]
     beside: Mapping[str, str] = field(default_factory=dict)
     between_frames: Mapping[str, str] = field(default_factory=dict)
+    of_video: bool = False
+
+    def for_video(self) -> KeyMap:
+        """The same for the network of videos."""
+        return replace(self, sources={**self.sources, **self.between_frames}, between_frames={}, of_video=True)
 
     @property
     def is_taesd(self) -> bool:
@@ -145,15 +151,23 @@ class KeyMap:
         """That which a tensor of the file, of ``shape``, has in our network."""
         if self.is_taehv:
             return taehv.shape_of(key, shape)
+        if self.of_video and len(shape) == 5:
+            return shape[0], shape[1] * shape[2], *shape[3:]
         return _wan_shape(shape) if self.is_wan else ldm_shape(key, shape)
 
     def view(self, key: str, stored: torch.Tensor) -> torch.Tensor:
-        """A tensor of the file as our network has it; of a convolution with a temporal axis the last tap."""
+        """A tensor of the file as our network has it; of a convolution with a temporal axis the last tap.
+
+        For videos it is all taps, those of the earliest frame first: a copy, channels last, as most devices want it.
+        """
         if self.is_taehv:
             return taehv.of_a_picture(key, stored)
         shape = self.shape(key, tuple(stored.shape))
         if stored.shape == shape:
             return stored
+        if self.of_video and stored.ndim == 5:
+            taps_first = stored.transpose(1, 2).reshape(shape)
+            return taps_first.contiguous(memory_format=torch.channels_last)
         return stored[:, :, -1] if stored.ndim == 5 else stored.reshape(shape)
 
     def tensor(self, key: str, stored: torch.Tensor) -> torch.Tensor:

@@ -63,6 +63,7 @@ def load_vae(
     kind: Literal["VAE", "TAESD"] | None = None,
     hash_file: bool | None = None,
     weights: bool = True,
+    video: bool = False,
 ) -> LoadedVAE:
     """Load the VAE of a file, and nothing else of it.
 
@@ -72,6 +73,7 @@ def load_vae(
         kind: refuse a file of the other kind.
         hash_file: compute the SHA-256 and ask the catalog for it; by default for files of up to 1 GiB.
         weights: False leaves the network on the meta device: it is asked what the file is, and computes nothing.
+        video: the network of videos, which has three times as many weights, instead of that of a picture.
 
     Raises:
         UnknownVAE: when it holds a VAE of a kind that we have no network for.
@@ -86,6 +88,8 @@ def load_vae(
                 if kind == "TAESD"
                 else f"{name} is a TAESD, the tiny autoencoder; a full VAE is wanted here."
             )
+        if video:
+            described = described.for_video()
         statistics = read_statistics(file, described)
         state_dict = _read(file, described, dtype or described.dtype, torch.device(device)) if weights else None
     if hash_file is None:

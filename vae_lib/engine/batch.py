@@ -1,4 +1,4 @@
-"""Decode or encode the pictures of a batch, one after the other, by a network's passes."""
+"""Decode or encode the pictures of a batch, one after the other, or the frames of a video, by a network's passes."""
 
 from __future__ import annotations
 
@@ -34,6 +34,9 @@ from vae_lib.networks import Network, in_patches
 def decode(vae: Network, latents: Tensor, tiling: Tiling, compute: Compute, memory: Memory | None = None) -> Tensor:
     """Decode unscaled latents (B, C, h, w) into pictures (B, 3, 8 h, 8 w), in [-1, 1] but not clamped.
 
+    By the network of videos the B are one video's latents, and its frames come out: one of the first, and
+    ``config.frame_ratio`` of each after it.
+
     The weights are used where they are; those that are elsewhere or of another dtype are brought in layer by layer.
 
     Args:
@@ -49,14 +52,27 @@ def decode(vae: Network, latents: Tensor, tiling: Tiling, compute: Compute, memo
     batch, _, h, w = latents.shape
     size, scale = MapSize(h, w, vae.config.z_channels), vae.downscale
     passes = programs.of(vae).decoder_passes(vae, size, tiling, compute)
-    out = memory.pictures(batch, vae.config.out_channels, h * scale, w * scale, compute.destination)
+    count = 1 + vae.config.frame_ratio * (batch - 1) if vae.config.taps > 1 else batch
+    out = memory.pictures(count, vae.config.out_channels, h * scale, w * scale, compute.destination)
     ticker = _Ticker(passes, size, batch, compute)
-    for index in memory.each(range(batch), lambda index: None, {}):
+
+    def given(index: int, frames: int = 1) -> FeatureMap:
         z = memory.picture(latents, index)
         if vae.post_quant_conv is not None:
             z = _pointwise(Linear(vae.post_quant_conv, memory), z)
-        place = FeatureMap.of(out.narrow(0, index, 1), vae.config.patch)
-        _run(passes, z, place, _context(memory, tiling, compute.padding, ticker))
+        return FeatureMap.of(z, frames=frames)
+
+    def place(index: int) -> FeatureMap:
+        return FeatureMap.of(out.narrow(0, index, 1), vae.config.patch)
+
+    def run(sources: list[FeatureMap], places: list[FeatureMap]) -> None:
+        _run(passes, sources, places, _context(memory, tiling, compute.padding, ticker))
+
+    if vae.config.taps > 1:
+        run([given(*each) for each in memory.frames(batch, 1)], [place(index) for index in range(count)])
+    else:
+        for index in memory.each(range(batch), lambda index: None, {}):
+            run([given(index)], [place(index)])
     return out
 
 
@@ -66,7 +82,8 @@ def encode_moments(
 ) -> tuple[Tensor, Tensor]:
     """Mean and log-variance, each (B, C, H / 8, W / 8), of pictures (B, 3, H, W) in [-1, 1]; not scaled.
 
-    The arguments are those of `decode`; the log-variance is clamped to [-30, 20].
+    The arguments are those of `decode`; the log-variance is clamped to [-30, 20]. Of a video's frames whose number is
+    no multiple of ``config.frame_ratio`` and one more, the last ones are left out, as in the published code.
     """
     if vae.encoder is None:
         raise CheckpointError("This VAE file holds only a decoder, so it cannot encode; choose a full VAE.")
@@ -77,17 +94,32 @@ def encode_moments(
     passes = programs.of(vae).encoder_passes(vae, size, tiling, compute)
     z2, (h, w) = 2 * vae.config.z_channels, (height // scale, width // scale)
     quant = None if vae.quant_conv is None else Linear(vae.quant_conv, memory)
-    out = memory.pictures(batch, z2 if quant is None else quant.out_channels, h, w, compute.device)
+    count, is_video = batch, vae.config.taps > 1
+    if is_video:
+        count = 1 + (batch - 1) // vae.config.frame_ratio
+        batch = 1 + (count - 1) * vae.config.frame_ratio
+    out = memory.pictures(count, z2 if quant is None else quant.out_channels, h, w, compute.device)
     ticker = _Ticker(passes, size, batch, compute)
-    for index in memory.each(range(batch), lambda index: None, {}):
-        image = in_patches(memory.picture(images, index), patch)
-        place = out.narrow(0, index, 1)
-        moments = place if quant is None else memory.empty(z2, h, w)
-        _run(passes, image, FeatureMap.of(moments), _context(memory, tiling, compute.padding, ticker))
-        del image  # before the next one comes
+
+    def given(index: int, frames: int = 1) -> FeatureMap:
+        if is_video and patch == 1:  # read where they are: all of them at once would be a copy of the video
+            return FeatureMap.of(images.narrow(0, index, 1), frames=frames)
+        return FeatureMap.of(in_patches(memory.picture(images, index), patch), frames=frames)
+
+    def run(sources: list[FeatureMap], numbers: range) -> None:
+        places = [out.narrow(0, number, 1) for number in numbers]
+        moments = places if quant is None else [memory.empty(z2, h, w) for _ in numbers]
+        context = _context(memory, tiling, compute.padding, ticker)
+        _run(passes, sources, [FeatureMap.of(each) for each in moments], context)
         if quant is not None:
-            quant.into(place, moments)
-        del moments
+            for target, made in zip(places, moments, strict=True):
+                quant.into(target, made)
+
+    if is_video:
+        run([given(*each) for each in memory.frames(batch, vae.config.frame_ratio)], range(count))
+    else:
+        for index in memory.each(range(batch), lambda index: None, {}):
+            run([given(index)], range(index, index + 1))
     mean, log_variance = out.to(compute.destination).chunk(2, dim=1)
     return mean, log_variance.clamp(-30.0, 20.0)
 
@@ -97,24 +129,33 @@ def _pointwise(linear: Linear, band: Tensor) -> Tensor:
     return linear(tokens(band)).view(1, rows, width, linear.out_channels).permute(0, 3, 1, 2)
 
 
-def _run(passes: list[Pass], source: Tensor, out: FeatureMap, context: Context) -> None:
-    """One picture: (1, c, h, w) ``source`` through ``passes`` into ``out``."""
-    context.maps = {INPUT: FeatureMap.of(source), OUTPUT: out}
+def _run(passes: list[Pass], sources: list[FeatureMap], places: list[FeatureMap], context: Context) -> None:
+    """One picture, or the frames of a video: ``sources`` through ``passes`` into ``places``."""
+    frames = [context, *(context.another() for _ in range(1, max(len(sources), len(places))))]
+    for name, maps in ((INPUT, sources), (OUTPUT, places)):
+        for frame, given in zip(frames, maps, strict=False):
+            frame.maps[name] = given
+    del sources  # so that each goes when it is not needed
     needed_until = {name: i for i, step in enumerate(passes) for name in (step.source, getattr(step, "add_to", ""))}
     try:
         for index, step in enumerate(passes):
             match step:
+                case StreamPass():
+                    run_stream_pass(step, frames)
+                case AttentionPass():
+                    for frame in frames:
+                        if step.source in frame.maps:
+                            with frame.memory.repeated(frame.maps[step.source].frames):
+                                run_attention_pass(step, frame)
                 case ConvPass():
                     run_conv_pass(step, context)
-                case AttentionPass():
-                    run_attention_pass(step, context)
-                case StreamPass():
-                    run_stream_pass(step, context)
             for name in [name for name, last in needed_until.items() if last == index]:
-                context.maps.pop(name, None)
-                context.statistics.pop(name, None)
+                for frame in frames:
+                    frame.maps.pop(name, None)
+                    frame.statistics.pop(name, None)
     finally:
-        context.maps.clear()
+        for frame in frames:
+            frame.maps.clear()
         context.store.close()
 
 

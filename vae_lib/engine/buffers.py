@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -115,6 +116,14 @@ class Memory:
     def each(self, items: Sequence[Item], kind: Callable[[Item], object], done: dict[object, Any]) -> Iterator[Item]:
         """All items. The twin gives one of each kind, and none of a kind that it has noted in ``done``."""
         return iter(items)
+
+    def frames(self, count: int, period: int) -> Iterator[tuple[int, int]]:
+        """(frame, for how many it stands) of a video's. The twin lets ``period`` frames stand for those like them."""
+        return ((number, 1) for number in range(count))
+
+    def repeated(self, times: int) -> AbstractContextManager[object]:
+        """What is done within stands for so much of its kind, in the twin."""
+        return nullcontext()
 
     def host_store(self) -> HostStore:
         return HostStore(self.device)

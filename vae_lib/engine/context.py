@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor, nn
 
@@ -16,7 +16,7 @@ from vae_lib.networks import ChannelNorm, Norm
 
 @dataclass
 class Context:
-    """What the passes over one picture share. ``after_band`` is called after every band."""
+    """What the passes over one picture, or one frame of a video, share. ``after_band`` is called after every band."""
 
     memory: Memory
     store: Store
@@ -25,6 +25,10 @@ class Context:
     maps: dict[str, FeatureMap] = field(default_factory=dict)
     statistics: dict[str, Statistics] = field(default_factory=dict)
     _by_norm: dict[ChannelNorm, ChannelNormaliser] = field(default_factory=dict)  # of a few kB each
+
+    def another(self) -> Context:
+        """That of another frame of the same video."""
+        return replace(self, maps={}, statistics={})
 
     def normaliser(self, norm: Norm, statistics: str, offset: Tensor | None) -> Normaliser | ChannelNormaliser:
         if not isinstance(norm, nn.GroupNorm):

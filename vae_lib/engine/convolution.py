@@ -102,6 +102,8 @@ class Convolution:
             bias = None if bias is None else torch.stack([bias] * 4).view(-1)
         elif shape.algorithm == "planar":
             self._weight = weight  # the module's own layout
+        elif module.weight.is_contiguous(memory_format=torch.channels_last):
+            self._weight = weight
         else:
             self._weight = weight.contiguous(memory_format=torch.channels_last)
         self._bias = bias

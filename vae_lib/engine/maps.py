@@ -23,12 +23,20 @@ class FeatureMap:
     Attributes:
         offset: (channels,), still to be added to what is stored: the biases of the convolutions that made it, where
             the device would add them in a pass of its own (`Kernels.bias_apart`). None for zeros.
+        frames: of a video, for which this one stands (in the planner's twin).
     """
 
     def __init__(
-        self, height: int, width: int, channels: int, store: Store, whole: Tensor | None = None, patch: int = 1
+        self,
+        height: int,
+        width: int,
+        channels: int,
+        store: Store,
+        whole: Tensor | None = None,
+        patch: int = 1,
+        frames: int = 1,
     ) -> None:
-        self.height, self.width, self.channels = height, width, channels
+        self.height, self.width, self.channels, self.frames = height, width, channels, frames
         self.transfers = store.transfers
         self.offset: Tensor | None = None
         self._store = store
@@ -37,16 +45,19 @@ class FeatureMap:
         self._starts: list[int] = [] if whole is None else [0]
         self._bands: list[Any] = [] if whole is None else [whole]
         self._counts: list[int] = [] if whole is None else [1]
+        self._alike: dict[int, Any] = {}  # by number of the band: those of the further frames
+        if self._bands and frames > 1:
+            self._alike[0] = self._bands[0].pile(frames - 1)
         self._rows_written = self._freed = 0
 
     @classmethod
-    def of(cls, tensor: Tensor, patch: int = 1) -> FeatureMap:
+    def of(cls, tensor: Tensor, patch: int = 1, frames: int = 1) -> FeatureMap:
         """A map over an existing (1, channels, height, width) array, to read from or to append into.
 
         In squares of ``patch`` pixels (1, channels * patch ** 2, height / patch, width / patch), only the latter.
         """
         _, channels, height, width = tensor.shape
-        return cls(height // patch, width // patch, channels * patch**2, DeviceStore(), tensor, patch)
+        return cls(height // patch, width // patch, channels * patch**2, DeviceStore(), tensor, patch, frames)
 
     @property
     def band_rows(self) -> int:
@@ -74,7 +85,9 @@ class FeatureMap:
         if repeats > 1:
             self._keep(first + rows, kept.pile(repeats - 1), repeats - 1)
 
-    def _keep(self, first: int, band: Tensor, count: int) -> None:
+    def _keep(self, first: int, band: Any, count: int) -> None:
+        if self.frames > 1:
+            self._alike[len(self._bands)] = band.pile(count * (self.frames - 1))
         self._starts.append(first)
         self._bands.append(band)
         self._counts.append(count)
@@ -119,9 +132,13 @@ class FeatureMap:
                 count, rows = self._counts[self._freed], band.shape[2]
                 if start + count * rows > before:
                     if count > 1 and before > start:
-                        band.storage.shrink(count - (before - start) // rows)
+                        left = count - (before - start) // rows
+                        band.storage.shrink(left)
+                        if self._freed in self._alike:
+                            self._alike[self._freed].storage.shrink(left * (self.frames - 1))
                     return
             self._bands[self._freed] = None
+            self._alike.pop(self._freed, None)
             self._freed += 1
 
     def surrender(self) -> bool:

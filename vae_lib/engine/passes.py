@@ -59,12 +59,16 @@ class Tiling:
 
 @dataclass(frozen=True)
 class Stage:
-    """Normalise with the statistics named ``statistics`` and apply SiLU (if there is a norm), then convolve."""
+    """Normalise with the statistics named ``statistics`` and apply SiLU (if there is a norm), then convolve.
+
+    ``taps``: frames of a video that the convolution sees, whose channels lie one after the other, the latest last.
+    """
 
     conv: nn.Conv2d
     shape: ConvShape
     norm: Norm | None = None
     statistics: str = ""
+    taps: int = 1
 
 
 @dataclass(frozen=True)
@@ -125,30 +129,60 @@ class Link:
 
 
 @dataclass(frozen=True)
-class LinkedLevel:
-    """Links with a shortcut around all of them: the same rows, those averaged to half, or repeated to twice as many."""
+class BetweenFrames:
+    """Of a video: ``conv``, 1x1 over three frames, makes two frames of each but the first, or one of two of them."""
 
-    links: tuple[Link, ...]
+    conv: nn.Conv2d
+
+    @property
+    def doubles(self) -> bool:
+        return self.conv.in_channels // 3 < self.conv.out_channels
+
+    def frames(self, given: int) -> int:
+        """Of so many."""
+        return 2 * given - 1 if self.doubles else (given + 1) // 2
+
+
+@dataclass(frozen=True)
+class Opens:
+    """Here a level begins that has a ``shortcut`` around it: the same rows, averaged to half, or repeated to twice."""
+
     shortcut: nn.Module
 
 
 @dataclass(frozen=True)
+class Closes:
+    """Here it ends: what its ``shortcut`` makes of the rows that came in is added."""
+
+    shortcut: nn.Module
+
+
+Part = Link | BetweenFrames | Opens | Closes
+
+
+@dataclass(frozen=True)
 class StreamPass:
-    """Run ``links`` over the map ``source`` into the map ``store``, ``rows`` output rows at a time.
+    """Run ``parts`` over the map ``source`` into the map ``store``, ``rows`` output rows at a time.
 
     For norms that need no statistics. Of its input each stage keeps the last rows for the next band, instead of reading
     and computing a halo again.
     """
 
     source: str
-    links: tuple[Link | LinkedLevel, ...]
+    parts: tuple[Part, ...]
     rows: int
     store: str
 
     @property
     def stages(self) -> tuple[Stage, ...]:
-        inner = (part.links if isinstance(part, LinkedLevel) else (part,) for part in self.links)
-        return tuple(stage for links in inner for link in links for stage in link.stages)
+        return tuple(stage for part in self.parts if isinstance(part, Link) for stage in part.stages)
+
+    def frames(self, given: int) -> int:
+        """Of a video that come out where so many go in."""
+        for part in self.parts:
+            if isinstance(part, BetweenFrames):
+                given = part.frames(given)
+        return given
 
 
 Pass = ConvPass | AttentionPass | StreamPass

@@ -48,6 +48,14 @@ class AutoencoderKLConfig:
         return 1
 
     @property
+    def taps(self) -> int:
+        return 1
+
+    @property
+    def frame_ratio(self) -> int:
+        return 1
+
+    @property
     def widths(self) -> tuple[int, ...]:
         """Channels of each level of the encoder, from image resolution downwards."""
         return tuple(round(self.ch * multiple) for multiple in self.ch_mult)

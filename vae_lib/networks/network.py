@@ -44,6 +44,14 @@ class Architecture(Protocol):
     def patch(self) -> int:
         """Pixels along each side of the squares that the network sees as one: 1 for nearly all."""
 
+    @property
+    def taps(self) -> int:
+        """Frames of a video that a convolution sees: 1 for a network of pictures, which knows no frames before."""
+
+    @property
+    def frame_ratio(self) -> int:
+        """Frames of a video for each of its latents but the first, which is one frame."""
+
     def __hash__(self) -> int: ...
 
 

@@ -27,8 +27,14 @@ class ChannelNorm(nn.Module):
 Norm = nn.GroupNorm | ChannelNorm
 
 
-def conv3x3(in_channels: int, out_channels: int) -> nn.Conv2d:
-    return nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1)
+def conv3x3(in_channels: int, out_channels: int, taps: int = 1) -> nn.Conv2d:
+    """Over so many frames of a video at once (``taps``), whose channels lie one after the other, the latest last."""
+    return nn.Conv2d(taps * in_channels, out_channels, kernel_size=3, padding=1)
+
+
+def between_frames(channels: int, makes: int) -> nn.Conv2d:
+    """1x1 over three frames: what it ``makes`` of them are the channels of one frame, or of two."""
+    return nn.Conv2d(3 * channels, makes * channels, kernel_size=1)
 
 
 def attend(maps: Iterable[Tensor], height: int, width: int) -> Tensor:
@@ -48,12 +54,12 @@ def _tokens(x: Tensor) -> Tensor:
 class ResnetBlock(nn.Module):
     """norm, SiLU, conv, twice, plus the input; ``nin_shortcut`` (1x1) if the channels change, else None."""
 
-    def __init__(self, in_channels: int, out_channels: int, norm: Callable[[int], Norm]) -> None:
+    def __init__(self, in_channels: int, out_channels: int, norm: Callable[[int], Norm], taps: int = 1) -> None:
         super().__init__()
         self.norm1 = norm(in_channels)
-        self.conv1 = conv3x3(in_channels, out_channels)
+        self.conv1 = conv3x3(in_channels, out_channels, taps)
         self.norm2 = norm(out_channels)
-        self.conv2 = conv3x3(out_channels, out_channels)
+        self.conv2 = conv3x3(out_channels, out_channels, taps)
         self.nin_shortcut: nn.Conv2d | None = None
         if in_channels != out_channels:
             self.nin_shortcut = nn.Conv2d(in_channels, out_channels, kernel_size=1)
@@ -67,32 +73,42 @@ class ResnetBlock(nn.Module):
 class MidBlock(nn.Module, Generic[Attention]):
     """The bottleneck at latent resolution, and the only place with attention."""
 
-    def __init__(self, channels: int, norm: Callable[[int], Norm], attention: Callable[[int], Attention]) -> None:
+    def __init__(
+        self, channels: int, norm: Callable[[int], Norm], attention: Callable[[int], Attention], taps: int = 1
+    ) -> None:
         super().__init__()
-        self.block_1 = ResnetBlock(channels, channels, norm)
+        self.block_1 = ResnetBlock(channels, channels, norm, taps)
         self.attn_1 = attention(channels)
-        self.block_2 = ResnetBlock(channels, channels, norm)
+        self.block_2 = ResnetBlock(channels, channels, norm, taps)
 
     def forward(self, x: Tensor) -> Tensor:
         return cast(Tensor, self.block_2(self.attn_1(self.block_1(x))))
 
 
 class Downsample(nn.Module):
-    """Halve height and width by a strided conv; zeros are added at the bottom and the right only."""
+    """Halve height and width by a strided conv; zeros are added at the bottom and the right only.
 
-    def __init__(self, channels: int) -> None:
+    ``time_conv`` then makes one frame of two, in the network of a video that has it there; else it is None.
+    """
+
+    def __init__(self, channels: int, frames: int = 1) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, kernel_size=3, stride=2, padding=0)
+        self.time_conv = between_frames(channels, 1) if frames == 2 else None
 
     def forward(self, x: Tensor) -> Tensor:
         return cast(Tensor, self.conv(F.pad(x, (0, 1, 0, 1))))
 
 
 class Upsample(nn.Module):
-    """Double height and width: each pixel becomes four, then a conv."""
+    """Double height and width: each pixel becomes four, then a conv.
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
+    ``time_conv`` before makes two frames of one, in the network of a video that has it there; else it is None.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, frames: int = 1) -> None:
         super().__init__()
+        self.time_conv = between_frames(in_channels, 2) if frames == 2 else None
         self.conv = conv3x3(in_channels, out_channels)
 
     def forward(self, x: Tensor) -> Tensor:

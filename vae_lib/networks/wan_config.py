@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vae_lib.errors import CheckpointError
 from vae_lib.networks.config import MAX_BLOCKS, MAX_CHANNELS, MAX_LEVELS, Shapes
@@ -22,6 +23,8 @@ class WanConfig:
         frames: of Wan 2.2's kind, which has shortcuts around its levels: of how many frames the step from each level
             to the next makes one in a video. None for Wan 2.1's.
         patch: pixels along each side of the squares that the network sees as one.
+        times: of the network of videos: of how many frames the step from each level to the next makes one. None for
+            that of one picture.
     """
 
     widths: tuple[int, ...] = (96, 192, 384, 384)
@@ -36,6 +39,22 @@ class WanConfig:
     decoder_ch: int | None = None
     frames: tuple[int, ...] | None = None
     patch: int = 1
+    times: tuple[int, ...] | None = None
+
+    @property
+    def taps(self) -> int:
+        """Frames that a causal convolution sees: of a picture, the only one there is."""
+        return 1 if self.times is None else 3
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """``times``; ones for one picture."""
+        return self.times or (1,) * (len(self.widths) - 1)
+
+    @property
+    def frame_ratio(self) -> int:
+        """Frames of a video for each of its latents but the first, which is one frame."""
+        return math.prod(self.steps)
 
     @property
     def decoder_widths(self) -> tuple[int, ...]:
@@ -104,6 +123,35 @@ class WanConfig:
                 f"Encoder and decoder do not belong together: their channels are {encoder.widths} and {decoder.widths}."
             )
         return config
+
+    def for_video(self, shapes: Shapes) -> WanConfig:
+        """The same for videos, of ``shapes`` with the layers between frames and all temporal taps.
+
+        Raises:
+            CheckpointError: when the weights are those of pictures alone.
+        """
+        if not self.has_taps(shapes):
+            raise CheckpointError(
+                "This VAE holds only the weights for single pictures, so it cannot decode or encode videos; use Wan's "
+                "own file."
+            )
+        return replace(self, times=self.frames or self._times(shapes))
+
+    @staticmethod
+    def has_taps(shapes: Shapes) -> bool:
+        """Whether there are three temporal taps in the convolutions, whose ``shapes`` are as ``for_video`` has them."""
+        halves = [half for half in ("encoder", "decoder") if f"{half}.conv_out.weight" in shapes]
+        names = [(f"{half}.conv_out.weight", f"{half}.norm_out.gamma") for half in halves]
+        return bool(names) and all(shapes[conv][1] == 3 * shapes[norm][0] for conv, norm in names)
+
+    def _times(self, shapes: Shapes) -> tuple[int, ...]:
+        """Of Wan 2.1's kind, by the layers that are there; levels from the picture's on."""
+        half, blocks = ("encoder", self.num_res_blocks) if self.has_encoder else ("decoder", self.num_res_blocks + 1)
+        steps = [
+            2 if f"{half}.layers.{level * (blocks + 1) + blocks}.time_conv.weight" in shapes else 1
+            for level in range(len(self.widths) - 1)
+        ]
+        return tuple(steps if self.has_encoder else steps[::-1])
 
     def _check(self) -> None:
         channels = *self.widths, *self.decoder_widths, self.z_channels, self.in_channels, self.out_channels

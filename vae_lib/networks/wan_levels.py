@@ -1,8 +1,8 @@
 """What Wan 2.2's VAE has more than Wan 2.1's: levels with a shortcut around them, and pictures in patches.
 
 Published in github.com/Wan-Video/Wan2.2 (``wan/modules/vae2_2.py``: ``AvgDown3D``, ``DupUp3D``, ``patchify``). The
-shortcuts have no weights. Where a level also changes the number of frames, of one picture the shortcut sees the last
-frame of those that it would make, or zeros for the frames before it.
+shortcuts have no weights. Where a level also changes the number of frames, of one picture (and of the first frame of a
+video) the shortcut sees the last frame of those that it would make, or zeros for the frames before it.
 """
 
 from __future__ import annotations
@@ -27,14 +27,17 @@ class Averaged(nn.Module):
 
     def __init__(self, frames: int) -> None:
         super().__init__()
-        self.channels = slice(frames - 1, None, frames)  # of the result; the frames before the picture are zeros
         self.frames = frames
+
+    def channels(self, frame: int) -> slice:
+        """Those of the result to which that one of the ``frames`` goes; those before the first one are zeros."""
+        return slice(frame, None, self.frames)
 
     def forward(self, x: Tensor) -> Tensor:
         pooled = F.avg_pool2d(x, 2)
         batch, channels, height, width = pooled.shape
         out = pooled.new_zeros(batch, channels * self.frames, height, width)
-        out[:, self.channels].copy_(pooled)
+        out[:, self.channels(-1 % self.frames)].copy_(pooled)
         return out
 
 
@@ -47,15 +50,18 @@ class Repeated(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, frames: int) -> None:
         super().__init__()
-        step = in_channels // out_channels
-        firsts = [(4 * (frames - 1) + at) * step // (4 * frames) for at in range(4)]
-        self.corners = [(at // 2, at % 2, slice(first, None, step)) for at, first in enumerate(firsts)]
-        self.out_channels = out_channels
+        self.step = in_channels // out_channels
+        self.out_channels, self.frames = out_channels, frames
+
+    def corners(self, frame: int) -> list[tuple[int, int, slice]]:
+        """(row, column, channels that it takes) of each of the 2x2 pixels of that one of the ``frames``."""
+        firsts = [(4 * frame + at) * self.step // (4 * self.frames) for at in range(4)]
+        return [(at // 2, at % 2, slice(first, None, self.step)) for at, first in enumerate(firsts)]
 
     def forward(self, x: Tensor) -> Tensor:
         batch, _, height, width = x.shape
         out = x.new_empty(batch, self.out_channels, 2 * height, 2 * width)
-        for row, column, channels in self.corners:
+        for row, column, channels in self.corners(self.frames - 1):
             out[:, :, row::2, column::2].copy_(x[:, channels])
         return out
 
@@ -79,36 +85,43 @@ class Level(nn.Module):
         return h if self.shortcut is None else cast(Tensor, h + self.shortcut(x))
 
 
-def encoder_levels(widths: Sequence[int], blocks: int, frames: Sequence[int]) -> nn.ModuleList:
-    """Levels of ``widths``, from the picture downwards; the halving behind level ``i`` makes one of ``frames[i]``."""
+def encoder_levels(
+    widths: Sequence[int], blocks: int, frames: Sequence[int], taps: int, times: Sequence[int]
+) -> nn.ModuleList:
+    """Levels of ``widths``, from the picture downwards; the halving behind level ``i`` makes one of ``frames[i]``.
+
+    ``taps``, ``times``: as in ``WanConfig``.
+    """
     levels, channels = [], widths[0]
     for level, width in enumerate(widths):
-        layers, is_last = _blocks(channels, width, blocks), level + 1 == len(widths)
+        layers, is_last = _blocks(channels, width, blocks, taps), level + 1 == len(widths)
         if width != (channels if is_last else channels * frames[level]):
             raise _unknown(channels, width)
         if not is_last:
-            layers.append(Downsample(width))
+            layers.append(Downsample(width, times[level]))
         levels.append(Level(layers, nn.Identity() if is_last else Averaged(frames[level])))
         channels = width
     return nn.ModuleList(levels)
 
 
-def decoder_levels(widths: Sequence[int], blocks: int, frames: Sequence[int]) -> nn.ModuleList:
+def decoder_levels(
+    widths: Sequence[int], blocks: int, frames: Sequence[int], taps: int, times: Sequence[int]
+) -> nn.ModuleList:
     """Levels of ``widths``, from the latents upwards; the doubling behind level ``i`` makes ``frames[i]`` of one."""
     levels, channels = [], widths[0]
     for level, width in enumerate(widths):
-        layers, is_last = _blocks(channels, width, blocks), level + 1 == len(widths)
+        layers, is_last = _blocks(channels, width, blocks, taps), level + 1 == len(widths)
         if channels % width:
             raise _unknown(channels, width)
         if not is_last:
-            layers.append(Upsample(width, width))
+            layers.append(Upsample(width, width, times[level]))
         levels.append(Level(layers, None if is_last else Repeated(channels, width, frames[level])))
         channels = width
     return nn.ModuleList(levels)
 
 
-def _blocks(channels: int, width: int, count: int) -> Layers:
-    return [ResnetBlock(width if at else channels, width, ChannelNorm) for at in range(count)]
+def _blocks(channels: int, width: int, count: int, taps: int) -> Layers:
+    return [ResnetBlock(width if at else channels, width, ChannelNorm, taps) for at in range(count)]
 
 
 def _unknown(channels: int, width: int) -> CheckpointError:

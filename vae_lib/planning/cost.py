@@ -125,6 +125,13 @@ class CountedMemory(Memory):
                 times -= 1
             meter.add(done[name], times)
 
+    def frames(self, count: int, period: int) -> Iterator[tuple[int, int]]:
+        """The first ones see fewer before them; from the third period on, all periods are alike."""
+        for number in range(min(count, 1 + 3 * period)):
+            times = 1 if number <= 2 * period else (count - 1) // period - 2
+            with self.repeated(times):
+                yield number, times
+
     def repeated(self, times: int) -> _Repeated:
         return _Repeated(self.meter, times)
 

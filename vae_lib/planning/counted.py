@@ -147,7 +147,7 @@ class Counted:
 
     def pile(self, count: int) -> Counted:
         """One that stands for so many more of its kind, for which nothing is counted but their memory."""
-        storage = Storage(self.meter, self.nbytes, self.storage.place, count)
+        storage = Storage(self.meter, min(self.nbytes, self.storage.size), self.storage.place, count)
         return Counted(self.shape, self.dtype, storage, self.nbytes)
 
     def like(self, shape: Shape, dtype: torch.dtype | None = None) -> Counted:

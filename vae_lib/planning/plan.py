@@ -166,6 +166,8 @@ def _band_sizes(work: Work, route: Route) -> Sequence[int]:
     assert work.config is not None
     if kinds.of(work.device).in_main_memory:
         return _halved(16 * MIB, work, 1 if route is Route.FULL else None)
+    if work.config.taps > 1:  # of whole frames so much would be kept that the host's own decode takes little more
+        return _halved(64 * MIB, work, 2 if route is Route.FULL else None)
     if route is Route.FULL:
         return [WHOLE, *_halved(1024 * MIB, work, 5)]
     if route is Route.OFFLOAD:
@@ -204,7 +206,8 @@ def ladders(work: Work, route: Route, profiles: Profiles) -> list[list[Callable[
     match route:
         case Route.FULL:
             made = _in_bands(work, route, profiles)
-            if profiles(work).plain > 0 and work.resident and work.padding.is_zeros:
+            is_video = work.config is not None and work.config.taps > 1  # of which the plain network knows nothing
+            if profiles(work).plain > 0 and work.resident and work.padding.is_zeros and not is_video:
                 made.append([functools.partial(_costed_plain, work, profiles(work))])
             return made
         case Route.TILED | Route.OFFLOAD:

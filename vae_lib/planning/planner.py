@@ -205,4 +205,5 @@ class Planner:
 
 def _size(work: Work) -> str:
     height, width = work.pixels
-    return f"{work.operation.doing} {width}x{height} in {dtype_name(work.dtype)}"
+    what = f"{width}x{height}" if work.frames == 1 else f"{work.frames} frames of {width}x{height}"
+    return f"{work.operation.doing} {what} in {dtype_name(work.dtype)}"

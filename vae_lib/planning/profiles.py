@@ -68,13 +68,14 @@ class KnownProfiles:
 
         It runs once for each device, driver, dtype, PyTorch and version of this package; it takes a second or two and
         about 200 MiB, and is left for another time where they are not free. A CPU is not checked: PyTorch's kernels
-        there are those that this package was tested with.
+        there are those that this package was tested with. Nor is a network of videos, which has no plain one here; the
+        same kernels are checked with a picture's.
 
         Args:
             vae: weights on the device, in the dtype; with one half, that one is checked.
             report: given a sentence if a route is wrong.
         """
-        if kinds.of(compute.device).in_main_memory or not _is_on():
+        if kinds.of(compute.device).in_main_memory or not _is_on() or vae.config.taps > 1:
             return
         operation = Operation.ENCODE if vae.decoder is None else Operation.DECODE
         key = device_key(compute.device, compute.dtype)

@@ -22,7 +22,8 @@ class Work:
         operation: which of the two, or its name.
         height, width: of the latents.
         picture: height and width of the picture to encode, if they are no multiples of the downscale.
-        batch: pictures; they are done one after the other.
+        batch: pictures; they are done one after the other. By the network of videos, latents of one (decode) or its
+            frames (encode).
         device, dtype: where and in which floating-point type to compute.
         padding: what the convolutions find beyond the picture's edges.
         resident: whether the VAE's weights lie on the device in that dtype already.
@@ -56,6 +57,13 @@ class Work:
     def downscale(self) -> int:
         """Pixels per latent along each side."""
         return TAESD.downscale if self.config is None else self.config.downscale
+
+    @property
+    def frames(self) -> int:
+        """Of the video; 1 for pictures."""
+        if self.config is None or self.config.taps == 1:
+            return 1
+        return self.batch if self.operation is Operation.ENCODE else 1 + self.config.frame_ratio * (self.batch - 1)
 
     @property
     def pixels(self) -> tuple[int, int]:

@@ -14,9 +14,12 @@ from vae_lib.engine.passes import (
     INPUT,
     OUTPUT,
     AttentionPass,
+    BetweenFrames,
+    Closes,
     Link,
-    LinkedLevel,
     MapSize,
+    Opens,
+    Part,
     Pass,
     Shortcut,
     Stage,
@@ -31,27 +34,28 @@ _MIDDLE = "middle"
 
 
 class _Layers:
-    """Collects the links of a stream over a map of ``source``'s size, ``rows`` of whose rows there are in a band."""
+    """Collects the parts of a stream over a map of ``source``'s size, ``rows`` of whose rows there are in a band."""
 
     def __init__(self, source: MapSize, rows: int, compute: Compute) -> None:
         self.source = self.size = source
         self.rows, self.compute = rows, compute
-        self.links: list[Link | LinkedLevel] = []
+        self.parts: list[Part] = []
 
     def _stage(self, conv: nn.Conv2d, scale: str = "same", norm: Norm | None = None) -> Stage:
         """The next one; the algorithm is that which is fastest for a band, for which its weights are prepared."""
         pixels = self.rows * self.size.width
         shape = best_shape(conv.in_channels, conv.out_channels, scale, pixels, self.compute)
+        taps = conv.in_channels // self.size.channels
         self.size = MapSize(*shape.output_size(self.size.height, self.size.width), shape.out_channels)
         self.rows = max(1, shape.output_size(self.rows, 2)[0])
-        return Stage(conv, shape, norm)
+        return Stage(conv, shape, norm, taps=taps)
 
     def conv(self, conv: nn.Conv2d, scale: str = "same", norm: Norm | None = None) -> None:
-        self.links.append(Link((self._stage(conv, scale, norm),)))
+        self.parts.append(Link((self._stage(conv, scale, norm),)))
 
     def block(self, block: ResnetBlock) -> None:
         stages = self._stage(block.conv1, norm=block.norm1), self._stage(block.conv2, norm=block.norm2)
-        self.links.append(Link(stages, Shortcut(0, block.nin_shortcut)))
+        self.parts.append(Link(stages, Shortcut(0, block.nin_shortcut)))
 
     def all(self, layers: Iterable[nn.Module]) -> None:
         for layer in layers:
@@ -60,21 +64,25 @@ class _Layers:
             elif isinstance(layer, ResnetBlock):
                 self.block(layer)
             elif isinstance(layer, Upsample):
+                self._between_frames(layer.time_conv)
                 self.conv(layer.conv, "up")
             elif isinstance(layer, Downsample):
                 self.conv(layer.conv, "down")
+                self._between_frames(layer.time_conv)
+
+    def _between_frames(self, conv: nn.Conv2d | None) -> None:
+        if conv is not None:
+            self.parts.append(BetweenFrames(conv))
 
     def _level(self, level: Level) -> None:
-        outer, self.links = self.links, []
+        if level.shortcut is not None:
+            self.parts.append(Opens(level.shortcut))
         self.all(level.layers)
-        inner = [link for link in self.links if isinstance(link, Link)]
-        if level.shortcut is None:
-            self.links = [*outer, *inner]
-        else:
-            self.links = [*outer, LinkedLevel(tuple(inner), level.shortcut)]
+        if level.shortcut is not None:
+            self.parts.append(Closes(level.shortcut))
 
     def passed(self, source: str, store: str, rows: int) -> StreamPass:
-        return StreamPass(source, tuple(self.links), rows, store)
+        return StreamPass(source, tuple(self.parts), rows, store)
 
 
 def _attention(block: PackedAttention, size: MapSize, tiling: Tiling, compute: Compute) -> AttentionPass:
