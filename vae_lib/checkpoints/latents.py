@@ -19,13 +19,13 @@ from vae_lib.files import PathLike
 _CHANNELS = {channels for f in FAMILIES.values() for channels in (f.latent_channels, f.sampler_channels)}
 
 
-def load_latents(path: PathLike) -> tuple[torch.Tensor, dict[str, str]]:
+def load_latents(path: PathLike, *, videos: bool = False) -> tuple[torch.Tensor, dict[str, str]]:
     """The latents (B, C, h, w) in a file, on the CPU and in the file's float dtype, and the file's metadata.
 
     Read are safetensors files with one tensor ``latents``, or with one tensor at all; ComfyUI's ``.latent``; what
     ``torch.save`` makes of a tensor, of a list of them or of a dict; ``.npy``; and kohya's ``.npz``. Latents of one
-    picture (C, h, w) are a batch of one. Where the tool keeps them as the VAE gives them, the metadata has factors 1
-    and 0.
+    picture (C, h, w) are a batch of one. With ``videos`` those of a video come as well, (1, C, T, h, w). Where the tool
+    keeps them as the VAE gives them, the metadata has factors 1 and 0.
 
     Raises:
         InputError: when the file cannot be read, has no latents, or the latents cannot be decoded: not of
@@ -44,6 +44,9 @@ def load_latents(path: PathLike) -> tuple[torch.Tensor, dict[str, str]]:
         raise InputError(f"The latents in {name} are empty: their shape is {shape}.")
     if latents.ndim == 5 and shape[2] == 1:  # one frame, as the models of videos have a picture
         latents = latents[:, :, 0]
+    elif videos and latents.ndim == 5:
+        if shape[0] > 1:
+            raise InputError(f"{name} holds the latents of {shape[0]} videos; save those of each by themselves.")
     elif latents.ndim == 3 and shape[0] in _CHANNELS:
         latents = latents[None]
     elif latents.ndim != 4:
@@ -62,7 +65,9 @@ def load_latents(path: PathLike) -> tuple[torch.Tensor, dict[str, str]]:
 def _hint(shape: tuple[int, ...]) -> str:
     if len(shape) == 3:
         return ". If they are a transformer's sequence of packed latents, unpack them to height and width first"
-    return ". If they are a video's, save the latents of each frame by themselves" if len(shape) == 5 else ""
+    if len(shape) == 5:
+        return ". If they are a video's, decode them with `python -m vae_lib decode`"
+    return ""
 
 
 def check_finite(latents: torch.Tensor, name: str = "the input") -> None:

@@ -11,11 +11,12 @@ from typing import Any
 import torch
 
 from vae_lib.checkpoints import describe, identify, read_header
+from vae_lib.checkpoints.network import Described
 from vae_lib.decode import wording
 from vae_lib.device import DTYPES, choose_device, dtype_name, free_memory, usual_dtype
 from vae_lib.engine import Operation
 from vae_lib.errors import CheckpointError, InputError, printable
-from vae_lib.networks import TAESD
+from vae_lib.networks import TAESD, Architecture
 from vae_lib.planning import DEFAULT_ORDER, PROFILES, Outlook, Plan, Planner, Preference, Prospect, Work
 from vae_lib.units import size_text
 
@@ -56,13 +57,18 @@ def run_plan(options: argparse.Namespace) -> None:
     if network is None:
         raise CheckpointError(f"{options.vae.name} is a TAESD, the tiny autoencoder; a full VAE is wanted here.")
     config = network.config
+    batch = options.batch
+    if options.frames is not None:
+        config = _video_config(described, options.frames)
+        batch = options.frames if options.encode else 1 + (options.frames - 1) // config.frame_ratio
     _check_size(options, network.downscale * (1 if described.packing is None else described.packing.patch))
     device = torch.device(options.device) if options.device else choose_device()
     dtype = DTYPES[options.dtype] if options.dtype else usual_dtype(device)
     work = Work(
         config, Operation.ENCODE if options.encode else Operation.DECODE, options.height // config.downscale,
-        options.width // config.downscale, options.batch, device, dtype,
-        taesd=options.taesd and config.downscale == TAESD.downscale, latent_channels=config.latent_channels,
+        options.width // config.downscale, batch, device, dtype,
+        taesd=options.taesd and options.frames is None and config.downscale == TAESD.downscale,
+        latent_channels=config.latent_channels,
     )  # fmt: skip
     free = free_memory(choose_device(str(device))) if options.free is None else options.free
     planner = Planner(free_memory, PROFILES).with_free(device, free)
@@ -79,6 +85,25 @@ def run_plan(options: argparse.Namespace) -> None:
         _print_plan(outlook)
     if outlook.problem is not None:
         raise outlook.problem
+
+
+def _video_config(described: Described, frames: int) -> Architecture:
+    """Of the network for a video of so many frames.
+
+    Raises:
+        CheckpointError: when the VAE has none.
+        InputError: when there are no videos of so many.
+    """
+    network = described.for_video().exact
+    assert network is not None
+    ratio = network.config.frame_ratio
+    if (frames - 1) % ratio:
+        fewer = 1 + (frames - 1) // ratio * ratio
+        raise InputError(
+            f"{described.header.path.name} makes no videos of {frames} frames, as its latents but the first are "
+            f"{ratio} frames each; the nearest numbers are {fewer} and {fewer + ratio}."
+        )
+    return network.config
 
 
 def _check_size(options: argparse.Namespace, multiple: int) -> None:
@@ -133,7 +158,8 @@ def _print_plan(outlook: Outlook) -> None:
     work, free = outlook.work, outlook.free(outlook.work.device)
     height, width = work.pixels
     there = "free memory not known" if free is None else f"{size_text(free)} free"
-    print(f"{work.operation.value} {width}x{height}, {dtype_name(work.dtype)}, {work.device}, {there}")
+    video = f"{work.frames} frames of " if work.frames > 1 else ""
+    print(f"{work.operation.value} {video}{width}x{height}, {dtype_name(work.dtype)}, {work.device}, {there}")
     print(f"  {'route':8} {'needs':>9} {'at least':>9} {'about':>9} {'rows':>6}  fits  picture")
     for row in (_plan_row(outlook, prospect) for prospect in outlook.prospects):
         if row["peak_bytes"] is None:

@@ -45,10 +45,14 @@ def build_parser() -> argparse.ArgumentParser:
     decode.add_argument(
         "latents", type=Path, metavar="LATENTS",
         help="latents (B, C, h, w) as the sampler leaves them, in a .safetensors with one tensor 'latents', or what "
-        "torch.save, NumPy (.npy), ComfyUI (.latent) and kohya (.npz) write",
+        "torch.save, NumPy (.npy), ComfyUI (.latent) and kohya (.npz) write; of Wan's video models (1, C, T, h, w)",
     )  # fmt: skip
     decode.add_argument(
-        "-o", "--output", type=Path, metavar="OUT.png", help="picture; OUT-1.png, OUT-2.png, ... for a batch"
+        "-o", "--output", type=Path, metavar="OUT.png",
+        help="picture; OUT-1.png, OUT-2.png, ... for a batch or a video's frames, or with PyAV OUT.mp4",
+    )  # fmt: skip
+    decode.add_argument(
+        "--fps", type=positive, default=16, metavar="N", help="frames a second of OUT.mp4 (default: 16; Wan 2.2 5B: 24)"
     )
     decode.add_argument(
         "--tensor", type=Path, metavar="OUT.safetensors",
@@ -83,6 +87,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="full where at least this much is free, else the others: as 'Fixed threshold' in the WebUI's settings",
     )  # fmt: skip
     plan.add_argument("--batch", type=positive, default=1, metavar="N")
+    plan.add_argument("--frames", type=positive, metavar="N", help="plan a video of so many frames, by Wan's VAE")
     plan.add_argument("--encode", action="store_true", help="plan an encode")
     plan.add_argument("--taesd", action="store_true", help="count on a TAESD being there")
     plan.add_argument("--device", choices=("cpu", "cuda", "mps"), help="to plan for (it need not be there)")

@@ -19,6 +19,8 @@ from vae_lib.catalog import LatentSpace
 from vae_lib.checkpoints import LoadedVAE, Meeting, OpenSpace, load_latents, load_vae, save_safetensors, space_in
 from vae_lib.checkpoints.evidence import join
 from vae_lib.cli.pictures import check_picture, picture_names, read_picture, write_picture
+from vae_lib.cli.videos import check_video, frame_names, write_video
+from vae_lib.cli.videos import is_video as is_video_file
 from vae_lib.decode import Ladder, Outcome, wording
 from vae_lib.device import DTYPES, PeakMemory, choose_device, dtype_name, free_memory, usual_dtype
 from vae_lib.engine import Compute, Operation
@@ -29,17 +31,26 @@ from vae_lib.networks import TAESD, Network
 from vae_lib.planning import DEFAULT_ORDER, PROFILES, Planner, Route
 from vae_lib.units import size_text
 
+MOST_NAMES = 8  # of files, in a line
+
 
 def run_decode(options: argparse.Namespace) -> None:
     if options.output is None and options.tensor is None:
         raise InputError("Nothing to write: give -o OUT.png, or --tensor OUT.safetensors.")
-    latents, metadata = load_latents(options.latents)
-    pictures = [] if options.output is None else picture_names(options.output, len(latents))
-    check_outputs([*pictures, *filter(None, [options.tensor])], [options.latents, options.vae, options.taesd])
-    job = Job(options, Operation.DECODE)
+    latents, metadata = load_latents(options.latents, videos=True)
+    is_video = latents.ndim == 5
+    pictures = [] if options.output is None or is_video else picture_names(options.output, len(latents))
+    inputs = [options.latents, options.vae, options.taesd]
+    check_outputs([*pictures, *filter(None, [options.tensor])], inputs)
+    job = Job(options, Operation.DECODE, is_video)
+    if is_video:
+        latents = latents[0].transpose(0, 1)  # (T, C, h, w)
+        pictures = job.frames(len(latents))
+        check_outputs([*pictures, *filter(None, [options.tensor])], inputs)
     given = job.given(latents, metadata)
     for path in pictures:
-        check_picture(path, *given.picture_size, job.picture_channels)
+        if not is_video_file(path):
+            check_picture(path, *given.picture_size, job.picture_channels)
     with job.ladder() as ladder, PeakMemory(ladder.device, options.measure) as peak:
         outcome = ladder.decode(given.for_vae, given.for_taesd)
     written = _write_decoded(outcome, options, pictures, metadata.get("parameters"))
@@ -51,6 +62,7 @@ def _write_decoded(
 ) -> list[Path]:
     """Write what was asked for; where something fails, the rest is written all the same, and the error says where."""
     image = outcome.result.float().cpu()
+    items = [image] if len(pictures) == 1 and is_video_file(pictures[0]) else list(image)
     written: list[Path] = []
     problems: list[str] = []
     tensors = [] if options.tensor is None else [options.tensor]
@@ -60,9 +72,12 @@ def _write_decoded(
             written.append(path)
         except InputError as error:
             problems.append(str(error))
-    for item, path in zip(image, pictures, strict=False):
+    for item, path in zip(items, pictures, strict=False):
         try:
-            write_picture(item, path, parameters)
+            if is_video_file(path):
+                write_video(item, path, options.fps)
+            else:
+                write_picture(item, path, parameters)
             written.append(path)
         except InputError as error:
             problems.append(str(error))
@@ -121,8 +136,10 @@ class Job:
         VAEGuardError: when something is missing, or a network cannot do what is asked of it.
     """
 
-    def __init__(self, options: argparse.Namespace, operation: Operation) -> None:
+    def __init__(self, options: argparse.Namespace, operation: Operation, is_video: bool = False) -> None:
         self.options, self.operation = options, operation
+        if is_video and (options.taesd is not None or options.route == "taesd"):
+            raise InputError("These are a video's latents, and TAESD decodes pictures; take the VAE alone.")
         self.device = choose_device("cpu" if options.route == "cpu" else options.device)
         self.dtype = DTYPES[options.dtype] if options.dtype else usual_dtype(self.device)
         self.loaded: LoadedVAE | None = None
@@ -134,7 +151,7 @@ class Job:
         if options.route != "taesd":
             if options.vae is None:
                 raise InputError("A VAE is needed: give its file with --vae FILE.")
-            self.loaded = load_vae(options.vae, dtype=self.dtype, device=self.device, kind="VAE")
+            self.loaded = load_vae(options.vae, dtype=self.dtype, device=self.device, kind="VAE", video=is_video)
             self.vae = self.loaded.exact
             assert self.vae is not None
             self._check_half(self.vae, options.vae)
@@ -162,6 +179,21 @@ class Job:
     @property
     def downscale(self) -> int:
         return TAESD.downscale if self.vae is None else self.vae.downscale
+
+    def frames(self, latents: int) -> list[Path]:
+        """Where the frames of a video of so many latents go: a file for each, or one video.
+
+        Raises:
+            InputError: when it cannot be written.
+        """
+        assert self.vae is not None
+        path = self.options.output
+        if path is None:
+            return []
+        if is_video_file(path):
+            check_video(path, self.picture_channels)
+            return [path]
+        return frame_names(path, 1 + self.vae.config.frame_ratio * (latents - 1))
 
     @property
     def picture_channels(self) -> int:
@@ -276,6 +308,8 @@ class Job:
             print(json.dumps(described))
             return
         files = ", ".join(described["files"])
+        if len(written) > MOST_NAMES:
+            files = f"{written[0]} to {written[-1].name} ({len(written)} files)"
         memory = "" if peak_bytes is None else f" and {size_text(peak_bytes)}"
         print(f"{files}: {wording.line(outcome)}; took {outcome.seconds:.1f} s{memory}.")
         if not outcome.plan.route.exact:
