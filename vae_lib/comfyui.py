@@ -22,6 +22,7 @@ from torch import Tensor
 from vae_lib.decode import wording
 from vae_lib.engine import Operation
 from vae_lib.errors import Cancelled
+from vae_lib.guard import borrow
 from vae_lib.guard.alone import Alone
 from vae_lib.guard.seam import Halves, Own, Seam, attribute
 from vae_lib.guard.whole_vae import WholeVAE
@@ -120,16 +121,17 @@ def _least(
     hosts: float, guarded: Guarded, seam: Seam, operation: Operation, device: Any, shape: tuple[int, ...]
 ) -> float:
     """Bytes to ask the memory manager for: ours, or its own for what is not for us. Never none: it divides by them."""
-    if len(shape) == 5 and shape[2] > 1:  # a video's
-        return hosts
     try:
-        ladder = guarded.ladder(seam, operation, device)
+        is_video = len(shape) == 5 and shape[2] > 1
+        ladder = guarded.ladder(seam, operation, device, is_video)
         if operation is Operation.DECODE:  # of packed latents several lie along a side
             side = math.isqrt(shape[1] // ladder.vae.latent_channels) if ladder.vae else 1
             height, width = (side * length for length in shape[-2:])
         else:
             height, width = (length // ladder.downscale for length in shape[-2:])
-        return max(1, min(ladder.need_bytes(operation, height, width, shape[0]), hosts))
+        needed = ladder.need_bytes(operation, height, width, shape[2] if is_video else shape[0])
+        copied = 0 if ladder.vae is None else borrow.copied_bytes(ladder.vae)
+        return max(1, min(needed + copied, hosts))
     except Exception:  # the decode will fail of the same, and then say so
         return hosts
 

@@ -207,26 +207,34 @@ if is_neo:
         latents = torch.randn(2, 16, times, 6, 8, generator=torch.Generator().manual_seed(9))
         with guard.generations.running(quiet, Request(False, decode_by)):
             made = processing.decode_latent_batch(wan, latents, target_device=torch.device("cpu"))
-        tiled = management.VAE_ALWAYS_TILED
-        return torch.stack(list(made)), list(management.asked), tiled
+        return torch.stack(list(made)), list(management.asked)
 
-    def encoded_by_wan():
+    def encoded_by_wan(given=pixels):
         with torch.inference_mode():
-            return wan.forge_objects.vae.encode(pixels)
+            return wan.forge_objects.vae.encode(given)
 
     host.unwrap()
-    own_frames, plain_frames, _ = frames_by("Full", 1)
-    own_video, plain_video, _ = frames_by("Full", 2)
-    own_first = encoded_by_wan()
+    frames_of_video = torch.rand(5, *pixels.shape[1:], generator=torch.Generator().manual_seed(10))
+    own_frames, plain_frames = frames_by("Full", 1)
+    own_video, plain_video = frames_by("Full", 3)
+    own_first, own_latents = encoded_by_wan(), encoded_by_wan(frames_of_video)
     host.wrap(guard)
-    frames, asked_frames, _ = frames_by("Tiled", 1)
+    frames, asked_frames = frames_by("Tiled", 1)
     kept = guard.kept.items()[0]
     sd_models.model_data.sd_model = wan
     given_back = host.as_sampled(kept.latents().tensor)
     sd_models.model_data.sd_model = engine
-    before = list(told)
     count = len(guard.kept.items())
-    video, asked_video, _ = frames_by("Tiled", 2)
+    video, asked_video = frames_by("Tiled", 3)
+    latents_of_video = encoded_by_wan(frames_of_video)
+    left = list((guard.kept.folder / "videos").glob("*"))
+    error = ""
+    wan.forge_objects.vae.decode = lambda samples: 1 / 0
+    try:
+        frames_by("Tiled", 3)
+    except ZeroDivisionError as raised:
+        error = str(raised)
+    del wan.forge_objects.vae.decode
     answer["frames"] = {
         "pictures": float((frames - own_frames).abs().max()),
         "shape": list(frames.shape),
@@ -236,9 +244,12 @@ if is_neo:
         "kept": [list(kept.shape), list(given_back.shape)],
         "a kept picture": float((kept.space.for_vae(kept.latents().tensor)[:, :, None]
                                  - wan.forge_objects.vae.first_stage_model.process_out(given_back)).abs().max()),
-        "video": bool(torch.equal(video, own_video)) and asked_video == plain_video,
-        "told": [before, told],
-        "kept of the video": [count, len(guard.kept.items())],
+        "video": [list(video.shape), float((video - own_video).abs().max())],
+        "latents": [list(latents_of_video.shape), float((latents_of_video - own_latents).abs().max())],
+        "asked for the video": [asked_video, plain_video],
+        "told": told,
+        "kept of the video": [count, len(guard.kept.items()), len(left)],
+        "failed": [error, [str(path) for path in (guard.kept.folder / "videos").glob("*")]],
     }  # fmt: skip
 
 

@@ -26,8 +26,6 @@ class Owner:
         self.memory_used_decode: Any = lambda shape, dtype: PLAIN[Operation.DECODE] * shape[2] * shape[3]
         self.memory_used_encode: Any = lambda shape, dtype: PLAIN[Operation.ENCODE] * shape[2] * shape[3]
 
-    is_wan = False
-
     def decode(self, shape: tuple[int, ...]) -> None:
         needed = self.memory_used_decode(shape, self.vae_dtype)
         self.management.load_models_gpu([self.patcher], memory_required=needed)
@@ -69,14 +67,6 @@ def test_when_ours_has_failed_theirs_is_asked_for(management: Any) -> None:
     assert management.asked == [1000, 2178 * 64 * 64]
 
 
-def test_a_flat_network_of_an_owner_of_videos(management: Any) -> None:
-    owner = Owner(management)
-    owner.is_wan, owner.memory_used_decode = True, lambda shape, dtype: 2200 * shape[3] * shape[4]
-    with forge_memory.reserving(management, owner, need):
-        forge_memory.make_room_for_own(management, owner, Operation.DECODE, (1, 16, 64, 32))
-    assert management.asked == [2200 * 64 * 32]
-
-
 @pytest.mark.parametrize("error", [True, False])
 def test_an_error_leaves_nothing_behind(management: Any, error: bool) -> None:
     owner = Owner(management)
@@ -98,30 +88,8 @@ def test_an_error_leaves_nothing_behind(management: Any, error: bool) -> None:
     assert owner.memory_used_decode is before
 
 
-def test_a_video_is_theirs(management: Any) -> None:
-    owner = Owner(management)
-    with forge_memory.reserving(management, owner, need):
-        owner.decode((1, 16, 9, 64, 64))
-    assert management.asked == [2178 * 9 * 64]
-
-
-def test_one_frame_is_ours(management: Any) -> None:
-    owner = Owner(management)
-    with forge_memory.reserving(management, owner, need):
-        owner.decode((2, 4, 1, 64, 64))
-    assert management.asked == [1000]
-
-
-@pytest.mark.parametrize(
-    ("shape", "is_video"),
-    [((1, 16, 2, 4, 4), True), ((1, 16, 1, 4, 4), False), ((5, 8, 8, 3), True), ((4, 8, 8, 3), False)],
-)
-def test_a_video_is_cut_into_tiles_where_the_host_was_told_to(
-    management: Any, shape: tuple[int, ...], is_video: bool
-) -> None:
-    owner = Owner(management)
-    owner.is_wan = True
-    points: Any = SimpleNamespace(guarding=lambda vae: forge_memory.reserving(management, vae, need))
-    decode = forge_memory.guarded(management, points, lambda self, given: management.VAE_ALWAYS_TILED)
-    assert decode(owner, torch.zeros(shape)) is is_video
-    assert management.VAE_ALWAYS_TILED is True
+def test_frames_are_asked_for_as_they_are(management: Any) -> None:
+    owner, shape = Owner(management), (1, 16, 9, 64, 64)
+    with forge_memory.reserving(management, owner, lambda operation, given: sum(given)):
+        owner.decode(shape)
+    assert management.asked == [sum(shape)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -61,7 +62,7 @@ def write_video(frames: Tensor, path: Path, fps: int) -> None:
 
     def write(aside: Path) -> None:
         with av.open(str(aside), "w", format=container_format) as container:
-            stream = container.add_stream(encoder, rate=fps, options=_QUALITY)
+            stream: Any = container.add_stream(encoder, rate=fps, options=_QUALITY)
             stream.height, stream.width = frames.shape[2:]
             stream.pix_fmt = "yuv420p"
             for frame in frames:

@@ -73,17 +73,19 @@ def summary(outcome: Outcome) -> str:
     return f"{done}, {time_text(outcome.seconds)}, {size_text(outcome.plan.peak_bytes)}"
 
 
-def notice(outcome: Outcome, operation: Operation, width: int, height: int) -> str:
+def notice(outcome: Outcome, operation: Operation, width: int, height: int, is_video: bool = False) -> str:
     """For the page and the console, when the picture came by another route than asked for; ``width`` is in pixels."""
     plan = outcome.plan
     done = plan.how
     if outcome.repaired:
         done += f" in {dtype_name(plan.dtype)}"
     because = " and ".join(dict.fromkeys(_clauses(outcome.events, operation)))
-    text = f"{operation.done} {width}x{height} {done}" + (f", because {because}" if because else "")
+    what = f"a video of {width}x{height}" if is_video else f"{width}x{height}"
+    text = f"{operation.done} {what} {done}" + (f", because {because}" if because else "")
     text += f" ({time_text(outcome.seconds)})."
     if plan.route.exact:
-        return f"{text} The {'picture is' if operation is Operation.DECODE else 'latents are'} the same."
+        picture = "video is" if is_video else "picture is"
+        return f"{text} The {picture if operation is Operation.DECODE else 'latents are'} the same."
     return f"{text} TAESD is an approximation."
 
 

@@ -67,11 +67,13 @@ class Alone:
     # A compiled ``vae.decode`` breaks its graph here: which plan is taken depends on what is free.
     @torch.compiler.disable  # type: ignore[misc]
     def attempt(self, seam: Seam, operation: Operation, x: Tensor) -> Tensor | None:
-        """Our picture (B, C, H, W), or the moments (B, 2C, h, w); None where it is left to the program."""
+        """Our picture (B, C, H, W), or the moments (B, 2C, h, w), of videos with the axis of time; None where it is
+        left to the program.
+        """
         self.outcome = None
         own = f"{self.program} own {operation.value} is used"
         try:
-            outcome = self._run(seam, operation, x)
+            outcomes = [self._run(seam, operation, part, frames.is_video(x)) for part in frames.parts(x)]
         except (DeviceLost, Cancelled):
             raise
         except VAEGuardError as reason:
@@ -81,30 +83,30 @@ class Alone:
             log.exception("VAE Guard failed; please report this.")
             self.say(f"{own}, because VAE Guard failed: {error}", once=True)
             return None
+        *_, outcome = outcomes
         self.outcome = replace(outcome, result=outcome.result.new_empty(0), log_variance=None)
         if outcome.fell_back:
             made = outcome.result if operation is Operation.DECODE else x
-            self.say(wording.notice(outcome, operation, made.shape[-1], made.shape[-2]))
-        if outcome.log_variance is None:
-            return outcome.result
-        return torch.cat([outcome.result, outcome.log_variance], dim=1)
+            self.say(wording.notice(outcome, operation, made.shape[-1], made.shape[-2], frames.is_video(x)))
+        return frames.together([_made(outcome) for outcome in outcomes], x)
 
-    def _run(self, seam: Seam, operation: Operation, x: Tensor) -> Outcome:
-        if x.is_meta:
+    def _run(self, seam: Seam, operation: Operation, given: Tensor, is_video: bool) -> Outcome:
+        """
+        Args:
+            given: one of ``frames.parts``.
+        """
+        if given.is_meta:
             raise Aside("there are no numbers on the meta device.")
-        if frames.is_video(x):
-            raise Aside("VAE Guard decodes and encodes single pictures, and this is a video.")
-        ladder = self.ladder(seam, operation, x.device)
+        ladder = self.ladder(seam, operation, given.device, is_video)
         assert ladder.vae is not None
-        if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, *ladder.vae.parameters())):
+        if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (given, *ladder.vae.parameters())):
             raise Aside("gradients are wanted. Call it within torch.no_grad(), or vae.requires_grad_(False) before.")
-        PROFILES.check(ladder.vae, Compute(x.device, ladder.dtype), lambda text: self.say(text, once=True))
-        given = frames.without_time(x)
+        PROFILES.check(ladder.vae, Compute(given.device, ladder.dtype), lambda text: self.say(text, once=True))
 
         def run() -> Outcome:
             return ladder.decode(VAELatents(given)) if operation is Operation.DECODE else ladder.encode(given)
 
-        with without_autocast(x.device):
+        with without_autocast(given.device):
             try:
                 return run()
             except PlanError:  # the program's own would take more than any plan of ours
@@ -120,14 +122,14 @@ class Alone:
                 ladder.planner = Planner(lambda device: needed, PROFILES, limit=needed)
             return run()
 
-    def ladder(self, seam: Seam, operation: Operation, device: torch.device) -> Ladder:
+    def ladder(self, seam: Seam, operation: Operation, device: torch.device, is_video: bool = False) -> Ladder:
         """
         Raises:
             VAEGuardError: when the VAE is not what we compute.
         """
         padding = seam.padding(operation)
         return Ladder(
-            seam.network(operation),
+            seam.network(operation, is_video),
             device=device,
             dtype=seam.dtype(operation),
             order=self.routes,
@@ -136,3 +138,10 @@ class Alone:
             progress=self.progress,
             cancelled=self.cancelled,
         )
+
+
+def _made(outcome: Outcome) -> Tensor:
+    """The pictures, or the moments."""
+    if outcome.log_variance is None:
+        return outcome.result
+    return torch.cat([outcome.result, outcome.log_variance], dim=1)

@@ -15,7 +15,7 @@ from vae_lib.checkpoints import Family, load_vae
 from vae_lib.checkpoints.layouts import map_keys
 from vae_lib.engine import Operation
 from vae_lib.errors import CheckpointError
-from vae_lib.networks import TAESD, Network, assign, recognise
+from vae_lib.networks import TAESD, Network, WanConfig, assign, build, recognise
 
 # What of a network the hosts' halves are: they call the decoder after its 1x1 convolution.
 PARTS = {Operation.DECODE: ("decoder.",), Operation.ENCODE: ("encoder.", "quant_conv.")}
@@ -71,8 +71,10 @@ def borrow(first_stage: nn.Module, operation: Operation) -> Network:
     return network_of(dict(first_stage.named_parameters()), PARTS[operation])
 
 
-def network_of(own: Mapping[str, Tensor], parts: tuple[str, ...]) -> Network:
+def network_of(own: Mapping[str, Tensor], parts: tuple[str, ...], video: bool = False) -> Network:
     """The ``parts`` of a network whose parameters these are, whatever the layout of their names.
+
+    The network of a ``video`` is made of a copy: it wants the taps of a convolution one after the other.
 
     Raises:
         CheckpointError: when it is none that we have a network for.
@@ -81,11 +83,31 @@ def network_of(own: Mapping[str, Tensor], parts: tuple[str, ...]) -> Network:
     # Weights that were loaded in inference mode can only be assigned in it.
     with torch.inference_mode(any(parameter.is_inference() for parameter in parameters.values())):
         network = recognise(shapes)
+        if video:
+            network, parameters = _of_video(network, own, parts)
         try:
             assign(network, parameters)
         except RuntimeError as error:
             raise CheckpointError(f"The loaded VAE is of an unknown kind: {error}") from error
         return network
+
+
+def _of_video(network: Network, own: Mapping[str, Tensor], parts: tuple[str, ...]) -> tuple[Network, dict[str, Tensor]]:
+    """The network of videos of a picture's, and its weights."""
+    keys, config = map_keys(own), network.config
+    if keys is None or not isinstance(config, WanConfig):
+        raise CheckpointError("This VAE has no network of videos.")
+    keys = keys.for_video()
+    weights = {name: keys.view(name, own[source]) for name, source in keys.sources.items() if name.startswith(parts)}
+    with torch.device("meta"):
+        return build(config.for_video({name: tuple(tensor.shape) for name, tensor in weights.items()})), weights
+
+
+def copied_bytes(network: Network) -> int:
+    """What the weights take that a host's network of videos does not share."""
+    if network.config.taps == 1:
+        return 0
+    return sum(parameter.numel() * parameter.element_size() for parameter in network.parameters())
 
 
 def compute_dtype(half: nn.Module) -> torch.dtype:

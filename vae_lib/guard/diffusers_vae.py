@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from vae_lib.engine import Operation, Padding
 from vae_lib.errors import Aside
-from vae_lib.guard import borrow, frames, layers
+from vae_lib.guard import borrow, layers
 from vae_lib.guard.seam import Own, StandIn, attribute
 from vae_lib.networks import Network
 
@@ -85,9 +85,9 @@ def replaced(vae: Any, operation: Operation) -> str:
 def as_given(vae: Any, operation: Operation, made: Tensor, x: Tensor) -> Tensor:
     """As ``own`` gives it: within autocast in its dtype, though it was computed in the VAE's."""
     one = torch.ones(1, 1, dtype=vae.dtype, device=x.device)
-    given = frames.with_time(made, x).to(x.device, torch.mm(one, one).dtype)
+    given = made.to(x.device, torch.mm(one, one).dtype)
     is_clamped = operation is Operation.DECODE and x.ndim == 5  # as diffusers' own for videos
-    return given.clamp(-1.0, 1.0) if is_clamped else given
+    return given.clamp_(-1.0, 1.0) if is_clamped else given
 
 
 def _decode(vae: Any, z: Tensor, return_dict: bool = True) -> Any:
@@ -164,8 +164,8 @@ class Methods:
         """
         return dict(_weights(self.module, borrow.WHOLE_PARTS[operation]))
 
-    def network(self, operation: Operation) -> Network:
-        return borrow.network_of(self.weights(operation), borrow.WHOLE_PARTS[operation])
+    def network(self, operation: Operation, video: bool = False) -> Network:
+        return borrow.network_of(self.weights(operation), borrow.WHOLE_PARTS[operation], video)
 
     def latents(self, x: Tensor) -> Tensor:
         return x

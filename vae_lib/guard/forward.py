@@ -24,8 +24,6 @@ from vae_lib.guard.settings import Settings
 from vae_lib.latents import SamplerLatents, VAELatents
 from vae_lib.planning import Preference
 
-VIDEO = "VAE Guard decodes and encodes single pictures: the WebUI does this video by itself."
-
 
 class Owner(Protocol):
     """Whose decode or encode it is (``Guard``)."""
@@ -37,7 +35,9 @@ class Owner(Protocol):
 
     def settings(self) -> Settings: ...
 
-    def ladder(self, vae: HostVAE, operation: Operation, device: torch.device, preference: Preference) -> Ladder: ...
+    def ladder(
+        self, vae: HostVAE, operation: Operation, device: torch.device, preference: Preference, is_video: bool = False
+    ) -> Ladder: ...
 
 
 class Forward:
@@ -46,10 +46,10 @@ class Forward:
     def __init__(self, owner: Owner, vae: HostVAE, seam: Seam, scaled: Tensor | None) -> None:
         """
         Args:
-            scaled: the sampler's latents (B, C, h, w), or (B, C, 1, h, w), that are being decoded.
+            scaled: the sampler's latents (B, C, h, w), or (B, C, T, h, w), that are being decoded.
         """
         self._owner, self._vae, self._seam = owner, vae, seam
-        self._scaled = None if scaled is None else SamplerLatents(frames.without_time(scaled))
+        self._scaled = None if scaled is None or frames.is_video(scaled) else SamplerLatents(*frames.parts(scaled))
         self._module: Any = seam.module
         self._thread = threading.get_ident()
         self._has_failed = False
@@ -58,13 +58,11 @@ class Forward:
         """What stands in for the host's own decode or encode, ``hosts``."""
 
         def ours(x: Tensor, preference: Preference | None = None) -> Any:
-            return self._seam.given(operation, self._run(operation, frames.without_time(x), preference), x)
+            made = [self._run(operation, part, frames.is_video(x), preference) for part in frames.parts(x)]
+            return self._seam.given(operation, frames.together(made, x), x)
 
         def forward(x: Tensor, *args: Any, **kwargs: Any) -> Any:
             if threading.get_ident() != self._thread or self._has_failed:
-                return hosts(x, *args, **kwargs)
-            if frames.is_video(x, kwargs.get("feat_cache")):
-                self._owner.notices.tell_once("video", VIDEO, warning=False)
                 return hosts(x, *args, **kwargs)
             try:
                 return ours(x)
@@ -73,8 +71,8 @@ class Forward:
             except VAEGuardError as error:
                 failure: BaseException = error
                 if operation is Operation.DECODE and _is_of_the_numbers(error, x):
-                    black = self._not_a_number(str(error), frames.without_time(x))
-                    return self._seam.given(operation, black, x)
+                    black = [self._not_a_number(str(error), part, frames.is_video(x)) for part in frames.parts(x)]
+                    return self._seam.given(operation, frames.together(black, x), x)
             except Exception as error:
                 failure = error
             details = report.text(failure, operation.value, tuple(x.shape), self._module)
@@ -102,11 +100,11 @@ class Forward:
 
         return forward
 
-    def _run(self, operation: Operation, x: Tensor, preference: Preference | None = None) -> Tensor:
+    def _run(self, operation: Operation, x: Tensor, is_video: bool, preference: Preference | None = None) -> Tensor:
         current = self._owner.generations.current
         if preference is None:
             preference = policy.of(current, self._owner.settings(), operation)
-        outcome = self._outcome(operation, x, preference)
+        outcome = self._outcome(operation, x, is_video, preference)
         if outcome.repaired and outcome.plan.route.exact:
             self._owner.precision.remember(self._vae.identity(), outcome)
         record = Record(operation, outcome)
@@ -114,14 +112,14 @@ class Forward:
         if current is not None:
             current.records.append(record)
         if outcome.fell_back and not is_repeated:  # once for the pictures of a batch
-            self._tell(operation, outcome, x)
+            self._tell(operation, outcome, x, is_video)
         return outcome.result if operation is Operation.DECODE else self._as_moments(outcome)
 
-    def _outcome(self, operation: Operation, x: Tensor, preference: Preference) -> Outcome:
-        ladder = self._owner.ladder(self._vae, operation, x.device, preference)
+    def _outcome(self, operation: Operation, x: Tensor, is_video: bool, preference: Preference) -> Outcome:
+        ladder = self._owner.ladder(self._vae, operation, x.device, preference, is_video)
         decodes = operation is Operation.DECODE
         self._tell_of_tiling(operation)
-        scaled = self._latents_of(x) if decodes else None
+        scaled = self._latents_of(x) if decodes and not is_video else None
         with without_autocast(x.device), _progress(self._owner.host, operation, ladder):
             return ladder.decode(VAELatents(x), scaled) if decodes else ladder.encode(x)
 
@@ -154,16 +152,16 @@ class Forward:
         # SD3 draws its random numbers in the order in which these lie in memory, so they lie as the host's.
         return moments.contiguous(memory_format=borrow.memory_format(self._module.encoder))
 
-    def _tell(self, operation: Operation, outcome: Outcome, x: Tensor) -> None:
+    def _tell(self, operation: Operation, outcome: Outcome, x: Tensor, is_video: bool) -> None:
         made = outcome.result if operation is Operation.DECODE else x
         height, width = made.shape[-2:]
-        text, exact = wording.notice(outcome, operation, width, height), outcome.plan.route.exact
+        text, exact = wording.notice(outcome, operation, width, height, is_video), outcome.plan.route.exact
         current = self._owner.generations.current
         if not exact and operation is Operation.DECODE and current is not None:
             text = f"{text} {current.promise()}".rstrip()
         self._owner.notices.tell(text, warning=not exact)
 
-    def _not_a_number(self, problem: str, x: Tensor) -> Tensor:
+    def _not_a_number(self, problem: str, x: Tensor, is_video: bool) -> Tensor:
         """NaN that no allowed dtype cures is left to the host; its own decode would only repeat it.
 
         Raises:
@@ -175,12 +173,13 @@ class Forward:
             error = InputError(problem)
         if error is not None:
             raise error from None
-        self._owner.notices.tell(f"the picture is black. {problem}", warning=True)
+        self._owner.notices.tell(f"the {'video' if is_video else 'picture'} is black. {problem}", warning=True)
         if current is not None:
             current.is_black = True
-        config = self._seam.network(Operation.DECODE).config
+        config = self._seam.network(Operation.DECODE, is_video).config
         height, width = (config.downscale * side for side in x.shape[2:])
-        return x.new_full((len(x), config.out_channels, height, width), torch.nan)  # (B, 3, H, W)
+        count = 1 + config.frame_ratio * (len(x) - 1) if is_video else len(x)
+        return x.new_full((count, config.out_channels, height, width), torch.nan)  # (B, 3, H, W)
 
 
 def _is_of_the_numbers(error: VAEGuardError, x: Tensor) -> bool:

@@ -31,6 +31,7 @@ from vae_lib.guard.forward import Forward
 from vae_lib.guard.generation import Generation, Generations
 from vae_lib.guard.host import TELLS_MORE, Host, HostVAE, Result, family_of
 from vae_lib.guard.kept import KeptLatents
+from vae_lib.guard.kept_videos import KeptVideos
 from vae_lib.guard.notices import Notices
 from vae_lib.guard.precision import Precision
 from vae_lib.guard.request import Request
@@ -58,6 +59,7 @@ class Guard:
         self.generations = Generations()
         self.notices = Notices(host, self.generations)
         self.kept = KeptLatents(host, self.notices, self.settings)
+        self.videos = KeptVideos(self.kept.folder, self.notices)
         folders = host.folders()
         self.precision = Precision(folders.data)
         self.taesd = borrow.TAESDFolder(folders.taesd, self.notices.tell_once)
@@ -97,18 +99,24 @@ class Guard:
             return result
         self.last_decode = ""
         current.is_first_pass = self.host.is_first_pass(current.p)
-        held = self.kept.hold(current, vae, frames.without_time(latents))
+        held = video = None
+        if frames.is_video(latents):
+            video = self.videos.hold(vae, latents, self.settings().disk_mb)
+        else:
+            held = self.kept.hold(current, vae, *frames.parts(latents))
         current.promise = functools.partial(self.kept.promise, held)
         try:
             result = decode()
         except BaseException as error:
-            if where := self.kept.failed(held):  # the type stays: callers look at it
+            if where := self.kept.failed(held) or self.videos.failed(video):  # the type stays: callers look at it
                 error.args = (f"{error} VAE Guard: {where}", *error.args[1:])
                 setattr(error, TELLS_MORE, True)
             raise
         if current.is_black:
             self.kept.failed(held)
+            self.videos.failed(video)
             return result
+        self.videos.finished(video)
         records = current.records[start:]
         worst = infotext.worst(records)
         self.last_decode = "" if worst is None else wording.summary(worst)
@@ -168,16 +176,19 @@ class Guard:
         """What our decode or encode takes on the device, planned for what is free.
 
         Args:
-            shape: (B, C, height, width) of the sampler's latents, or of the pictures.
+            shape: (B, C, height, width) of the sampler's latents, or of the pictures; with T before height of videos.
         """
         device, current = self.host.device(), self.generations.current
         preference = policy.of(current, self.settings(), operation)
-        ladder = self.ladder(vae, operation, device, preference)
+        is_video = len(shape) == 5 and shape[2] > 1
+        ladder = self.ladder(vae, operation, device, preference, is_video)
         if operation is Operation.DECODE:
-            height, width = (vae.space.side * side for side in shape[2:])
+            height, width = (vae.space.side * side for side in shape[-2:])
         else:
-            height, width = (side // ladder.downscale for side in shape[2:])
-        return ladder.need_bytes(operation, height, width, shape[0])  # the host brings the weights, and counts them
+            height, width = (side // ladder.downscale for side in shape[-2:])
+        # the host brings the weights, and counts them
+        needed = ladder.need_bytes(operation, height, width, shape[2] if is_video else shape[0])
+        return needed + (0 if ladder.vae is None else borrow.copied_bytes(ladder.vae))
 
     def preference(self, operation: Operation) -> Preference:
         """The steps for a generation that asks for nothing in particular."""
@@ -194,7 +205,9 @@ class Guard:
         work = ladder.work(operation, height // scale, width // scale, batch)
         return ladder.outlook(replace(work, picture=None if operation is Operation.DECODE else (height, width)))
 
-    def ladder(self, vae: HostVAE, operation: Operation, device: torch.device, preference: Preference) -> Ladder:
+    def ladder(
+        self, vae: HostVAE, operation: Operation, device: torch.device, preference: Preference, is_video: bool = False
+    ) -> Ladder:
         """The ladder on a VAE as it is loaded now, with the host's options."""
         seam = vae.seam
         padding = seam.padding(operation)
@@ -203,10 +216,10 @@ class Guard:
         if checks and not self.precision.is_empty():
             needed = self.precision.known(vae.identity())
             dtype = needed if needed in repair else dtype
-        ours = seam.network(operation)
+        ours = seam.network(operation, is_video)
         current = self.generations.current
         again = None if current is None else current.again
-        wants_taesd = any(Route.TAESD in step.routes for step in preference.steps)
+        wants_taesd = not is_video and any(Route.TAESD in step.routes for step in preference.steps)
 
         def tell(text: str) -> None:
             self.notices.tell_once(f"check {device} {dtype}", text)
@@ -228,6 +241,5 @@ class Guard:
 
 
 def _are_latents_of(vae: HostVAE, finished: Tensor) -> bool:
-    """Not the pixels that a model like PiD samples: nothing is to be decoded in them. Nor is it a video."""
-    is_of_pictures = finished.ndim in (4, 5) and not frames.is_video(finished)
-    return is_of_pictures and finished.shape[1] == vae.latent_channels
+    """Not the pixels that a model like PiD samples: nothing is to be decoded in them."""
+    return finished.ndim in (4, 5) and finished.shape[1] == vae.latent_channels

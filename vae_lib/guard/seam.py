@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vae_lib.engine import Operation, Padding
-from vae_lib.guard import borrow, frames, layers
+from vae_lib.guard import borrow, layers
 from vae_lib.networks import Network
 
 Own = Callable[..., Any]
@@ -47,18 +47,18 @@ class Seam(Protocol):
     def dtype(self, operation: Operation) -> torch.dtype:
         """The one that the host computes in."""
 
-    def network(self, operation: Operation) -> Network:
-        """What ``operation`` needs of it, made of its own weights.
+    def network(self, operation: Operation, video: bool = False) -> Network:
+        """What ``operation`` needs of it, made of its own weights; of a ``video``'s network, of a copy of them.
 
         Raises:
             VAEGuardError: when it is none that we have a network for.
         """
 
     def latents(self, x: Tensor) -> Tensor | None:
-        """The VAE's latents (B, C, h, w), where that is what the decode is given as ``x``."""
+        """The VAE's latents (B, C, h, w), where that is what the decode is given as ``x``, one of ``frames.parts``."""
 
     def given(self, operation: Operation, made: Tensor, x: Tensor) -> Any:
-        """What the host's own would have given for ``x``: ``made`` (B, C, H, W) of ``frames.without_time(x)``."""
+        """What the host's own would have given for ``x``: ``made``, with the axis of time if ``x`` has it."""
 
 
 class Halves:
@@ -103,17 +103,16 @@ class Halves:
     def dtype(self, operation: Operation) -> torch.dtype:
         return borrow.compute_dtype(getattr(self.module, operation.half))
 
-    def network(self, operation: Operation) -> Network:
+    def network(self, operation: Operation, video: bool = False) -> Network:
         return borrow.borrow(self.module, operation)
 
     def latents(self, x: Tensor) -> None:
         """It is given what the 1x1 convolution makes of them."""
 
     def given(self, operation: Operation, made: Tensor, x: Tensor) -> Any:
-        given = frames.with_time(made, x)
         if operation is Operation.ENCODE:
-            self._moments = given
-        return frames.as_given(getattr(self.module, operation.half), given)
+            self._moments = made
+        return made
 
 
 @contextmanager

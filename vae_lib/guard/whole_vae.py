@@ -1,4 +1,4 @@
-"""A VAE of video in ComfyUI: its ``decode`` and ``encode``, in whose place ours stands.
+"""A VAE of video in ComfyUI and Forge Neo: its ``decode`` and ``encode``, in whose place ours stands.
 
 Wan's decoder is called frame by frame with what it keeps of the frames before, so that only the methods around it see
 whether there is one picture or a video. With them the 1x1 convolutions and the squares of Wan 2.2 are ours, too.
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from vae_lib.engine import Operation, Padding
 from vae_lib.errors import CheckpointError
-from vae_lib.guard import borrow, frames, layers
+from vae_lib.guard import borrow, layers
 from vae_lib.guard.seam import StandIn, attribute
 from vae_lib.networks import Network
 
@@ -56,13 +56,12 @@ class WholeVAE:
     def dtype(self, operation: Operation) -> torch.dtype:
         return borrow.compute_dtype(getattr(self.module, operation.half))
 
-    def network(self, operation: Operation) -> Network:
-        return borrow.network_of(dict(self.module.named_parameters()), borrow.WHOLE_PARTS[operation])
+    def network(self, operation: Operation, video: bool = False) -> Network:
+        return borrow.network_of(dict(self.module.named_parameters()), borrow.WHOLE_PARTS[operation], video)
 
     def latents(self, x: Tensor) -> Tensor:
-        return frames.without_time(x)
+        return x
 
     def given(self, operation: Operation, made: Tensor, x: Tensor) -> Tensor:
         """Of the moments the mean alone."""
-        given = made.chunk(2, dim=1)[0] if operation is Operation.ENCODE else made
-        return frames.with_time(given, x)
+        return made.chunk(2, dim=1)[0] if operation is Operation.ENCODE else made

@@ -18,7 +18,7 @@ from vae_lib.catalog import LatentSpace
 from vae_lib.errors import InputError
 from vae_lib.guard import Notices, precision
 from vae_lib.guard.host import HostVAE
-from vae_lib.guard.seam import Halves
+from vae_lib.guard.seam import Halves, Seam
 from vae_lib.hosts import picture_functions, unknown, vae_files
 from vae_lib.hosts.forge_family import ForgeFamily
 from vae_lib.hosts.sd_vae_setting import changing_settings, vae_is_gone
@@ -45,7 +45,7 @@ class ForgeVAE:
         return module
 
     @property
-    def seam(self) -> Halves:
+    def seam(self) -> Seam:
         return Halves(self.module, ("backend",))
 
     @property

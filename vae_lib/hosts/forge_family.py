@@ -35,7 +35,7 @@ class ForgeFamily(A1111Family):
         super().wrap(points)
         self._patches.patch(main_thread, "run_and_wait_result", _carrying_the_page)
         for name in ("decode", "encode"):
-            self._patches.patch(self.vae_class, name, functools.partial(forge_memory.guarded, self.management, points))
+            self._patches.patch(self.vae_class, name, functools.partial(forge_memory.guarded, points))
 
     def reserving(self, vae: Any, need: Need) -> AbstractContextManager[object]:
         return forge_memory.reserving(self.management, vae.owner, need)

@@ -16,6 +16,8 @@ from torch import Tensor
 from vae_lib.catalog import FAMILIES, LatentSpace
 from vae_lib.errors import InputError
 from vae_lib.guard.host import Folders
+from vae_lib.guard.seam import Halves, Seam
+from vae_lib.guard.whole_vae import WholeVAE
 from vae_lib.hosts import forge, picture_functions, unknown
 from vae_lib.hosts.sd_vae_setting import vae_is_gone
 
@@ -23,6 +25,12 @@ from vae_lib.hosts.sd_vae_setting import vae_is_gone
 @dataclass(frozen=True)
 class NeoVAE(forge.ForgeVAE):
     """Implements ``HostVAE``: the network's ``latent_format`` has the factors, and ``bn`` those of packed latents."""
+
+    @property
+    def seam(self) -> Seam:
+        """Wan's decoder is called frame by frame: only the methods around it see whether there is one picture."""
+        kind = WholeVAE if self.owner.is_wan else Halves
+        return kind(self.module, ("backend",))
 
     @property
     def space(self) -> LatentSpace:

@@ -30,6 +30,7 @@ class Extension:
     def start(self) -> None:
         self.host.wrap(self.guard)
         self.guard.kept.restore()
+        self.guard.videos.restore()
         self.host.watch_vae_files(self.guard.notices)
         self.host.start(self)
 

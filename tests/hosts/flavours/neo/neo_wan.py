@@ -74,10 +74,26 @@ class Resample(ByFrame):
             if up
             else nn.Sequential(nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(channels, channels, 3, stride=2))
         )
-        self.time_conv = CausalConv3d(channels, channels, (3, 1, 1))  # only from the second frame on
+        self.up = up
+        # only from the second frame on
+        self.time_conv = (CausalConv3d if up else nn.Conv3d)(
+            channels, 2 * channels if up else channels, (3, 1, 1), stride=(1 if up else 2, 1, 1)
+        )
 
     def frame(self, x):
         return self.resample(x)
+
+    def forward(self, x):
+        if not self.up:
+            x = super().forward(x)
+        if x.shape[2] > 1:
+            first = x[:, :, :1]
+            if self.up:  # (B, 2 C, T - 1, h, w) -> (B, C, 2 T - 2, h, w)
+                later = torch.stack(self.time_conv(x[:, :, 1:]).chunk(2, dim=1), 3).flatten(2, 3)
+            else:
+                later = self.time_conv(x)
+            x = torch.cat([first, later], 2)
+        return super().forward(x) if self.up else x
 
 
 def layers(widths, blocks, up):
@@ -106,7 +122,7 @@ class Encoder3d(nn.Module):
         self.conv1, self.downsamples = conv3(3, WIDTHS[0]), layers(WIDTHS, BLOCKS, False)
         self.middle, self.head = middle(WIDTHS[-1]), head(WIDTHS[-1], 2 * CHANNELS)
 
-    def forward(self, x, feat_cache=None, feat_idx=(0,)):
+    def forward(self, x):
         return self.head(self.middle(self.downsamples(self.conv1(x))))
 
 
@@ -120,7 +136,7 @@ class Decoder3d(nn.Module):
     def run_up(self, x):
         return [self.head(self.upsamples(x))]
 
-    def forward(self, x, feat_cache=None, feat_idx=(0,)):
+    def forward(self, x):
         return self.run_up(self.middle(self.conv1(x)))
 
 
@@ -144,12 +160,10 @@ class WanVAE(nn.Module):
         return z * self.latent_format.latents_std + self.latent_format.latents_mean
 
     def encode(self, x):
-        return self.conv1(self.encoder(x[:, :, :1])).chunk(2, dim=1)[0]
+        return self.conv1(self.encoder(x[:, :, : 1 + (x.shape[2] - 1) // 4 * 4])).chunk(2, dim=1)[0]
 
     def decode(self, z):
-        cache = None if z.shape[2] == 1 else []
-        frames = self.conv2(z).split(1, dim=2)
-        return torch.cat([piece for frame in frames for piece in self.decoder(frame, feat_cache=cache)], dim=2)
+        return torch.cat(self.decoder(self.conv2(z)), dim=2)
 
 
 class FramesVAE(VAE):
