@@ -111,3 +111,45 @@ def test_a_black_picture_is_kept_and_decoded_when_the_vae_is_whole(wan: Host) ->
     kept = wan.get("/vae-guard/latents")[0]
     assert kept["file"]
     assert_same(wan.decode_again(), whole)
+
+
+@pytest.fixture(scope="module")
+def videos(host: Host) -> Iterator[Host]:
+    host.generate()
+    host.post("/probe/wan?kind=WanVAE&video=true")
+    yield host
+    host.post("/probe/wan?kind=")
+    host.generate()
+
+
+VIDEO = {"batch_size": 21, "width": 72, "height": 104}  # so many frames
+
+
+@pytest.mark.parametrize("decode_by", ["Full", "Tiled", "Tiled + RAM", "CPU"])
+def test_videos_are_neos(videos: Host, decode_by: str) -> None:
+    own = by_neo(videos, **VIDEO)
+    videos.get("/probe/memory-asked")
+    ours = videos.generate(guard=[False, decode_by, 0], **VIDEO)
+    assert len(ours.images) == 21
+    assert entry(ours.infotext, "VAE Guard decode by") == decode_by
+    assert_same(ours, own)
+    asked = videos.get("/probe/memory-asked")
+    assert asked
+    assert max(asked) < 0.3 * 7000 * 13 * 9 * 64 * 4  # what Neo asks for
+
+
+def test_a_videos_latents_are_neos(videos: Host) -> None:
+    ours = np.array(videos.post("/probe/encode-video"))
+    videos.post("/probe/fail?times=-1")
+    try:
+        own = np.array(videos.post("/probe/encode-video"))
+    finally:
+        videos.post("/probe/fail?times=0")
+    assert 0 < np.abs(ours - own).max() < 1e-4
+
+
+def test_a_video_is_in_no_list_and_not_lost(videos: Host) -> None:
+    """What could not be decoded lies in a file of its own, which the command line decodes."""
+    before = videos.get("/vae-guard/latents")
+    videos.generate(**VIDEO)
+    assert videos.get("/vae-guard/latents") == before
