@@ -113,13 +113,36 @@ class Convolution:
 
         ``window`` is as `ConvShape.window` says, or with ``whole`` the picture itself.
         """
+        if self.shape.algorithm == "winograd":
+            return self._winograd([window], rows, width, workspace)
+        return self._direct(window, self._weight, rows, width, whole)
+
+    def over_frames(self, windows: list[Tensor], rows: int, width: int, workspace: Workspace) -> Tensor:
+        """The same of a video's frame, whose window is the last of ``windows``; before it are those of the frames that
+        it sees. At the video's beginning they are fewer than the weights are for, of which the last ones count. They
+        are given away: one that nobody else holds goes as soon as it can.
+        """
+        if self.shape.algorithm == "winograd":
+            return self._winograd(windows, rows, width, workspace)
+        window, count = windows[-1], len(windows)
+        if count > 1:
+            _, channels, height, columns = window.shape
+            window = workspace.band("frames", (count * channels, height, columns), window.dtype)
+            for number in range(count):
+                window.narrow(1, number * channels, channels).copy_(windows.pop(0))
+        return self._direct(window, self._last(window.shape[1], 1), rows, width)
+
+    def _last(self, channels: int, axis: int) -> Tensor:
+        """The weights for so many channels, the last ones."""
+        surplus = self.shape.in_channels - channels
+        return self._weight.narrow(axis, surplus, channels) if surplus else self._weight
+
+    def _direct(self, window: Tensor, weight: Tensor, rows: int, width: int, whole: bool = False) -> Tensor:
         shape = self.shape
-        if shape.algorithm == "winograd":
-            return self._winograd(window, rows, width, workspace)
         if shape.algorithm == "planar":
             window = window.contiguous()
         padding = (int(whole), int(shape.pads))
-        made = F.conv2d(window, self._weight, self._bias, 2 if shape.scale == "down" else 1, padding)
+        made = F.conv2d(window, weight, self._bias, 2 if shape.scale == "down" else 1, padding)
         del window
         if shape.scale == "up":
             return self._interleaved(made, rows, width)
@@ -139,9 +162,11 @@ class Convolution:
         out.view(*parities).copy_(made.as_strided(parities, steps))
         return out.permute(0, 3, 1, 2)
 
-    def _winograd(self, window: Tensor, rows: int, width: int, workspace: Workspace) -> Tensor:
+    def _winograd(self, windows: Sequence[Tensor], rows: int, width: int, workspace: Workspace) -> Tensor:
         up = self.shape.scale == "up"
-        window = window.permute(0, 2, 3, 1).select(0, 0)  # (rows, columns, channels)
+        windows = [window.permute(0, 2, 3, 1).select(0, 0) for window in windows]  # (rows, columns, channels)
+        window, frames = windows[0], len(windows)
+        channels = window.shape[2]
         out = window.new_empty(rows, 2 * width if up else width, self.shape.out_channels)
         tile_rows, tile_columns = (rows + 1) // 2, width if up else (width + 1) // 2
         most_columns = min(tile_columns, WINOGRAD_TILES)
@@ -153,39 +178,43 @@ class Convolution:
             for left in range(0, tile_columns, most_columns)
         ]
         # Those of the largest chunk serve all.
-        self._tile_buffers(most_rows, most_columns, window.dtype, workspace)
+        self._tile_buffers(most_rows, most_columns, channels, frames, window.dtype, workspace)
         memory, has_bias = workspace.memory, self._bias is not None
-        kind = lambda chunk: (self.shape, window.dtype, has_bias, chunk[2:])  # noqa: E731
+        kind = lambda chunk: (self.shape, frames, window.dtype, has_bias, chunk[2:])  # noqa: E731
         for top, left, r, c in memory.each(chunks, kind, memory.done):
-            part = window[step * top : step * (top + r) + 2, step * left : step * (left + c) + 2]
+            across, down = slice(step * left, step * (left + c) + 2), slice(step * top, step * (top + r) + 2)
             target = out[2 * top : 2 * (top + r), 2 * left : 2 * (left + c)]
-            self._winograd_tiles(part, target, r, c, workspace)
+            self._winograd_tiles([window[down, across] for window in windows], target, r, c, workspace)
         return out.view(1, *out.shape).permute(0, 3, 1, 2)
 
-    def _tile_buffers(self, r: int, c: int, dtype: torch.dtype, workspace: Workspace) -> list[Tensor]:
+    def _tile_buffers(
+        self, r: int, c: int, channels: int, frames: int, dtype: torch.dtype, workspace: Workspace
+    ) -> list[Tensor]:
         """For ``r`` x ``c`` tiles: transformed along the rows, transformed, multiplied, and half transformed back."""
-        given, made = self.shape.in_channels, self.shape.out_channels
+        made = self.shape.out_channels
         n, columns = (3, c + 2) if self.shape.scale == "up" else (4, 2 * c + 2)
         shapes = {
-            "rows": (n, r, columns, given),
-            "tiles": (n, n, r, c, given),
+            "rows": (n, r, columns, channels),
+            "tiles": (n, n, r, c, frames * channels),
             "products": (n, n, r, c, made),
             "sums": (2, n, r, c, made),
         }
         return [workspace.take(f"winograd {name}", shape, dtype) for name, shape in shapes.items()]
 
-    def _winograd_tiles(self, part: Tensor, out: Tensor, r: int, c: int, workspace: Workspace) -> None:
+    def _winograd_tiles(self, parts: Sequence[Tensor], out: Tensor, r: int, c: int, workspace: Workspace) -> None:
         """``r`` x ``c`` tiles of 2x2 output pixels: transform, one batched matrix product, transform back."""
-        shape, dtype = self.shape, part.dtype
+        shape, dtype = self.shape, parts[0].dtype
         up = shape.scale == "up"
         n = 3 if up else 4
         transform = _transform_upsampled if up else _transform
-        by_rows, tiles, products, sums = self._tile_buffers(r, c, dtype, workspace)
-        transform(part, list(by_rows.unbind(0)), 0, r)
-        transform(by_rows, [tiles.select(1, i) for i in range(n)], 1, c)
+        frames, channels = len(parts), parts[0].shape[2]
+        by_rows, tiles, products, sums = self._tile_buffers(r, c, channels, frames, dtype, workspace)
+        for part, own in zip(parts, [tiles] if frames == 1 else tiles.chunk(frames, -1), strict=True):
+            transform(part, list(by_rows.unbind(0)), 0, r)
+            transform(by_rows, [own.select(1, i) for i in range(n)], 1, c)
         torch.bmm(
-            tiles.view(n * n, r * c, shape.in_channels),
-            self._weight,
+            tiles.view(n * n, r * c, frames * channels),
+            self._last(frames * channels, 1),
             out=products.view(n * n, r * c, shape.out_channels),
         )
         if self._bias is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
@@ -39,7 +39,7 @@ class Layer:
         """
         memory = context.memory
         self.shape, self._size, self._name = stage.shape, size, name
-        self._channels = stage.shape.in_channels // stage.taps
+        self.taps = stage.taps
         scale, padding = stage.shape.scale, context.padding
         self._above_and_below = padding.height.stand_ins(size.height, scale)
         self._beside = padding.width.stand_ins(size.width, scale)
@@ -77,12 +77,15 @@ class Layer:
         """The padded window from row ``low`` on for ``rows`` output rows, normalised and activated.
 
         What lies outside the picture is zero after the activation, or what the padding puts there. With zeros nothing
-        writes above the picture's first row or beside it: there the buffer still has its first ones. Of several frames
-        of a video it is the latest, a part of the buffer; `with_earlier` fills in the others.
+        writes above the picture's first row or beside it: there the buffer still has its first ones. A video's is an
+        array of its own, for the frames that follow see it too.
         """
         size, left = self._size, self.shape.left_padding
         _, height, columns = self.shape.window(rows, size.width)
-        window = self.frame(self._buffer(rows, workspace), -1)
+        if self.taps > 1:
+            window = workspace.memory.empty(self.shape.in_channels // self.taps, height, columns)
+        else:
+            window = workspace.band(self._name, (self.shape.in_channels, height, columns), workspace.memory.dtype)
         inside = window if columns == size.width else window.narrow(3, left, size.width)
         if self._shares_window:
             _clear_around(window, low, left, size.width)
@@ -107,29 +110,6 @@ class Layer:
             _pad(window, 2, low, size.height, self._above_and_below)
         _pad(window, 3, -left, size.width, self._beside)
         return window
-
-    def _buffer(self, rows: int, workspace: Workspace) -> Tensor:
-        return workspace.band(self._name, self.shape.window(rows, self._size.width), workspace.memory.dtype)
-
-    def frame(self, buffer: Tensor, number: int) -> Tensor:
-        """One of the frames in it, a view; -1 is the latest."""
-        channels = self._channels
-        if channels == self.shape.in_channels:
-            return buffer
-        return buffer.narrow(1, number % (self.shape.in_channels // channels) * channels, channels)
-
-    def with_earlier(self, earlier: Sequence[Tensor], rows: int, workspace: Workspace) -> Tensor:
-        """The window with that of the two frames before beside it; of a frame before the video's first there is none,
-        and zeros stand for it.
-        """
-        buffer = self._buffer(rows, workspace)
-        for number in range(2):
-            frame, at = self.frame(buffer, number), number - 2 + len(earlier)
-            if at < 0:
-                frame.zero_()
-            else:
-                frame.copy_(earlier[at])
-        return buffer
 
 
 def _clear_around(window: Tensor, low: int, left: int, width: int) -> None:

@@ -136,13 +136,15 @@ class _Stream:
             needed = max(0, stage.shape.input_rows(after[at + 1], after[at + 1] + 2)[0])
             if at == index and link.shortcut is not None:
                 needed = min(needed, after[end])
-            rows, window = after[at + 1] - before[at + 1], None
+            rows, windows = after[at + 1] - before[at + 1], list[Tensor]()
             if rows:
                 layer = self._layer(at)
                 low, _ = stage.shape.input_rows(before[at + 1], after[at + 1])
                 window = layer.window(_wrapped(given) if layer.wraps else given, low, rows, self.workspace)
+                windows = [*self.windows.get(at, ()), window]
                 if stage.taps > 1:
-                    window = self._with_earlier(at, layer, window, rows)
+                    self.windows[at] = windows[-2:]
+                del window
             is_last = after[-1] == self.chain.output.height
             self.kept.pop((at, frame), None)
             self.alike.pop((at, frame), None)
@@ -150,8 +152,8 @@ class _Stream:
                 self._keep(at, frame, joined(given, needed, after[at], self.context.memory))
             made = None
             del given  # before more comes
-            if window is not None:
-                made = layer.convolution(window, rows, self.chain.sizes[at].width, self.workspace)
+            if windows:
+                made = layer.convolution.over_frames(windows, rows, self.chain.sizes[at].width, self.workspace)
         if link.shortcut is not None and made is not None:
             self._add(link.shortcut, made, before[end], entry)
         return _piece(before[end], made)
@@ -170,14 +172,6 @@ class _Stream:
             if len(self.sources) > 1:
                 self.layers[at] = layer
         return layer
-
-    def _with_earlier(self, at: int, layer: Layer, window: Tensor, rows: int) -> Tensor:
-        """The window and those of the two frames before, of which the older one is not needed again."""
-        earlier = self.windows.setdefault(at, [])
-        whole = layer.with_earlier(earlier, rows, self.workspace)
-        del earlier[:-1]
-        earlier.append(self.context.memory.empty(*window.shape[1:]).copy_(window))
-        return whole
 
     def _with_kept(self, index: int, frame: int, new: Pieces, row: int) -> Pieces:
         """The rows that a stage kept, which end before ``row``, and the new ones."""
