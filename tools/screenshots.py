@@ -16,7 +16,7 @@ from typing import Any
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 
 SHOWN = {
-    "page-compare": ["Decode", "VAEs", "Routes", "Against the original", "Difference of", "amplified"],
+    "page-compare": ["Decode", "VAEs", "Routes", "Against the original", "Difference of", "Amplified"],
     "page-memory": [
         "Width",
         "Would take now",
