@@ -124,7 +124,7 @@ def test_every_face_promises_what_a_generation_does(
     assert said is not None
     assert int(said[1]) / 1000 == about
     (full,) = (row for row in shown[3].split("<tr>") if "<b>Full</b>" in row)
-    assert ("gave a wrong picture" in full) is (not threshold)
+    assert ("Gave a wrong picture" in full) is (not threshold)
 
     run = Comparer(backend).start(Source(latents=latents), [VAEFile(NAME, host.data / NAME)], [AUTO])
     assert run.finished.wait(60)
