@@ -92,7 +92,9 @@ def _least(work: Work, route: Route) -> int:
 def bar(memory: Memory, need: int, where: str) -> str:
     """Memory as one bar: in use, needed, kept back, free; what is missing sticks out in red."""
     if memory.free is None or memory.usable is None:
-        return markup.note(f"{where}: this device does not report how much of it is free. {size_text(need)} needed.")
+        return markup.note(
+            f"{where}: this device does not report how much of it is free. {size_text(need, up=True)} needed."
+        )
     used = 0 if memory.total is None else max(0, memory.total - memory.free)
     over = max(0, need - memory.usable)
     parts = (
@@ -107,12 +109,15 @@ def bar(memory: Memory, need: int, where: str) -> str:
         f'<span class="vg-{kind}" style="width:{100 * size / whole:.2f}%"></span>' for kind, _, size in parts if size
     )
     keys = "".join(
-        f'<span><i class="vg-{kind}"></i>{name} {size_text(size)}</span>' for kind, name, size in parts if size
+        f'<span><i class="vg-{kind}"></i>{name} {size_text(size, up=kind == "need")}</span>'
+        for kind, name, size in parts
+        if size
     )
     title = where if memory.total is None else f"{where}: {size_text(memory.total)}"
     return markup.page(
         f'<div class="vg-dim">{escape(title)}</div><div class="vg-bar" role="img" aria-label="{escape(title)}, '
-        f'{size_text(memory.usable)} usable, {size_text(need)} needed">{spans}</div><div class="vg-key">{keys}</div>'
+        f'{size_text(memory.usable)} usable, {size_text(need, up=True)} needed">{spans}</div>'
+        f'<div class="vg-key">{keys}</div>'
     )
 
 

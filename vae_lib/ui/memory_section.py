@@ -55,7 +55,9 @@ class MemorySection:
             self.operation = gr.Dropdown(
                 ["decode", "encode"], value="decode", label="Operation", min_width=130, elem_id="vg_operation"
             )
-            self.vae = gr.Dropdown(standard, value=standard[0], label="VAE", min_width=230, elem_id="vg_memory_vae")
+            self.vae = gr.Dropdown(
+                standard, value=standard[0], label="VAE", scale=2, min_width=230, elem_id="vg_memory_vae"
+            )
         self._button = gr.Button("Refresh", size="sm", elem_id="vg_memory_go")
         for component, text in (
             (self.width, "Of the picture, in pixels"),
