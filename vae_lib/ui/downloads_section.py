@@ -50,7 +50,7 @@ class DownloadsSection:
             with gr.Column(scale=3, min_width=300):
                 self.reference = gr.Textbox(
                     label="What to download",
-                    placeholder="A name in the table, owner/name, owner/name/file, or an address on the hub",
+                    placeholder="Name, owner/name or address",
                     max_lines=1,
                     elem_id="vg_reference",
                 )
@@ -72,7 +72,8 @@ class DownloadsSection:
                 for component, text in (
                     (
                         self.reference,
-                        "Files come from Hugging Face, or from the mirror that HF_ENDPOINT names",
+                        "A name in the table, owner/name, owner/name/file or an address, on Hugging Face or the mirror "
+                        "that HF_ENDPOINT names",
                     ),
                     (self.choice, "The repository has several files of weights"),
                     (self.pickles, "Off: only .safetensors files, which cannot carry code, are fetched"),

@@ -81,7 +81,9 @@ CSS = """
   .vg.vg.vg .vg-desk { display: none; }
   .vg.vg.vg .vg-phone { display: block; font-size: 14px; }
 }
-#vg_tabs .secondary-wrap input { text-overflow: ellipsis; padding-right: 1.5em; }
+.dark #vg_tabs input.subdued { color: var(--neutral-300); }
+#vg_tabs .secondary-wrap input { text-overflow: ellipsis; }
+#vg_tabs .secondary-wrap input[role=listbox] { padding-right: 1.5em; }
 #vg_gallery .grid-wrap { max-height: none; }
 #vg_gallery .grid-container { grid-template-columns: repeat(auto-fill, minmax(max(150px, 30%), 1fr)); }
 #vg_gallery .caption-label { max-width: 100%; white-space: normal; overflow-wrap: anywhere; text-align: right; }
