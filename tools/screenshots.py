@@ -16,15 +16,8 @@ from typing import Any
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 
 SHOWN = {
-    "page-compare": ["Decode", "VAEs", "Routes", "Against the original", "Difference of", "amplified"],
-    "page-memory": [
-        "Width",
-        "Would take now",
-        "Needs at least",
-        "Goes up to",
-        "Check this device",
-        "this size",
-    ],
+    "page-compare": ["Decode", "VAEs", "Routes", "Against the original", "Difference of", "Amplified"],
+    "page-memory": ["Width", "Would take now", "Needs at least", "Goes up to", "Check this device", "this size"],
 }
 
 
@@ -44,17 +37,17 @@ def memory(page: Any) -> None:
     for name in ("width", "height"):
         page.wait_for_timeout(5000)
         page.locator(f"#vg_{name} input").fill("2048")
-    page.locator("#vg_routes", has_text="2.3 GB").first.wait_for()
+    page.locator("#vg_reach", has_text="With 3.0 GB free").first.wait_for()
     page.wait_for_timeout(8000)
 
 
 def main() -> None:
     from playwright.sync_api import sync_playwright
 
-    from vae_lib.ui import standalone
+    from vae_lib.ui import backend
     from vae_lib.ui.app import launch
 
-    standalone.free_bytes = lambda device: 3 * 10**9  # so that the choice is of interest
+    backend.free_memory = lambda device: 3 * 10**9  # so that the choice is of interest
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         app = launch(Path(folder), open_browser=False, block=False)
         chromium = shutil.which("chromium") or shutil.which("google-chrome")

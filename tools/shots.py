@@ -55,6 +55,8 @@ def pictures(browser: Browser, host: hosts.Host, theme: str) -> list[Image.Image
     open_tab(page, "VAE")
     for section in SECTIONS:
         open_tab(page, section, "#vg_tabs")
+        if section == "Memory":
+            page.locator("#vg_plot polyline").first.wait_for(state="attached")  # predicting takes seconds
         taken.append(shoot(page))
     page.close()
     return taken

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 _USER = re.compile(r"(?<=://)[^/?#\s]*@")
@@ -18,6 +19,11 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+
+
+def written(value: object) -> str:
+    """A value as it stands in a config.json or a request, for a sentence: true, not True."""
+    return json.dumps(value, ensure_ascii=False, default=str)
 
 
 class VAEGuardError(Exception):

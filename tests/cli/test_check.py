@@ -65,7 +65,7 @@ def test_a_wrong_route_is_an_exit_code(run: Runner, monkeypatch: pytest.MonkeyPa
 def test_memory_that_is_not_there(run: Runner) -> None:
     done = run("check", "--vae", VAE, "--device", "cpu", "--free", "10kB")
     assert done.code == 1
-    assert "Left out for want of time or memory: 32x32." in done.out
+    assert "Left out for lack of time or memory: 32x32." in done.out
     assert done.out.splitlines()[-1].startswith("Nothing could be checked")
 
 

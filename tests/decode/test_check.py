@@ -104,7 +104,7 @@ def test_what_there_is_no_memory_or_time_for_is_left_out() -> None:
     assert {f.side for f in short.findings} == set()
     hasty = run(limits=Limits(sizes=(32, 4800), seconds=30.0))
     assert ({f.side for f in hasty.findings}, hasty.left_out) == ({32}, (4800,))
-    assert "Left out for want of time or memory: 4800x4800." in hasty.text()
+    assert "Left out for lack of time or memory: 4800x4800." in hasty.text()
 
 
 def test_sizes_suit_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,7 +180,7 @@ def test_the_report_is_a_table_without_names_of_the_users(monkeypatch: pytest.Mo
     assert first == report.machine == machine(Compute(CPU, FP32))
     assert "annas-laptop" not in report.text()
     assert re.search(r"VAE Guard \d.*PyTorch \d.*fp32; \w+; Python 3", first)
-    assert head.split()[:2] == ["size", "route"]
+    assert head.split()[:2] == ["Size", "Route"]
     assert len(rows) == 4  # and the verdict
     assert rows[0].startswith("32x32")
 

@@ -143,6 +143,8 @@ def test_the_planners_and_the_command_lines_line() -> None:
     assert wording.line(done) == (f"full failed (out of memory, although it was predicted to need 4.3 GB); {planned}")
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(0.84, "840 ms"), (3.44, "3.4 s"), (59.9, "59.9 s"), (301, "5 min")])
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.0084, "8.4 ms"), (0.84, "840 ms"), (3.44, "3.4 s"), (59.9, "59.9 s"), (301, "5 min")]
+)
 def test_times(seconds: float, text: str) -> None:
     assert wording.time_text(seconds) == text

@@ -25,6 +25,7 @@ from vae_lib.planning.profiles import KnownProfiles
 from vae_lib.ui.backend import VAEFile
 from vae_lib.ui.compare import AUTO, Comparer, Source
 from vae_lib.ui.library import Library
+from vae_lib.ui.markup import sentence
 from vae_lib.ui.memory_section import MemorySection
 from vae_lib.webui.api import Routes
 from vae_lib.webui.tab import HostBackend
@@ -118,12 +119,12 @@ def test_every_face_promises_what_a_generation_does(
         page = SimpleNamespace(session_hash="a page")
         shown = list(section.show(page, SIDE, SIDE, "fp32", "decode", NAME))[-1]  # type: ignore[arg-type]
     line = re.sub("<.*?>", "", shown[2])
-    assert line.strip().startswith(f"{plan.describe()}: needs ")
+    assert line.strip().startswith(f"{sentence(plan.describe())}: needs ")
     said = re.search(r"takes about (\d+) ms\.", line)
     assert said is not None
     assert int(said[1]) / 1000 == about
     (full,) = (row for row in shown[3].split("<tr>") if "<b>Full</b>" in row)
-    assert ("gave a wrong picture" in full) is (not threshold)
+    assert ("Gave a wrong picture" in full) is (not threshold)
 
     run = Comparer(backend).start(Source(latents=latents), [VAEFile(NAME, host.data / NAME)], [AUTO])
     assert run.finished.wait(60)

@@ -58,6 +58,19 @@ def test_another_one_is_reported_and_the_cpu_taken(cards: None, value: Any) -> N
     assert "CPU, xpu:0, xpu:1" in said[0]
 
 
+def test_all_that_is_wrong_is_said_at_once_and_as_it_is_written() -> None:
+    said: list[str] = []
+    values = {"vae_guard_mode": True, "vae_guard_keep": None, "vae_guard_encode": "yes", "vae_guard_reserve": 64}
+    found = settings.read(values, lambda key, text: said.append(text))
+    assert found == settings.Settings(reserve_mb=64)
+    assert said == [
+        "the defaults of 3 settings are used, for config.json has invalid values: vae_guard_mode is true and must be "
+        'one of Automatic (by predicted need), Fixed threshold; vae_guard_encode is "yes" and must be true or false; '
+        "vae_guard_keep is null and must be a number from 0 to 64. Choose others in Settings > VAE Guard, and apply "
+        "them."
+    ]
+
+
 def test_a_card_that_was_taken_out(tmp_path: Path) -> None:
     host = FakeHost(tmp_path, {"vae_guard_spare": "xpu:1"})
     guard = Guard(host)  # type: ignore[arg-type]

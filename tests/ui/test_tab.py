@@ -185,8 +185,7 @@ def test_files_are_listed_with_what_they_are(page: Page) -> None:
 
 
 def test_details_and_using_one_without_the_webui(page: Page) -> None:
-    page.locator("#vg_use").click()
-    expect(html(page, "#vg_said")).to_contain_text("Choose a VAE in the table first")
+    expect(page.locator("#vg_use")).to_be_disabled()
     page.get_by_role("button", name="plain.safetensors", exact=True).click()
     details = html(page, "#vg_details")
     expect(details).to_contain_text("SDXL, by its metadata")
@@ -197,6 +196,8 @@ def test_details_and_using_one_without_the_webui(page: Page) -> None:
     expect(html(page, "#vg_said")).to_contain_text("Stable Diffusion WebUI")
     page.get_by_role("button", name="page.safetensors", exact=True).click()
     expect(details).to_contain_text("download it again")
+    expect(html(page, "#vg_said")).to_have_text("")  # it was about the other file
+    expect(page.locator("#vg_use")).to_be_disabled()
 
 
 def test_refresh_shows_a_new_file_and_drops_a_deleted_one(page: Page, site: Site) -> None:
@@ -235,8 +236,8 @@ def test_compare_a_picture(page: Page, tmp_path: Path) -> None:
     expect(tiny.first).to_contain_text("dB")
     expect(tiny.first).to_contain_text(re.compile(r"\d (MB|kB)"))
     expect(results.filter(has_text="decoder_only").first).to_contain_text("holds only a decoder")
-    expect(page.locator("#vg_gallery")).to_contain_text("original")
-    expect(html(page, "#vg_difference_said")).to_contain_text("original and")
+    expect(page.locator("#vg_gallery")).to_contain_text("Original")
+    expect(html(page, "#vg_difference_said")).to_contain_text("Original and")
     expect(page.locator("#vg_difference img")).to_be_visible()
     # two routes of one VAE give the same picture, and the difference view says so
     page.locator("#vg_one input").click()
@@ -271,7 +272,7 @@ def test_compare_latents_and_what_can_go_wrong(page: Page, tmp_path: Path) -> No
     page.locator("#vg_whose ul.options li", has_text="SDXL").click()
     page.locator("#vg_compare").click()
     expect(html(page, "#vg_status")).to_contain_text("2 decoded")
-    expect(results.filter(has_text="plain")).to_contain_text("identical")
+    expect(results.filter(has_text="plain")).to_contain_text("Identical")
     page.get_by_label("Last latents").check()
     page.locator("#vg_compare").click()
     expect(html(page, "#vg_status")).to_contain_text("no latents of an earlier picture")
@@ -308,10 +309,10 @@ def test_memory_of_a_size(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
     expect(html(page, "#vg_plot")).to_contain_text("usable now: 2.0 GB")
     routes = page.locator("#vg_routes tbody tr")
     expect(routes).to_have_count(4)
-    expect(routes.filter(has_text="Tiled + RAM")).to_contain_text(re.compile(r"\d+ × \d+"))
+    expect(routes.filter(has_text="Tiled + RAM")).to_contain_text(re.compile(r"\d+\s×\s\d+"))
     page.locator("#vg_width input").fill("2048")
     page.locator("#vg_height input").fill("2048")
-    expect(routes.first).to_contain_text("does not fit")
+    expect(routes.first).to_contain_text("Does not fit")
     expect(html(page, "#vg_plan")).to_contain_text("full needs 4.5 GB")
     page.locator("#vg_width input").fill("3")
     expect(html(page, "#vg_plan")).to_contain_text("The width must be")

@@ -42,7 +42,8 @@ def test_settings_that_cannot_be_used_are_told_and_generations_go_on(
     assert entry(picture.infotext) == "full"
     log = host.log()
     for key in ("vae_guard_mode", "vae_guard_fallback", "vae_guard_keep"):
-        assert f"'{key}'" in log
+        assert f"{key} is " in log
+    assert log.count("Choose others in Settings > VAE Guard") == 1
     assert "owns the setting 'vae_guard_threshold'" in log
     assert host.get("/probe/options")["vae_guard_threshold"] == "theirs"
     assert "*** Error" not in log

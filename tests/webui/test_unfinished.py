@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.accessibility import violations
 from tests.webui import host as hosts
 from tests.webui.test_browser import SECONDS, browser, generate, open_page, open_tab, shoot  # noqa: F401
 from tests.webui.test_pictures import assert_close, assert_same
@@ -140,6 +141,7 @@ def test_decode_now_in_the_tab(host: hosts.Host, failed: hosts.Picture, page: Pa
     expect(rows.first.locator("img")).to_be_visible()
     expect(page.locator("#vg_finish_all")).to_be_hidden()
     shoot(page, "unfinished")
+    assert violations(page, "#vg_tabs") == []
     page.locator("#vg_finish").click()
     expect(page.locator("#vg_finished img").first).to_be_visible(timeout=SECONDS)
     expect(page.locator("#vg_finish")).to_be_hidden()

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from vae_lib import __version__
+from vae_lib.decode.wording import time_text
 from vae_lib.device import dtype_name, kinds
 from vae_lib.device.failures import is_out_of_memory
 from vae_lib.device.measure import PeakMemory
@@ -31,6 +32,7 @@ from vae_lib.units import size_text
 
 SIZES, CPU_SIZES = (256, 512, 1024), (128, 256, 512)  # pixels along a side
 PROBE = 32  # pixels of the picture that says how fast the device is
+_HEAD = ("Size", "Route", "Largest difference", "Time", "Of plain's time", "Memory", "Predicted", "Operations")
 RUNS, CPU_RUNS = 40, 11  # decodes of the plain network that the check of one size takes as long as
 
 
@@ -119,18 +121,18 @@ class Report:
     def remark(self) -> str:
         """What was left out, in a sentence; "" if nothing was."""
         sizes = ", ".join(f"{side}x{side}" for side in self.left_out)
-        return f"Left out for want of time or memory: {sizes}." if sizes else ""
+        return f"Left out for lack of time or memory: {sizes}." if sizes else ""
 
     def rows(self) -> list[list[str]]:
         """As text, the headings first."""
-        rows = [["size", "route", "largest difference", "time", "of plain", "peak", "predicted", "dispatches"]]
+        rows = [list(_HEAD)]
         for f in self.findings:
             cells = [f"{f.side}x{f.side}", f.what]
             if f.problem:
                 rows.append([*cells, f.problem, *[""] * 5])
                 continue
             rows.append([
-                *cells, f"{f.error:.1e}" + ("" if f.same else " WRONG"), f"{1000 * f.seconds:.1f} ms",
+                *cells, f"{f.error:.1e}" + ("" if f.same else " WRONG"), time_text(f.seconds),
                 f"{f.seconds / f.plain_seconds:.2f}", size_text(f.peak_bytes), size_text(f.predicted_bytes),
                 f"{f.dispatches:,}",
             ])  # fmt: skip

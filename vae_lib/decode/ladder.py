@@ -151,7 +151,7 @@ class Ladder:
         return self.vae is None or self.vae.lies_on(self.device, dtype)
 
     def _answer(self, result: Outcome | Attempt, plan: Plan, repeated: bool) -> Answer | None:
-        """What to do about an attempt that failed for want of memory; None where it did not."""
+        """What to do about an attempt that ran out of memory; None where it did not."""
         failure = _FAILURES.get(type(result))
         return None if failure is None else answer(failure, repeated, keeps_freed_memory(plan.device))
 

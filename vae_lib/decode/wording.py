@@ -27,7 +27,9 @@ _UNKNOWN = "this device does not report its free memory"
 
 
 def time_text(seconds: float) -> str:
-    """A few letters: "840 ms", "3.4 s", "5 min"."""
+    """A few letters: "8.4 ms", "840 ms", "3.4 s", "5 min"."""
+    if seconds < 0.00995:
+        return f"{1000 * seconds:.1f} ms"
     if seconds < 0.95:
         return f"{1000 * seconds:.0f} ms"
     return f"{seconds:.1f} s" if seconds < 60 else f"{seconds / 60:.0f} min"
@@ -44,9 +46,9 @@ def planned(plan: Plan, events: Sequence[Event] | None = None) -> str:
     """The planner's line: "tiled in 48-row bands: needs 300 MB of 2.1 GB free; full needs 4.3 GB"."""
     free = f"({_UNKNOWN})" if plan.free_bytes is None else f"of {size_text(plan.free_bytes)} free"
     where = "of main memory" if plan.route.elsewhere and not plan.is_on_spare_card else free
-    text = f"{plan.describe()}: needs {size_text(plan.peak_bytes)} {where}"
+    text = f"{plan.describe()}: needs {size_text(plan.peak_bytes, up=True)} {where}"
     if plan.host_bytes:
-        text += f" and {size_text(plan.host_bytes)} of main memory"
+        text += f" and {size_text(plan.host_bytes, up=True)} of main memory"
     events = plan.why if events is None else events
     return "; ".join([text, *(_against(event, briefly=True) for event in events)])
 
@@ -92,7 +94,7 @@ def notice(outcome: Outcome, operation: Operation, width: int, height: int, is_v
 def problem(event: Attempt) -> str:
     """Why an attempt failed, in a few words."""
     if isinstance(event, OutOfMemory):
-        return f"out of memory, although it was predicted to need {size_text(event.plan.peak_bytes)}"
+        return f"out of memory, although it was predicted to need {size_text(event.plan.peak_bytes, up=True)}"
     if isinstance(event, MaybeOutOfMemory):
         return f"perhaps out of memory: {event.said}"
     if isinstance(event, Overflow):

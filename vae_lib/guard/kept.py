@@ -194,7 +194,7 @@ class KeptLatents:
             except InputError as error:
                 self._notices.tell_once(
                     "unfinished",
-                    f"the latents could not be saved before the decode: {error} The picture is decoded all the same.",
+                    f"the latents could not be saved before the decode: {error} The picture is decoded anyway.",
                 )
         return held
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from vae_lib.errors import InputError
+from vae_lib.errors import InputError, written
 from vae_lib.planning import Route
 
 DECODE_BY: dict[str, Route | None] = {"Auto": None, **{route.caption: route for route in Route}}
@@ -56,7 +56,7 @@ def from_mapping(values: Mapping[Any, Any]) -> Request:
     request = Request()
     if (fallback := values.get("fallback")) is not None:
         if not isinstance(fallback, bool):
-            raise InputError(f"Argument 'fallback' of VAE Guard must be true or false, not {fallback!r}.")
+            raise InputError(f"Argument 'fallback' of VAE Guard must be true or false, not {written(fallback)}.")
         request = replace(request, fallback=fallback)
     if (decode_by := values.get("decode_by")) is not None:
         request = replace(request, decode_by=decode_by_of(decode_by))
@@ -73,7 +73,7 @@ def decode_by_of(value: Any) -> str:
         for name in DECODE_BY:
             if name.casefold() == wanted:
                 return name
-    raise InputError(f"Argument 'decode_by' of VAE Guard must be one of {', '.join(DECODE_BY)}, not {value!r}.")
+    raise InputError(f"Argument 'decode_by' of VAE Guard must be one of {', '.join(DECODE_BY)}, not {written(value)}.")
 
 
 def threshold_of(value: Any) -> float:
@@ -81,7 +81,8 @@ def threshold_of(value: Any) -> float:
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not number or not math.isfinite(value) or not 0 <= value <= LARGEST_THRESHOLD:
         raise InputError(
-            f"Argument 'threshold' of VAE Guard must be a number of GB from 0 to {LARGEST_THRESHOLD:g}, not {value!r}."
+            f"Argument 'threshold' of VAE Guard must be a number of GB from 0 to {LARGEST_THRESHOLD:g}, not "
+            f"{written(value)}."
         )
     return float(value)
 

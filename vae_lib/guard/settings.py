@@ -11,7 +11,7 @@ import torch
 
 from vae_lib import planning
 from vae_lib.device import kinds
-from vae_lib.errors import InputError
+from vae_lib.errors import written
 from vae_lib.planning import Route
 
 CPU_NAME = "CPU"
@@ -21,7 +21,10 @@ FALLBACKS = {route.caption: route for route in planning.FALLBACKS}
 
 @dataclass(frozen=True)
 class Option:
-    """One setting: its key in config.json, its default there, and the check that makes it usable."""
+    """One setting: its key in config.json, its default there, and the check that makes it usable.
+
+    ``check`` raises a ValueError or TypeError that says, after the value, what it must be.
+    """
 
     key: str
     default: Any
@@ -30,7 +33,7 @@ class Option:
 
 def _mode(value: Any) -> bool:
     if value not in MODES:
-        raise InputError(f"must be one of {', '.join(MODES)}")
+        raise ValueError(f"must be one of {', '.join(MODES)}")
     return bool(value == MODES[1])
 
 
@@ -38,7 +41,7 @@ def _number(least: float, most: float) -> Callable[[Any], float]:
     def check(value: Any) -> float:
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if not number or not math.isfinite(value) or not least <= value <= most:
-            raise InputError(f"must be a number from {least:g} to {most:g}")
+            raise ValueError(f"must be a number from {least:g} to {most:g}")
         return float(value)
 
     return check
@@ -51,20 +54,20 @@ def _whole(least: int, most: int) -> Callable[[Any], int]:
 
 def _routes(value: Any) -> tuple[Route, ...]:
     if not isinstance(value, (list, tuple)) or any(name not in FALLBACKS for name in value):
-        raise InputError(f"must be a list of {', '.join(FALLBACKS)}")
+        raise ValueError(f"must be a list of {', '.join(FALLBACKS)}")
     return tuple(dict.fromkeys(FALLBACKS[name] for name in value))
 
 
 def _flag(value: Any) -> bool:
     if not isinstance(value, bool):
-        raise InputError("must be true or false")
+        raise ValueError("must be true or false")
     return value
 
 
 def _device(value: Any) -> torch.device:
     names = spare_devices()
     if value not in names:
-        raise InputError(f"must be one of {', '.join(names)}, which this machine has")
+        raise ValueError(f"must be one of {', '.join(names)}, which this machine has")
     return torch.device(str(value).lower())
 
 
@@ -117,18 +120,21 @@ class Settings:
 
 
 def read(values: Mapping[str, object], tell_once: Callable[[str, str], None]) -> Settings:
-    """The settings of the host's values by key. A bad value is reported (key, sentence) and its default used."""
-    found = {}
+    """The settings of the host's values by key. Bad values are reported (key, sentence), and their defaults used."""
+    found, bad = {}, []
     for name, option in OPTIONS.items():
         if option.key not in values:
             continue
         value = values[option.key]
         try:
             found[name] = option.check(value)
-        except (InputError, TypeError) as error:
-            tell_once(
-                f"{option.key}={value!r}",
-                f"the setting '{option.key}' is {value!r}, which cannot be used (it {error}); "
-                f"{option.default!r} is used. Choose another in Settings > VAE Guard.",
-            )
+        except (ValueError, TypeError) as error:
+            bad.append(f"{option.key} is {written(value)} and {error}")
+    if bad:
+        several = len(bad) > 1
+        tell_once(
+            "; ".join(bad),
+            f"the default{'s' * several} of {len(bad)} setting{'s' * several} {'are' if several else 'is'} used, for "
+            f"config.json has invalid values: {'; '.join(bad)}. Choose others in Settings > VAE Guard, and apply them.",
+        )
     return Settings(**found)

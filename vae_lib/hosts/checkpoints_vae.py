@@ -48,8 +48,11 @@ class CheckpointsVAE(SDVAESetting):
         metadata = {**extra_networks.get_user_metadata(str(checkpoint)), "vae": name}
         if name is None:
             del metadata["vae"]
-        text = json.dumps(metadata, indent=4)
-        write_atomically(checkpoint.with_suffix(".json"), lambda aside: aside.write_text(text, encoding="utf-8"))
+        text, beside = json.dumps(metadata, indent=4), checkpoint.with_suffix(".json")
+        if metadata:
+            write_atomically(beside, lambda aside: aside.write_text(text, encoding="utf-8"))
+        else:  # nothing is noted any more
+            beside.unlink(missing_ok=True)
         with queue_lock:
             sd_vae.reload_vae_weights()
 

@@ -32,7 +32,7 @@ class CheckSection:
         with gr.Row(variant="compact"):
             self.go = gr.Button("Check this device", size="sm", elem_id="vg_check", min_width=160)
             self.stop = gr.Button("Stop", size="sm", interactive=False, elem_id="vg_check_stop", min_width=80)
-        hinted(self.go, "Try every route on this device beside the plain network; a minute at most")
+        hinted(self.go, "Run every route on this device beside the plain network; a minute at most")
         hinted(self.stop, "End the check and show the results so far")
         self.said = gr.HTML(
             markup.page(
@@ -42,7 +42,7 @@ class CheckSection:
             elem_id="vg_check_said",
         )
         self.report = gr.Textbox(
-            label="To copy into an issue; no paths and no names of yours are in it",
+            label="To copy into an issue: it has no paths and no names of yours",
             lines=4, max_lines=20, interactive=False, show_copy_button=True, visible=False, elem_id="vg_check_report",
         )  # fmt: skip
         self.stop.click(self._stopped.set, None, None, **QUIET)
@@ -72,7 +72,7 @@ class CheckSection:
                 running,
             )
             while (text := said.get()) is not None:
-                yield markup.note(f"Trying {text} …"), gr.update(), running
+                yield markup.note(f"Checking {text} …"), gr.update(), running
             thread.join()
         finally:
             self._turn.release()
@@ -110,12 +110,12 @@ class CheckSection:
 
 
 def _table(report: Report) -> str:
-    head, *rows = report.rows()
-    numbers = len(head) - 2  # what comes after size and route
-    return markup.table(
-        head,
-        [
-            [(html.escape(cell), "vg-num" if i >= len(head) - numbers else "") for i, cell in enumerate(row)]
-            for row in rows
-        ],
-    )
+    head, *found = report.rows()
+    body: list[list[markup.Cell]] = []
+    for size, route, *numbers in ([html.escape(cell) for cell in row] for row in found):
+        begins = [(f"<b>{size}</b>", ""), (markup.sentence(route), "vg-wide")]
+        if any(numbers[1:]):
+            body.append([*begins, *((number, "vg-num") for number in numbers)])
+        else:  # why it failed
+            body.append([*begins, (f'<span class="vg-bad-text">{numbers[0]}</span>', "vg-wide")])
+    return markup.table(head, body, is_broad=True)

@@ -25,7 +25,7 @@ from vae_lib.planning import DEFAULT_ORDER, Route
 from vae_lib.ui.backend import Backend, VAEFile
 
 AUTO = "Automatic"
-ORIGINAL = "original"
+ORIGINAL = "Original"
 WHOSE = "Whose latents"
 
 Given = tuple[VAELatents | None, SamplerLatents | None]  # what a VAE takes, or TAESD

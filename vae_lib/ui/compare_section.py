@@ -38,7 +38,8 @@ from vae_lib.ui.library import Library
 from vae_lib.units import size_text
 
 _LAST, _PICTURE, _FILE = "Last latents", "A picture", "A latents file"
-_GAINS = {"until visible": None, "1 ×": 1.0, "10 ×": 10.0, "100 ×": 100.0, "1000 ×": 1000.0}
+_VISIBLE = "Until visible"
+_GAINS = {_VISIBLE: None, "1 ×": 1.0, "10 ×": 10.0, "100 ×": 100.0, "1000 ×": 1000.0}
 _BY_FILE = "As the files say"
 _EXAMPLE = Path(__file__).parents[1] / "data" / "coffee.jpg"
 _HEAD = ("VAE", "Route", "Time", "Memory", "Against the first")
@@ -53,7 +54,10 @@ class CompareSection:
         routes = [AUTO, *(route.caption for route in EXACT if has_spare or not route.elsewhere)]
         others = "TAESD: choose its file among the VAEs."
         if not has_spare:
-            others += f" {Route.CPU.caption}: that is what all of them run on here."
+            others += (
+                f" {Route.CPU.caption}: all of them run on it here, where {Route.FULL.caption} and "
+                f"{Route.TILED.caption} are the same until memory is short."
+            )
         example = str(_EXAMPLE) if not kept and os.path.isfile(_EXAMPLE) else None
         self.number = gr.State(None)
         self.chosen = gr.State(False)  # whether the user has chosen what to decode
@@ -96,10 +100,10 @@ class CompareSection:
                 )
                 self.table = gr.HTML(elem_id="vg_results")
                 with gr.Row(visible=False) as self.difference_row:
-                    self.one = gr.Dropdown([], label="Difference of", min_width=170, elem_id="vg_one")
-                    self.other = gr.Dropdown([], label="and", min_width=170, elem_id="vg_other")
+                    self.one = gr.Dropdown([], label="Difference of", min_width=250, elem_id="vg_one")
+                    self.other = gr.Dropdown([], label="And", min_width=250, elem_id="vg_other")
                     self.gain = gr.Dropdown(
-                        list(_GAINS), value="until visible", label="amplified", min_width=110,
+                        list(_GAINS), value=_VISIBLE, label="Amplified", min_width=150,
                         elem_id="vg_gain",
                     )  # fmt: skip
                 self.said = gr.HTML(elem_id="vg_difference_said")
@@ -252,8 +256,11 @@ class CompareSection:
             found = difference(pictures[one], pictures[other], _GAINS[gain])
         except VAEGuardError as error:
             return markup.note(str(error), "warn"), gr.update(visible=False)
-        label = f"Difference, {found.gain:.3g} times amplified"
-        return markup.note(f"{one} and {other}: {found}."), gr.update(value=found.image, visible=True, label=label)
+        said = markup.note(f"{one} and {other}: {found}.")
+        if not found.largest:
+            return said, gr.update(visible=False)  # a black picture shows nothing
+        label = "Difference" if found.gain == 1 else f"Difference, amplified {found.gain:.3g} times"
+        return said, gr.update(value=found.image, visible=True, label=label)
 
 
 def _status(run: Comparison) -> str:
@@ -293,20 +300,21 @@ def _results(run: Comparison) -> str:
                 [
                     (f"<b>{escape(cell.vae)}</b>", ""),
                     (escape(cell.route), ""),
-                    *[("–", "vg-num")] * 2,
                     (problem, "vg-wide"),
                 ]
             )
             continue
-        remark = f'<div class="vg-dim">{escape(cell.remark)}</div>' if cell.remark else ""
-        how = "" if cell.done_by == cell.route else f' <span class="vg-dim">{escape(cell.done_by)}</span>'
+        remark = f'<div class="vg-dim">{markup.sentence(escape(cell.remark))}</div>' if cell.remark else ""
+        how = markup.sentence(escape(cell.done_by))
+        if cell.route == AUTO:
+            how = f'{escape(AUTO)}: <span class="vg-dim">{escape(cell.done_by)}</span>'
         rows.append(
             [
                 (f"<b>{escape(cell.vae)}</b>", ""),
-                (escape(cell.route) + how, ""),
+                (how, ""),
                 (time_text(cell.seconds), "vg-num"),
                 (_memory(cell), "vg-num"),
-                (escape(cell.against) + remark, "vg-wide"),
+                (markup.sentence(escape(cell.against)) + remark, "vg-wide"),
             ]
         )
     head = list(_HEAD)

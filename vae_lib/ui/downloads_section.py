@@ -47,13 +47,10 @@ class DownloadsSection:
             self._catalog, problem = Catalog(()), str(error)
         ids = [entry.id for entry in self._catalog.entries]
         with gr.Row():
-            with gr.Column(scale=5, min_width=320):
-                gr.HTML(markup.note(problem, "bad") + self._catalog_table(), elem_id="vg_catalog")
-                pick = gr.Radio(ids, elem_id=PICK, elem_classes="vg-hidden")
             with gr.Column(scale=3, min_width=300):
                 self.reference = gr.Textbox(
                     label="What to download",
-                    placeholder="a name of the table, owner/name, owner/name/file, or an address on the hub",
+                    placeholder="Name, owner/name or address",
                     max_lines=1,
                     elem_id="vg_reference",
                 )
@@ -75,17 +72,21 @@ class DownloadsSection:
                 for component, text in (
                     (
                         self.reference,
-                        "Files come from Hugging Face, or from the mirror that HF_ENDPOINT names",
+                        "A name in the table, owner/name, owner/name/file or an address, on Hugging Face or the mirror "
+                        "that HF_ENDPOINT names",
                     ),
                     (self.choice, "The repository has several files of weights"),
                     (self.pickles, "Off: only .safetensors files, which cannot carry code, are fetched"),
                     (self.rename, "The new file gets a number; nothing is ever overwritten"),
-                    (start, "Fetch it, check it, and put it among the VAEs; what was interrupted goes on"),
+                    (start, "Fetch it, check it, and put it among the VAEs; an interrupted download is resumed"),
                 ):
                     hinted(component, text)
                 self.said = gr.HTML(elem_id="vg_download_said")
                 self.slots = [_Slot(number) for number in range(SHOWN)]
                 self.unfinished = gr.HTML(elem_id="vg_parts")
+            with gr.Column(scale=5, min_width=320):
+                gr.HTML(markup.note(problem, "bad") + self._catalog_table(), elem_id="vg_catalog")
+                pick = gr.Radio(ids, elem_id=PICK, elem_classes="vg-hidden")
         self.outputs = [
             *(component for slot in self.slots for component in slot.components),
             self.unfinished,
@@ -122,7 +123,7 @@ class DownloadsSection:
             page = f'<a href="{escape(entry.page)}" target="_blank" rel="noopener">{escape(entry.licence)}</a>'
             rows.append(
                 [
-                    (markup.pick_button(PICK, index, entry.id) + marks, ""),
+                    (markup.pick_button(PICK, index, entry.id, "vg_reference") + marks, ""),
                     (escape(entry.family), ""),
                     (escape(entry.purpose), "vg-wide"),
                     (size_text(entry.size) if entry.size else "–", "vg-num"),
@@ -193,7 +194,7 @@ class _Slot:
             with gr.Row():
                 self.cancel = gr.Button("Cancel", size="sm", visible=False, min_width=80, elem_id=f"vg_cancel_{number}")
                 self.use = gr.Button("Use it now", size="sm", visible=False, min_width=80, elem_id=f"vg_use_{number}")
-        hinted(self.cancel, "Stop; what has arrived is kept, and the next try goes on from there")
+        hinted(self.cancel, "Stop; downloaded data is kept, and the next attempt resumes from it")
         hinted(self.use, "Make it the VAE in use")
         self.components = [self.job, self.box, self.html, self.cancel, self.use]
 

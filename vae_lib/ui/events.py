@@ -12,4 +12,4 @@ QUIET: dict[str, Any] = {"show_progress": "hidden", "api_name": False}
 
 def look_button() -> gr.Button:
     """A hidden button, which ``javascript/vae_guard.js`` presses when the tab that it is in is opened."""
-    return gr.Button("Look again", elem_classes=["vg-hidden", "vg-look"])
+    return gr.Button("Refresh", elem_classes=["vg-hidden", "vg-look"])

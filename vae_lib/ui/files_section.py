@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from html import escape
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import gradio as gr
 
 from vae_lib.checkpoints import FAMILIES, Family, Identity
-from vae_lib.errors import VAEGuardError
+from vae_lib.errors import VAEGuardError, printable
 from vae_lib.ui import markup
 from vae_lib.ui.backend import Backend, Checkpoint
 from vae_lib.ui.events import QUIET
@@ -77,8 +78,11 @@ def files_table(backend: Backend, rows: Sequence[Row], chosen: str | None) -> st
     host, checkpoint = backend.host, backend.checkpoint()
     in_use, assigned = (None, None) if host is None else (host.vae_in_use(), host.assigned_vae())
     body, number = [], None
+    names = Counter(row.file.path.name for row in rows)
     for index, row in enumerate(rows):
-        name = markup.pick_button(PICK, index, row.name)
+        name = markup.pick_button(PICK, index, row.name, "vg_details")
+        if names[row.file.path.name] > 1 and row.name == row.file.path.name:  # which of the twins the WebUI calls so
+            name += f' <span class="vg-dim">in {escape(printable(row.file.path.parent.name))}</span>'
         if row.name == in_use:
             name += " " + markup.chip("in use", on=True)
         if row.name == assigned:
@@ -88,7 +92,7 @@ def files_table(backend: Backend, rows: Sequence[Row], chosen: str | None) -> st
         identity = row.identity
         if identity is None:
             problem = f'<span class="vg-bad-text">{escape(row.problem or "")}</span>'
-            body.append([(name, ""), (problem, "vg-wide"), *[("", "")] * 4])
+            body.append([(name, ""), (problem, "vg-wide")])
             continue
         kind = "" if not identity.is_taesd else f"{markup.chip(identity.kind)} "
         warning = " " + '<span class="vg-bad-text">other family</span>' if mismatch(identity, checkpoint) else ""
@@ -173,6 +177,12 @@ def _assigned(chosen: str | None, name: str, checkpoint: Checkpoint | None) -> t
     """What has come of tying a file to the checkpoint while another is chosen, and whether it has no effect."""
     if chosen is None:
         return f"{name} is now used whenever {_title(checkpoint)} is.", False
+    if chosen == name:
+        return (
+            f"{name} is noted for {_title(checkpoint)}. It is in use now because it is selected in Settings > VAE; the "
+            "note counts when another one or Automatic is selected there.",
+            False,
+        )
     return (
         f"{name} is noted for {_title(checkpoint)}, but without effect as long as {chosen} is selected in Settings > "
         "VAE: a selected VAE overrides those of single checkpoints. Press 'Set SD VAE to Automatic' to use it.",
@@ -195,32 +205,37 @@ class FilesSection:
                 self.table = gr.HTML(elem_id="vg_files")
                 self.pick = gr.Radio(choices=[], elem_id=PICK, elem_classes="vg-hidden")
                 refresh = gr.Button("Refresh", size="sm", elem_id="vg_refresh")
-                hinted(refresh, "Look at the folders again")
+                hinted(refresh, "Read the folders again")
             with gr.Column(scale=3, min_width=300):
                 self.details = gr.HTML(details(backend, None), elem_id="vg_details")
                 with gr.Row():
-                    use_it = gr.Button("Use it", variant="primary", elem_id="vg_use", min_width=120)
+                    self.use = gr.Button(
+                        "Use it", variant="primary", interactive=False, elem_id="vg_use", min_width=120
+                    )
                     hinted(
-                        use_it,
+                        self.use,
                         "Make the file that is chosen in the table the VAE in use, as the WebUI's own choice does",
                     )
-                    self.always = gr.Button(_ALWAYS, visible=self._can_assign, elem_id="vg_assign", min_width=120)
+                    self.always = gr.Button(
+                        _ALWAYS, visible=self._can_assign, interactive=False, elem_id="vg_assign", min_width=240
+                    )
                     hinted(
                         self.always,
                         "Note this VAE for the checkpoint that is loaded, or forget it: used while SD VAE is Automatic",
                     )
                     self.automatic = gr.Button(
-                        "Set SD VAE to Automatic", visible=False, elem_id="vg_automatic", min_width=120
+                        "Set SD VAE to Automatic", visible=False, elem_id="vg_automatic", min_width=220
                     )
                     hinted(self.automatic, "Let each checkpoint have the VAE noted for it, or else its own")
                 self.said = gr.HTML(elem_id="vg_said")
                 uses = gr.Number(0, elem_id=USES, elem_classes="vg-hidden")
-        self.table_outputs = [self.table, self.pick, self.details, self.always, self.automatic]
+        self.table_outputs = [self.table, self.pick, self.details, self.use, self.always, self.automatic]
         shown = {"outputs": self.table_outputs, **QUIET}
         self.pick.input(self.show, self.pick, **shown)
+        self.pick.input(lambda: "", None, self.said, **QUIET)  # what was said of another file
         refresh.click(self._refresh, None, self.said, **QUIET).then(self.watch, self.pick, **shown)
         for button, function in (
-            (use_it, self._use),
+            (self.use, self._use),
             (self.always, self._always),
             (self.automatic, self._automatically),
         ):
@@ -233,12 +248,14 @@ class FilesSection:
         row = next((row for row in rows if row.name == chosen), None)
         choices = gr.update(choices=names, value=chosen if chosen in names else None)
         assigned = None if self._host is None else self._host.assigned_vae()
+        is_usable = row is not None and row.identity is not None
         is_void = assigned is not None and self._host is not None and self._host.overrides_assignments() is not None
         return (
             files_table(self._backend, rows, chosen),
             choices,
             details(self._backend, row),
-            gr.update(value=_NEVER if assigned is not None and assigned == chosen else _ALWAYS),
+            gr.update(interactive=is_usable),
+            gr.update(value=_NEVER if assigned is not None and assigned == chosen else _ALWAYS, interactive=is_usable),
             gr.update(visible=is_void and self._can_assign),
         )
 
@@ -252,7 +269,7 @@ class FilesSection:
                 left = self._library.hashing
                 table, choices, text, *buttons = self.show(chosen)
                 choices.pop("value")  # the user may have chosen another in the meantime
-                yield table, choices, text if chosen is not None else gr.update(), *buttons
+                yield table, choices, text if chosen is not None else gr.update(), *[gr.update()] * len(buttons)
 
     def _refresh(self) -> str:
         try:

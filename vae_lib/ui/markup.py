@@ -9,6 +9,9 @@ from html import escape
 # "vg" thrice: stronger than what gradio and the WebUI say of tables and text inside a gr.HTML.
 CSS = """
 .vg-hidden, .form:has(> .vg-hidden) { display: none !important; }
+#vg_tabs, .vg { --body-text-color-subdued: var(--neutral-500); --block-info-text-color: var(--neutral-500); }
+.dark #vg_tabs, .dark .vg { --body-text-color-subdued: var(--neutral-400);
+  --block-info-text-color: var(--neutral-400); }
 .vg { color: var(--body-text-color); font-size: var(--text-sm); line-height: 1.4; container-type: inline-size; }
 .vg.vg.vg p { margin: .25em 0; }
 .vg.vg.vg a { color: var(--link-text-color); text-decoration: underline; }
@@ -34,7 +37,7 @@ CSS = """
 .vg.vg.vg .vg-link:hover { text-decoration: underline; }
 .vg.vg.vg .vg-chip { display: inline-block; padding: 0 7px; border-radius: 99px; white-space: nowrap; font-size: .85em;
   border: 1px solid var(--border-color-primary); color: var(--body-text-color-subdued); }
-.vg.vg.vg .vg-chip.vg-on { border-color: var(--color-accent); color: var(--color-accent); }
+.vg.vg.vg .vg-chip.vg-on { border-color: var(--color-accent); color: var(--body-text-color); }
 .vg.vg.vg .vg-note { margin-bottom: 6px; }
 .vg.vg.vg .vg-note { padding: 7px 11px; border-radius: var(--radius-lg); border: 1px solid var(--border-color-primary);
   border-left: 3px solid var(--color-accent); background: var(--background-fill-secondary); }
@@ -70,26 +73,42 @@ CSS = """
 .vg.vg.vg .vg-plot .vg-strong { fill: var(--body-text-color); paint-order: stroke; stroke-width: 4px;
   stroke: var(--background-fill-primary); }
 @container (max-width: 1000px) { .vg.vg.vg .vg-plot { font-size: 17px; } }
-@container (min-width: 641px) {
+@container (min-width: 861px) {
   #vg_unfinished_table .vg.vg.vg .vg-scroll { max-height: 60vh; overflow-y: auto; }
   #vg_unfinished_table .vg.vg.vg thead th { position: sticky; top: 0; background: var(--background-fill-primary); }
 }
-@container (max-width: 640px) {
-  .vg.vg.vg table, .vg.vg.vg tbody { display: block; }
-  .vg.vg.vg thead { display: none; }
+@container (max-width: 720px) {
   .vg.vg.vg .vg-desk { display: none; }
   .vg.vg.vg .vg-phone { display: block; font-size: 14px; }
-  .vg.vg.vg th:first-child { min-width: 0; }
-  .vg.vg.vg tbody tr { display: grid; grid-template-columns: 1fr 1fr; column-gap: 10px; padding: 7px 10px;
+}
+.dark #vg_tabs input.subdued { color: var(--neutral-300); }
+#vg_tabs .secondary-wrap input { text-overflow: ellipsis; }
+#vg_tabs .secondary-wrap input[role=listbox] { padding-right: 1.5em; }
+#vg_gallery .grid-wrap { max-height: none; }
+#vg_gallery .grid-container { grid-template-columns: repeat(auto-fill, minmax(max(150px, 30%), 1fr)); }
+#vg_gallery .caption-label { max-width: 100%; white-space: normal; overflow-wrap: anywhere; text-align: right; }
+"""
+
+# Each row of a table as a card: where it is too narrow for a table of few columns, or (``.vg-broad``) of many.
+_CARDS = """
+@container (max-width: WIDTHpx) {
+  TABLE table, TABLE tbody { display: block; }
+  TABLE thead { display: none; }
+  TABLE tbody tr { display: grid; grid-template-columns: 1fr 1fr; column-gap: 10px; padding: 7px 10px;
     border-bottom: 1px solid var(--border-color-primary); }
-  .vg.vg.vg tbody tr:last-child { border-bottom: 0; }
-  .vg.vg.vg td, .vg.vg.vg td.vg-num { border: 0; padding: 1px 0; text-align: left; white-space: normal; min-width: 0; }
-  .vg.vg.vg td:first-child, .vg.vg.vg td.vg-wide { grid-column: 1 / -1; }
-  .vg.vg.vg td:empty { display: none; }
-  .vg.vg.vg td[data-label]:not(:first-child):not(.vg-wide)::before { content: attr(data-label) " ";
+  TABLE tbody tr:last-child { border-bottom: 0; }
+  TABLE td, TABLE td.vg-num { border: 0; padding: 1px 0; text-align: left; white-space: normal; min-width: 0; }
+  TABLE td:first-child, TABLE td.vg-wide { grid-column: 1 / -1; }
+  TABLE td:empty { display: none; }
+  TABLE td[data-label]:not(:first-child):not(.vg-wide) { display: flex; flex-wrap: wrap; column-gap: .4em; }
+  TABLE td[data-label]:not(:first-child):not(.vg-wide)::before { content: attr(data-label);
     color: var(--body-text-color-subdued); }
 }
 """
+CSS += "".join(
+    _CARDS.replace("WIDTH", str(width)).replace("TABLE", f".vg.vg.vg {table}")
+    for table, width in ((".vg-scroll", 640), (".vg-broad", 860))
+)
 
 Cell = tuple[str, str]  # HTML, class
 
@@ -104,6 +123,11 @@ def note(text: str, kind: str = "") -> str:
     return page(f'<div class="vg-note vg-{kind}" role="status">{escape(text)}</div>') if text else ""
 
 
+def sentence(text: str) -> str:
+    """With its first letter large; of a route's label, for example."""
+    return text[:1].upper() + text[1:]
+
+
 def chip(text: str, on: bool = False) -> str:
     return f'<span class="vg-chip{" vg-on" if on else ""}">{escape(text)}</span>'
 
@@ -113,31 +137,50 @@ def breakable(name: str) -> str:
     return re.sub(r"(?<=[-_./])(?=\w)", "<wbr>", escape(name))
 
 
-def pick_button(radio_id: str, index: int, text: str) -> str:
-    """A button that picks an option of a hidden gr.Radio, which is how a row of a table is chosen."""
+def pick_button(radio_id: str, index: int, text: str, shown_in: str = "") -> str:
+    """A button that picks an option of a hidden gr.Radio, which is how a row of a table is chosen.
+
+    ``shown_in`` is what shows the choice: on a narrow screen the page goes there, once it is filled.
+    """
     script = f"document.querySelectorAll('#{radio_id} input')[{index}].click()"
+    if shown_in:
+        script += f"; setTimeout(() => document.getElementById('{shown_in}').scrollIntoView({{block: 'nearest'}}), 500)"
     return f'<button type="button" class="vg-link" onclick="{script}">{breakable(text)}</button>'
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[Cell]], chosen: int | None = None, empty: str = "") -> str:
-    """A table; on a narrow screen each row becomes a card, its cells labelled by ``head``."""
+def table(
+    head: Sequence[str],
+    rows: Iterable[Sequence[Cell]],
+    chosen: int | None = None,
+    empty: str = "",
+    *,
+    is_broad: bool = False,
+) -> str:
+    """A table; on a narrow screen each row becomes a card, its cells labelled by ``head``.
+
+    The last cell of a row that has too few reaches to the end; ``is_broad`` tables become cards sooner.
+    """
     body = []
     kinds = [""] * len(head)
     for number, row in enumerate(rows):
-        kinds = max(kinds, [kind for _, kind in row], key=lambda found: found.count("vg-num"))
+        spanned = len(head) - len(row) + 1
+        if spanned == 1:
+            kinds = max(kinds, [kind for _, kind in row], key=lambda found: found.count("vg-num"))
+        span = f' colspan="{spanned}"' if spanned > 1 else ""
         cells = "".join(
-            f'<td class="{kind}" data-label="{escape(label)}">{html}</td>'
-            for label, (html, kind) in zip(head, row, strict=False)
+            f'<td class="{kind}" data-label="{escape(label)}"{span if place == len(row) else ""}>{html}</td>'
+            for place, (label, (html, kind)) in enumerate(zip(head, row, strict=False), 1)
         )
         body.append(f"<tr{' class=vg-chosen' if number == chosen else ''}>{cells}</tr>")
     if not body:
         return page(f'<p class="vg-dim">{escape(empty)}</p>')
     heads = "".join(
         f'<th class="{"vg-num" if kind == "vg-num" else ""}">{escape(label)}</th>'
-        for label, kind in zip(head, kinds, strict=False)
+        for label, kind in zip(head, kinds, strict=True)
     )
+    scroll = "vg-scroll vg-broad" if is_broad else "vg-scroll"
     return page(
-        f'<div class="vg-scroll"><table><thead><tr>{heads}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'
+        f'<div class="{scroll}"><table><thead><tr>{heads}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'
     )
 
 

@@ -15,7 +15,7 @@ from vae_lib.checkpoints import describe, read_header
 from vae_lib.decode.wording import time_text
 from vae_lib.errors import PlanError
 from vae_lib.networks import TAESD, Network
-from vae_lib.planning import Outlook, Planner, Prospect, Route, Work
+from vae_lib.planning import Outlook, Plan, Planner, Prospect, Route, Work
 from vae_lib.planning.route import Distrusted
 from vae_lib.planning.work import CPU
 from vae_lib.ui import markup
@@ -92,7 +92,9 @@ def _least(work: Work, route: Route) -> int:
 def bar(memory: Memory, need: int, where: str) -> str:
     """Memory as one bar: in use, needed, kept back, free; what is missing sticks out in red."""
     if memory.free is None or memory.usable is None:
-        return markup.note(f"{where}: this device does not report how much of it is free. {size_text(need)} needed.")
+        return markup.note(
+            f"{where}: this device does not report how much of it is free. {size_text(need, up=True)} needed."
+        )
     used = 0 if memory.total is None else max(0, memory.total - memory.free)
     over = max(0, need - memory.usable)
     parts = (
@@ -107,12 +109,15 @@ def bar(memory: Memory, need: int, where: str) -> str:
         f'<span class="vg-{kind}" style="width:{100 * size / whole:.2f}%"></span>' for kind, _, size in parts if size
     )
     keys = "".join(
-        f'<span><i class="vg-{kind}"></i>{name} {size_text(size)}</span>' for kind, name, size in parts if size
+        f'<span><i class="vg-{kind}"></i>{name} {size_text(size, up=kind == "need")}</span>'
+        for kind, name, size in parts
+        if size
     )
     title = where if memory.total is None else f"{where}: {size_text(memory.total)}"
     return markup.page(
         f'<div class="vg-dim">{escape(title)}</div><div class="vg-bar" role="img" aria-label="{escape(title)}, '
-        f'{size_text(memory.usable)} usable, {size_text(need)} needed">{spans}</div><div class="vg-key">{keys}</div>'
+        f'{size_text(memory.usable)} usable, {size_text(need, up=True)} needed">{spans}</div>'
+        f'<div class="vg-key">{keys}</div>'
     )
 
 
@@ -163,7 +168,7 @@ def reach(outlook: Outlook, prospects: Sequence[Prospect], curves: Mapping[Route
 
 
 def _side_text(side: int) -> str:
-    return f"{'over ' if side >= LARGEST else ''}{side} × {side}"
+    return f"{'over ' if side >= LARGEST else ''}{side}\u00a0×\u00a0{side}"
 
 
 def with_taesd(outlook: Outlook, planner: Planner) -> list[Prospect]:
@@ -184,11 +189,11 @@ def routes_table(outlook: Outlook, prospects: Sequence[Prospect], curves: Mappin
             side = largest_side(outlook, prospect, curves[route])
             largest = "unknown" if side is None else _side_text(side) if side else "none"
         if plan is None:
-            how = f'<span class="vg-bad-text">{_why_not(prospect, outlook)}</span>'
+            how = f'<span class="vg-bad-text">{markup.sentence(_why_not(prospect, outlook))}</span>'
             needs = about = "–"
         else:
-            host = f" + {size_text(plan.host_bytes)} RAM" if plan.host_bytes else ""
-            how, needs = escape(plan.describe()), size_text(plan.peak_bytes) + host
+            host = f" + {size_text(plan.host_bytes, up=True)} RAM" if plan.host_bytes else ""
+            how, needs = escape(_how(plan, prospects)), size_text(plan.peak_bytes, up=True) + host
             about = time_text(plan.seconds)
         least = "–" if prospect.least is None else size_text(prospect.least.peak_bytes, up=True)
         exact = "exact" if route.exact else "approximate"
@@ -196,7 +201,15 @@ def routes_table(outlook: Outlook, prospects: Sequence[Prospect], curves: Mappin
         numbers = [(text, "vg-num") for text in (needs, least, about, largest)]
         rows.append([(name, ""), (how, "vg-wide"), *numbers])
     head = ("Route", "How it would be done", "Would take now", "Needs at least", "Takes about", "Goes up to")
-    return markup.table(head, rows)
+    return markup.table(head, rows, is_broad=True)
+
+
+def _how(plan: Plan, prospects: Sequence[Prospect]) -> str:
+    """What a plan does; of one that is the full decode by another name, when it would differ."""
+    full = next((prospect.now for prospect in prospects if prospect.route is Route.FULL), None)
+    if full is None or plan.route is Route.FULL or (plan.device, plan.tiling) != (full.device, full.tiling):
+        return markup.sentence(plan.describe())
+    return f"As Full, in {plan.band_rows}-row bands; in smaller ones when memory is short"
 
 
 def _why_not(prospect: Prospect, outlook: Outlook) -> str:
@@ -225,7 +238,7 @@ def plot(curves: Mapping[Route, Curve], usable: int | None, side: float) -> str:
 
 def _drawing(curves: Mapping[Route, Curve], usable: int | None, side: float, width: int, kind: str) -> str:
     """Both axes are logarithmic; a dashed line each for what is usable and for the side that was asked for."""
-    left, right, top, bottom, height = 84, 16, 12, 50, 360
+    left, right, top, bottom, height = 84, 26, 12, 50, 360
     x_low, x_high = 256, 8192
     values = [
         *([] if usable is None else [usable]),

@@ -51,11 +51,13 @@ class MemorySection:
             self.height = gr.Number(height, label="Height", precision=0, step=64,
                                     min_width=90, elem_id="vg_height")  # fmt: skip
             self.dtype = gr.Dropdown(list(DTYPES), value=dtype_name(backend.dtype()), label="Type",
-                                     min_width=90, elem_id="vg_dtype")  # fmt: skip
+                                     min_width=130, elem_id="vg_dtype")  # fmt: skip
             self.operation = gr.Dropdown(
-                ["decode", "encode"], value="decode", label="Operation", min_width=110, elem_id="vg_operation"
+                ["decode", "encode"], value="decode", label="Operation", min_width=130, elem_id="vg_operation"
             )
-            self.vae = gr.Dropdown(standard, value=standard[0], label="VAE", min_width=230, elem_id="vg_memory_vae")
+            self.vae = gr.Dropdown(
+                standard, value=standard[0], label="VAE", scale=2, min_width=230, elem_id="vg_memory_vae"
+            )
         self._button = gr.Button("Refresh", size="sm", elem_id="vg_memory_go")
         for component, text in (
             (self.width, "Of the picture, in pixels"),
@@ -142,10 +144,10 @@ class MemorySection:
         if plan is None:
             least = outlook.prospects[0].least if outlook.prospects else None
             need = least.peak_bytes if least is not None else 0
-            return memory.bar(device, need, where), markup.note(wording.expected(outlook), "bad")
+            return memory.bar(device, need, where), markup.note(markup.sentence(wording.expected(outlook)), "bad")
         need = plan.peak_bytes if plan.device == work.device else 0
         return memory.bar(device, need, where), markup.note(
-            f"{wording.expected(outlook)}; takes about {wording.time_text(plan.seconds)}."
+            f"{markup.sentence(wording.expected(outlook))}; takes about {wording.time_text(plan.seconds)}."
         )
 
     def _work(self, asked: Asked) -> Work:

@@ -32,7 +32,7 @@ def import_problem(error: Exception) -> InputError:
     if isinstance(error, ModuleNotFoundError) and importlib.util.find_spec(package) is None:
         return InputError(f"The tab needs the package {package}, which is not installed; {INSTALL}.")
     said = str(error).partition("\n")[0].rstrip(".")
-    return InputError(f"gradio cannot be loaded ({type(error).__name__}: {said}); {INSTALL}.")
+    return InputError(f"The package gradio cannot be loaded ({type(error).__name__}: {said}); {INSTALL}.")
 
 
 def environment() -> dict[str, str]:

@@ -42,11 +42,13 @@ class UnfinishedSection:
         self._unfinished = unfinished
         self.said = gr.HTML(elem_id="vg_unfinished_said")
         with gr.Row(variant="compact"):
-            self.go = gr.Button("Decode now", variant="primary", elem_id="vg_finish", min_width=120)
-            self.all = gr.Button("Decode all", elem_id="vg_finish_all", min_width=100)
-            self.stop = gr.Button("Stop", variant="stop", visible=False, elem_id="vg_finish_stop", min_width=80)
-            self.remove = gr.Button(_REMOVE, elem_id="vg_unfinished_remove", min_width=80)
-            self.remove_all = gr.Button(_REMOVE_ALL, elem_id="vg_unfinished_remove_all", min_width=80)
+            self.go = gr.Button("Decode now", variant="primary", size="sm", elem_id="vg_finish", min_width=120)
+            self.all = gr.Button("Decode all", size="sm", elem_id="vg_finish_all", min_width=100)
+            self.stop = gr.Button(
+                "Stop", variant="stop", size="sm", visible=False, elem_id="vg_finish_stop", min_width=80
+            )
+            self.remove = gr.Button(_REMOVE, size="sm", elem_id="vg_unfinished_remove", min_width=80)
+            self.remove_all = gr.Button(_REMOVE_ALL, size="sm", elem_id="vg_unfinished_remove_all", min_width=80)
         self.vae_in_use = gr.Checkbox(
             False, label="With the VAE in use now", elem_id="vg_unfinished_vae_in_use", container=False
         )
@@ -159,7 +161,7 @@ def _table(items: Sequence[Unfinished], chosen: str | None) -> str:
         cells = [(escape(text), "vg-wide" if is_wide else "") for text, is_wide in zip(rest, wide, strict=True)]
         rows.append([(picked, ""), (_thumbnail(item.preview()), ""), *cells])
     names = list(items[0].details) if items else [""]
-    return markup.table([names[0], "Preview", *names[1:]], rows, number, _NONE)
+    return markup.table([names[0], "Preview", *names[1:]], rows, number, _NONE, is_broad=True)
 
 
 def _thumbnail(image: Image.Image | None) -> str:

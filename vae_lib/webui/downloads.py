@@ -11,7 +11,7 @@ import gradio as gr
 from fastapi import Body
 from fastapi.exceptions import HTTPException
 
-from vae_lib.errors import DownloadError, InputError, printable
+from vae_lib.errors import DownloadError, InputError, printable, written
 from vae_lib.guard import NOTHING_LOADED, Notices, Setting
 from vae_lib.guard.host import family_name
 from vae_lib.hub import DownloadManager, Job, has_taesd, load_catalog
@@ -124,7 +124,7 @@ class Downloads:
     def _taesd_button(self, label: str, value: str, elem_id: str, **_: Any) -> Any:
         """The setting's component: a text, which the host takes for its value, a line on what is there, a button."""
         with gr.Column(elem_id=f"{elem_id}_column"):
-            text = gr.HTML(value, label=label, elem_id=elem_id, elem_classes="settings-info")
+            text = gr.HTML(value, label=label, elem_id=elem_id)
             state = gr.HTML(elem_id=f"{elem_id}_state")
             get = gr.Button("Get TAESD for the loaded checkpoint", elem_id=f"{elem_id}_get")
             hinted(get, "A few MB from Hugging Face, once for each family")
@@ -192,7 +192,7 @@ def _arguments(body: Any) -> dict[str, Any]:
             raise InputError(f"There is no argument {name!r}; there are {', '.join(defaults)}.")
         if type(value) is not type(defaults[name]):
             kind = "a text" if name == "reference" else "true or false"
-            raise InputError(f"'{name}' must be {kind}, not {value!r}.")
+            raise InputError(f"'{name}' must be {kind}, not {written(value)}.")
     wanted = defaults | body
     wanted["reference"] = wanted["reference"].strip()
     if not wanted["reference"]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from vae_lib.errors import printable
+from vae_lib.errors import printable, written
 from vae_lib.guard import Guard, Setting
 from vae_lib.guard.notices import say
 from vae_lib.webui import lost_pages, options_page, panel, request_api, tab, xyz
@@ -41,7 +41,7 @@ class Extension:
                 self.guard.notices.tell_once(
                     f"owner of {setting.key}",
                     f"another extension owns the setting '{setting.key}': it was left alone, and "
-                    f"{setting.default!r} is used here.",
+                    f"{written(setting.default)} is used here.",
                 )
         return own
 

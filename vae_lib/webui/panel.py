@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import gradio as gr
+from gradio.context import Context
 
 from vae_lib.errors import InputError
 from vae_lib.guard import Guard, infotext, request
@@ -57,15 +58,14 @@ def script_class(guard: Guard, host: WebUI) -> type:
                     elem_id=self.elem_id("decode_by"), min_width=120,
                 )  # fmt: skip
                 threshold = gr.Number(
-                    default.threshold, label="Least free GB for a full decode (0: see Settings)", minimum=0,
-                    maximum=request.LARGEST_THRESHOLD, elem_id=self.elem_id("threshold"), min_width=120,
-                )  # fmt: skip
+                    default.threshold, label="Least free GB for a full decode (0: see Settings)",
+                    elem_id=self.elem_id("threshold"), min_width=120,
+                )  # fmt: skip  # limits would be gradio's to report, by a traceback
             for control, text in ((fallback, FALLBACK), (decode_by, DECODE_BY), (threshold, THRESHOLD)):
                 hinted(control, text)
-            fallback.change(
-                lambda falls_back: gr.update(interactive=falls_back), fallback, threshold,
-                **QUIET,
-            )  # fmt: skip
+            # It has no effect without the fallback, which the host's own defaults may switch off.
+            for event in (fallback.change, *([Context.root_block.load] if Context.root_block else [])):
+                event(lambda falls_back: gr.update(interactive=falls_back), fallback, threshold, **QUIET)
             fields = (
                 (fallback, infotext.pasted_fallback, "vae_guard_fallback"),
                 (decode_by, infotext.pasted_decode_by, "vae_guard_decode_by"),

@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import Request as HTTPRequest
 from fastapi.exceptions import HTTPException
 
-from vae_lib.errors import InputError
+from vae_lib.errors import InputError, written
 from vae_lib.guard import request
 
 TITLE = "vae guard"
@@ -22,7 +22,7 @@ def positional(args: Any) -> list[Any]:
         elif isinstance(args, (list, tuple)):
             checked = request.from_args(args)
         else:
-            raise InputError(f"'args' of VAE Guard must be a list or an object, not {args!r}.")
+            raise InputError(f"'args' of VAE Guard must be a list or an object, not {written(args)}.")
     except InputError as error:
         raise unprocessable(error) from error
     return [getattr(checked, name) for name in request.NAMES]
