@@ -195,7 +195,7 @@ def _of_vae(path: Path) -> str:
 
 
 def _of_latents(path: Path) -> str:
-    latents, metadata = load_latents(path)
+    latents, metadata = load_latents(path, videos=True)
     own = ", as the VAE gives them (factors 1 and 0)" if metadata.get("scaling_factor") == "1" else ""
     return f"read: {'x'.join(map(str, latents.shape))}{own}"
 

@@ -49,7 +49,7 @@ def test_fp8_latents_become_fp16(tmp_path: Path) -> None:
         ({}, r"no tensor named 'latents' \(nothing\)"),
         ({"latents": torch.ones(5, 2, 2)}, r"shape \(5, 2, 2\); \(batch, channels, height, width\)"),
         ({"latents": torch.ones(1, 4096, 64)}, "sequence of packed latents, unpack them"),
-        ({"latents": torch.ones(1, 16, 3, 2, 2)}, "video's, save the latents of each frame"),
+        ({"latents": torch.ones(1, 16, 3, 2, 2)}, "video's, decode them with"),
         ({"latents": torch.ones(1, 4, 0, 2)}, "are empty"),
         ({"latents": torch.ones(1, 4, 2, 2, dtype=torch.int64)}, "of type int64; floating-point"),
         ({"latents": torch.full((1, 4, 2, 2), float("nan"))}, r"16 NaN .* of 16.*UNet.*not the VAE"),

@@ -31,15 +31,23 @@ def is_supported(module: Any) -> bool:
     _, shapes = _part(dict(module.named_parameters()), PARTS[Operation.DECODE])
     if any(".parametrizations." in name for name in shapes):
         return True  # under names of its own; which layer that is, ``layers`` says
-    return _is_known(tuple(shapes.items()))
+    return _patch_of(tuple(shapes.items())) == 1  # else the host puts the picture together after its decoder
+
+
+def is_supported_whole(module: nn.Module) -> bool:
+    """The same where we stand in for methods around both halves."""
+    own = dict(module.named_parameters())
+    parts = [_part(own, WHOLE_PARTS[operation])[1] for operation in Operation]
+    return all(_patch_of(tuple(shapes.items())) is not None for shapes in parts)
 
 
 @functools.lru_cache(maxsize=8)  # asked before each decode, and 20 ms
-def _is_known(shapes: tuple[tuple[str, tuple[int, ...]], ...]) -> bool:
+def _patch_of(shapes: tuple[tuple[str, tuple[int, ...]], ...]) -> int | None:
+    """Of our network for these weights; None where we have none."""
     try:
-        return recognise(dict(shapes)).config.patch == 1  # else the host puts the picture together after its decoder
+        return recognise(dict(shapes)).config.patch
     except CheckpointError:
-        return False
+        return None
 
 
 def _part(own: Mapping[str, Tensor], parts: tuple[str, ...]) -> tuple[dict[str, Tensor], dict[str, tuple[int, ...]]]:

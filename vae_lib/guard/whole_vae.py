@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from vae_lib.engine import Operation, Padding
-from vae_lib.errors import CheckpointError
 from vae_lib.guard import borrow, layers
 from vae_lib.guard.seam import StandIn, attribute
 from vae_lib.networks import Network
@@ -29,12 +28,7 @@ class WholeVAE:
         self._packages = packages
 
     def is_supported(self) -> bool:
-        try:
-            for operation in Operation:
-                self.network(operation)
-        except CheckpointError:
-            return False
-        return True
+        return borrow.is_supported_whole(self.module)
 
     @contextmanager
     def standing_in(self, stand_in: StandIn) -> Iterator[None]:

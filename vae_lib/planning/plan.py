@@ -167,7 +167,7 @@ def _band_sizes(work: Work, route: Route) -> Sequence[int]:
     if kinds.of(work.device).in_main_memory:
         return _halved(16 * MIB, work, 1 if route is Route.FULL else None)
     if work.config.taps > 1:  # of whole frames so much would be kept that the host's own decode takes little more
-        return _halved(64 * MIB, work, 2 if route is Route.FULL else None)
+        return _halved(32 * MIB, work, 2 if route is Route.FULL else None)
     if route is Route.FULL:
         return [WHOLE, *_halved(1024 * MIB, work, 5)]
     if route is Route.OFFLOAD:
