@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from html import escape
 
 # "vg" thrice: stronger than what gradio and the WebUI say of tables and text inside a gr.HTML.
@@ -113,13 +113,13 @@ def breakable(name: str) -> str:
     return re.sub(r"(?<=[-_./])(?=\w)", "<wbr>", escape(name))
 
 
-def pick_button(radio_id: str, index: int, text: str) -> str:
-    """A button that picks an option of a hidden gr.Radio, which is how a row of a table is chosen."""
-    script = f"document.querySelectorAll('#{radio_id} input')[{index}].click()"
+def pick_button(options_id: str, index: int, text: str) -> str:
+    """A button that picks a hidden gr.Radio's or gr.CheckboxGroup's option, which is how a table's row is chosen."""
+    script = f"document.querySelectorAll('#{options_id} input')[{index}].click()"
     return f'<button type="button" class="vg-link" onclick="{script}">{breakable(text)}</button>'
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[Cell]], chosen: int | None = None, empty: str = "") -> str:
+def table(head: Sequence[str], rows: Iterable[Sequence[Cell]], chosen: Collection[int] = (), empty: str = "") -> str:
     """A table; on a narrow screen each row becomes a card, its cells labelled by ``head``."""
     body = []
     kinds = [""] * len(head)
@@ -129,7 +129,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Cell]], chosen: int | Non
             f'<td class="{kind}" data-label="{escape(label)}">{html}</td>'
             for label, (html, kind) in zip(head, row, strict=False)
         )
-        body.append(f"<tr{' class=vg-chosen' if number == chosen else ''}>{cells}</tr>")
+        body.append(f"<tr{' class=vg-chosen' if number in chosen else ''}>{cells}</tr>")
     if not body:
         return page(f'<p class="vg-dim">{escape(empty)}</p>')
     heads = "".join(
