@@ -109,6 +109,20 @@ def test_a_picture_is_replaced_by_its_own(page: Page) -> None:
     assert page.show(now, told) == (False, "")
 
 
+def test_pictures_that_look_alike_keep_their_infotexts(page: Page) -> None:
+    """Of a prompt matrix or an axis that makes no difference."""
+    images, texts = [], []
+    for prompt in ("a cup", "a cup of tea"):
+        page.host.infotexts = lambda p, count, prompt=prompt: [f"{prompt}\nSteps: 2, Seed: 1"]
+        (image,), (text,) = page.generate(1, 1)
+        images.append(image)
+        texts.append(text)
+    page.show(images, texts)
+    now, told, _, _ = page.press()
+    assert all(map(is_decoded, now, texts))
+    assert all(after.startswith(before) for after, before in zip(told, texts, strict=True))
+
+
 def test_a_saved_picture_is_told_by_its_file(page: Page, tmp_path: Path) -> None:
     """The file may be a JPEG, whose pixels are others."""
 
@@ -146,9 +160,10 @@ def test_a_file_that_the_host_did_not_show_is_not_shown(page: Page, tmp_path: Pa
 
 
 def test_what_a_script_made_of_tiles_stays(page: Page) -> None:
-    """SD upscale: one picture of many, under the first one's infotext."""
+    """SD upscale, outpainting: one picture of many that overlap, under the first one's infotext."""
     tiles = [page.generate(1, seed) for seed in (1, 2)]
     whole = side_by_side([images[0] for images, _ in tiles])
+    whole.paste(tiles[1][0][0], (8, 0))  # whole in it; of the first one there is half
     visible, note = page.show([whole], tiles[0][1])
     assert not visible
     assert "VAE &gt; Unfinished" in note
@@ -157,19 +172,42 @@ def test_what_a_script_made_of_tiles_stays(page: Page) -> None:
     assert texts == tiles[0][1]
     assert "nothing in this gallery to decode again" in said
     assert len(page.guard.kept.unfinished()) == 2
+    assert page.show([], tiles[0][1]) == (False, "")  # the host's "Do not show any images in gallery"
 
 
-def test_a_scripts_grid_stays(page: Page) -> None:
-    """Loopback, X/Y/Z: their pictures are mended, what they drew of them is not, and a line says so."""
-    made = [page.generate(1, seed) for seed in (1, 2)]
+def as_large(image: Image.Image) -> Image.Image:
+    """As TAESD's are: the small network of the tests has fewer levels."""
+    return image.resize((16, 16), Image.Resampling.NEAREST)
+
+
+def drawn(pictures: Images) -> Image.Image:
+    """As X/Y/Z does it: with a margin for words, and white between the pictures."""
+    grid = Image.new("RGB", (10 + sum(one.width + 3 for one in pictures), 9 + pictures[0].height), "white")
+    for number, one in enumerate(pictures):
+        grid.paste(one, (10 + number * (one.width + 3), 9))
+    return grid
+
+
+@pytest.mark.parametrize("alone", [True, False], ids=["alone", "with the pictures"])
+def test_a_scripts_grid_is_put_together_again(page: Page, alone: bool) -> None:
+    """Loopback, prompt matrix, X/Y/Z, which shows the pictures beside the grid or does not."""
+    finish = page.host.finish
+    page.host.finish = lambda *given: [(as_large(image), text) for image, text in finish(*given)]
+    made = [page.generate(1, seed) for seed in (1, 1, 2)][1:]  # the first one twice
     pictures, texts = [images[0] for images, _ in made], [text for _, (text,) in made]
-    grid = side_by_side(pictures)
-    assert page.show([grid, *pictures], [texts[0], *texts], 1)[0]
-    now, _, shown, said = page.press(selected=2)
-    assert now[0] is grid
-    assert all(map(is_decoded, now[1:], texts))
-    assert "The other pictures in the gallery are as they were." in said
+    gallery = [drawn(pictures), drawn([*pictures, pictures[0]]), *([] if alone else pictures)]
+    told = [texts[0], texts[1], *([] if alone else texts)]
+    assert page.show(gallery, told, 1) == (True, "")
+    now, infotexts, shown, said = page.press(selected=1)
+    assert len(now) == len(gallery)
+    assert all("decoded again" in text for text in infotexts)
+    assert [text.split(",")[1] for text in infotexts] == [text.split(",")[1] for text in told]
     assert "Seed: 2" in shown
+    assert "pictures were decoded again in full" in said
+    assert page.show(now, infotexts, 1)[0] is False
+    exact = [as_large(page.generate(1, seed, by="Full")[0][0]) for seed in (1, 2)]
+    for one, wanted in zip(now, [drawn(exact), drawn([*exact, exact[0]]), *exact], strict=False):
+        assert np.array_equal(np.asarray(one), np.asarray(wanted))
 
 
 def test_the_hosts_own_grid_is_made_again(page: Page) -> None:

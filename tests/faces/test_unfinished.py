@@ -23,5 +23,5 @@ def test_what_was_wanted_by_taesd_is_told_apart(tmp_path: Path) -> None:
     host.generate(latents, Request(True, "TAESD"))
     listed = UnfinishedPictures(guard).listed()
     assert [(item.is_approximate, item.is_draft) for item in listed] == [(True, False), (True, True)]
-    page = _table(listed, None)
+    page = _table(listed, ())
     assert page.index("approximate") < page.index("TAESD, as chosen")

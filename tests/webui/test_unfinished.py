@@ -160,19 +160,35 @@ def test_the_list_is_up_to_date_when_the_tab_is_shown(host: hosts.Host, page: Pa
         expect(table.locator("tbody tr").first.locator("img")).to_be_visible()
 
 
-def test_decode_all_and_remove(host: hosts.Host, page: Page) -> None:
-    with approximated(host, seeds=(82, 83, 84)):
+def test_several_are_removed_and_decoded_at_once(host: hosts.Host, page: Page) -> None:
+    with approximated(host, seeds=range(82, 88)):
         table = unfinished_tab(page)
-        expect(table.locator("tbody tr")).to_have_count(3)
-        table.locator("tbody tr", has_text="83").locator("button").first.click()
-        expect(table.locator("tr.vg-chosen")).to_contain_text("83")
-        page.locator("#vg_unfinished_remove").click()
-        expect(page.locator("#vg_unfinished_remove")).not_to_have_text("Remove")  # it asks
-        assert len(files(host)) == 3
-        page.locator("#vg_unfinished_remove").click()
-        expect(table.locator("tbody tr")).to_have_count(2)
-        page.locator("#vg_finish_all").click()
+        rows, remove = table.locator("tbody tr"), page.locator("#vg_unfinished_remove")
+        expect(rows).to_have_count(6)
+        for button in (remove, page.locator("#vg_finish")):
+            expect(button).to_be_disabled()  # nothing is chosen yet
+
+        def choose(*seeds: str) -> None:
+            for seed in seeds:
+                rows.filter(has_text=seed).locator("button").first.click()
+                expect(rows.filter(has_text=seed)).to_have_class("vg-chosen")
+            expect(table.locator("tr.vg-chosen")).to_have_count(len(set(seeds)))
+
+        choose("83", "84", "85")
+        rows.filter(has_text="85").locator("button").first.click()  # not, after all
+        expect(table.locator("tr.vg-chosen")).to_have_count(2)
+        remove.click()
+        expect(said(page)).to_contain_text("The 2 that are chosen")  # it asks
+        assert len(files(host)) == 6
+        remove.click()
+        expect(rows).to_have_count(4)
+        choose("82", "87")
+        page.locator("#vg_finish").click()
         expect(page.locator("#vg_finished img")).to_have_count(2, timeout=SECONDS)
+        expect(rows).to_have_count(2)
+        assert all(rows.filter(has_text=seed).count() == 1 for seed in ("85", "86"))
+        page.locator("#vg_finish_all").click()
+        expect(rows).to_have_count(0, timeout=SECONDS)
         assert files(host) == []
 
 

@@ -44,7 +44,7 @@ class Kept:
         token: what batches of one generation have in common; None: an earlier run's.
         infotexts: one per picture; empty until they are known.
         pictures: what the host made of each picture, where its generation showed it; empty until it is over.
-        grid: that of the whole generation, if the host made one.
+        grid: digests of that of the whole generation, if the host made one.
         route: how it was decoded ("full", ...); None while it is not.
         path: the file it lies in while there is no exact picture of it.
         is_draft: whether its generation asked for TAESD; of an earlier run's nobody knows.
@@ -55,7 +55,7 @@ class Kept:
         self.token, self.path = None if generation is None else generation.token, path
         self.infotexts = list(latents.infotexts)
         self.pictures: list[Looks] = []
-        self.grid = Looks()
+        self.grid: frozenset[str] = frozenset()
         self.route: str | None = None
         self.model_name, self.created = latents.model_name, latents.created
         self.shape, self.space = tuple(latents.tensor.shape), latents.space
@@ -249,7 +249,7 @@ class KeptLatents:
         made = iter(seen.pictures(infotexts, images))
         for item in batches:
             item.pictures = [picture for _, picture in zip(range(item.shape[0]), made, strict=False)]
-            item.grid = seen.looks(grid[0]) if len(grid) == 1 else Looks()
+            item.grid = seen.digests(grid[0]) if len(grid) == 1 else frozenset()
 
     def promise(self, held: Kept | None) -> str:
         """How long an approximate picture's latents are kept, as a sentence."""

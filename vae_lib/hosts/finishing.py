@@ -10,10 +10,12 @@ back, with the type that the host declares for it; output folders and settings a
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,11 +27,11 @@ from vae_lib.checkpoints.unfinished import Afterwards, Latents
 from vae_lib.guard.generation import Again
 
 _LISTS = ("prompts", "negative_prompts", "seeds", "subseeds")  # of the batch; all_... of the whole generation
-_IMAGES = ("overlay_images", "color_corrections")
+_BUILT_IN = "extensions-builtin"  # the folder of the extensions that come with the host
 _HOSTS = ("outpath_samples", "outpath_grids", "refiner_checkpoint")
+_OVERLAYS = "postprocess_maskoverlay"
 _HOOKS = (
-    "postprocess_batch", "postprocess_batch_list", "postprocess_image", "postprocess_maskoverlay",
-    "postprocess_image_after_composite",
+    "postprocess_batch", "postprocess_batch_list", "postprocess_image", "postprocess_image_after_composite", _OVERLAYS,
 )  # fmt: skip
 _TYPES: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "bool": (int,), "str": (str,)}
 _UNFIT_FOR_A_NAME = re.compile(r"[/\\:\x00-\x1f]|^[. ]+$")
@@ -47,7 +49,7 @@ def noted(p: Any, vae: Mapping[str, Any]) -> Afterwards:
     values |= {name: list(getattr(p, name, None) or ()) for name in _LISTS}
     values["vae"] = dict(vae)
     values["is_img2img"] = isinstance(p, processing.StableDiffusionProcessingImg2Img)
-    images = {name: _as_images(getattr(p, name, None) or ()) for name in _IMAGES}
+    images = {"overlay_images": _overlays(p), "color_corrections": _as_images(getattr(p, "color_corrections", None))}
     own = {script.title(): list(_arguments(p, script)) for script in hosts_postprocessing(p.scripts)}
     values["postprocessing"] = {title: args for title, args in own.items() if _is_plain(args)}
     return Afterwards(values, {name: found for name, found in images.items() if found}, tuple(_not_repeated(p)))
@@ -85,6 +87,8 @@ def processing_of(
     p.overlay_images = list(images.get("overlay_images", ())) or None
     p.color_corrections = [np.asarray(image) for image in images.get("color_corrections", ())] or None
     beside = {key: False for key in _BESIDE_IT if getattr(shared.opts, key, False)}
+    if p.overlay_images and not getattr(shared.opts, "overlay_inpaint", True):
+        beside["overlay_inpaint"] = True  # they are those that were laid over
     p.override_settings = {**beside, **settings}
     for key in p.override_settings:  # the host puts back only what is in its file
         shared.opts.data.setdefault(key, shared.opts.get_default(key))
@@ -211,7 +215,7 @@ def _not_repeated(p: Any) -> list[str]:
     own = hosts_postprocessing(p.scripts)
     found = []
     for script in getattr(p.scripts, "alwayson_scripts", ()):
-        acts = any(getattr(type(script), hook, None) is not getattr(scripts.Script, hook, None) for hook in _HOOKS)
+        acts = any(_has(script, hook) for hook in _HOOKS if hook != _OVERLAYS or not _is_built_in(script))
         if acts and script not in own and is_on(p, script):
             found.append(str(script.title()))
     selected = (getattr(p, "script_args", None) or (0,))[0]
@@ -219,6 +223,39 @@ def _not_repeated(p: Any) -> list[str]:
     if isinstance(selected, int) and 0 < selected <= len(chosen):
         found.append(str(chosen[selected - 1].title()))
     return found
+
+
+def _has(script: Any, hook: str) -> bool:
+    return getattr(type(script), hook, None) is not getattr(scripts.Script, hook, None)
+
+
+def _is_built_in(script: Any) -> bool:
+    return _BUILT_IN in Path(script.filename or "").parts
+
+
+def _overlays(p: Any) -> list[Image.Image]:
+    """What the host lays over each picture of the batch.
+
+    Its own scripts give theirs when they are asked, before the decode as well as after it: soft inpainting makes them
+    of the latents as they were sampled. What others' scripts would do when asked twice nobody knows.
+    """
+    own = getattr(p, "overlay_images", None) or () if getattr(shared.opts, "overlay_inpaint", True) else ()
+    asked = [
+        script
+        for script in getattr(p.scripts, "alwayson_scripts", ())
+        if _has(script, _OVERLAYS) and _is_built_in(script)
+    ]
+    if not asked:
+        return _as_images(own)
+    found = []
+    for index in range(len(p.prompts)):
+        overlay = own[index] if index < len(own) else None
+        given = scripts.PostProcessMaskOverlayArgs(index, getattr(p, "mask_for_overlay", None), overlay)
+        for script in asked:
+            with contextlib.suppress(Exception):  # the host goes on, too
+                script.postprocess_maskoverlay(p, given, *_arguments(p, script))
+        found.append(given.overlay_image)
+    return _as_images(found) if all(found) else []
 
 
 def _arguments(p: Any, script: Any) -> Sequence[Any]:
@@ -245,8 +282,8 @@ def _is_plain(value: Any) -> bool:
     return value is None or type(value) in (bool, int, float, str)
 
 
-def _as_images(items: Sequence[Any]) -> list[Image.Image]:
+def _as_images(items: Sequence[Any] | None) -> list[Image.Image]:
     """Of arrays, too; what is the same in a batch stays the same."""
-    items = [getattr(item, "image", item) for item in items]  # SD.Next's colours are of one
+    items = [getattr(item, "image", item) for item in items or ()]  # SD.Next's colours are of one
     made = {id(item): item if isinstance(item, Image.Image) else Image.fromarray(item) for item in items}
     return [made[id(item)] for item in items]

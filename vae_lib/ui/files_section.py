@@ -77,8 +77,8 @@ def files_table(backend: Backend, rows: Sequence[Row], chosen: str | None) -> st
     """All files, the damaged ones with what is wrong with them."""
     host, checkpoint = backend.host, backend.checkpoint()
     in_use, assigned = (None, None) if host is None else (host.vae_in_use(), host.assigned_vae())
-    body, number = [], None
-    names = Counter(row.file.path.name for row in rows)
+    body, names = [], Counter(row.file.path.name for row in rows)
+    numbers = [index for index, row in enumerate(rows) if row.name == chosen]
     for index, row in enumerate(rows):
         name = markup.pick_button(PICK, index, row.name, "vg_details")
         if names[row.file.path.name] > 1 and row.name == row.file.path.name:  # which of the twins the WebUI calls so
@@ -87,8 +87,6 @@ def files_table(backend: Backend, rows: Sequence[Row], chosen: str | None) -> st
             name += " " + markup.chip("in use", on=True)
         if row.name == assigned:
             name += " " + markup.chip("always with this checkpoint")
-        if row.name == chosen:
-            number = index
         identity = row.identity
         if identity is None:
             problem = f'<span class="vg-bad-text">{escape(row.problem or "")}</span>'
@@ -109,7 +107,7 @@ def files_table(backend: Backend, rows: Sequence[Row], chosen: str | None) -> st
     own = ""
     if in_use is None and checkpoint is not None:
         own = markup.page(f"<p>In use now: the VAE inside the checkpoint <b>{escape(checkpoint.title)}</b>.</p>")
-    return own + markup.table(_HEAD, body, number, "There are no VAEs yet: get one in Downloads.")
+    return own + markup.table(_HEAD, body, numbers, "There are no VAEs yet: get one in Downloads.")
 
 
 def details(backend: Backend, row: Row | None) -> str:

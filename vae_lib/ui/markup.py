@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from html import escape
 
 # "vg" thrice: stronger than what gradio and the WebUI say of tables and text inside a gr.HTML.
@@ -137,12 +137,12 @@ def breakable(name: str) -> str:
     return re.sub(r"(?<=[-_./])(?=\w)", "<wbr>", escape(name))
 
 
-def pick_button(radio_id: str, index: int, text: str, shown_in: str = "") -> str:
-    """A button that picks an option of a hidden gr.Radio, which is how a row of a table is chosen.
+def pick_button(options_id: str, index: int, text: str, shown_in: str = "") -> str:
+    """A button that picks a hidden gr.Radio's or gr.CheckboxGroup's option, which is how a table's row is chosen.
 
     ``shown_in`` is what shows the choice: on a narrow screen the page goes there, once it is filled.
     """
-    script = f"document.querySelectorAll('#{radio_id} input')[{index}].click()"
+    script = f"document.querySelectorAll('#{options_id} input')[{index}].click()"
     if shown_in:
         script += f"; setTimeout(() => document.getElementById('{shown_in}').scrollIntoView({{block: 'nearest'}}), 500)"
     return f'<button type="button" class="vg-link" onclick="{script}">{breakable(text)}</button>'
@@ -151,7 +151,7 @@ def pick_button(radio_id: str, index: int, text: str, shown_in: str = "") -> str
 def table(
     head: Sequence[str],
     rows: Iterable[Sequence[Cell]],
-    chosen: int | None = None,
+    chosen: Collection[int] = (),
     empty: str = "",
     *,
     is_broad: bool = False,
@@ -171,7 +171,7 @@ def table(
             f'<td class="{kind}" data-label="{escape(label)}"{span if place == len(row) else ""}>{html}</td>'
             for place, (label, (html, kind)) in enumerate(zip(head, row, strict=False), 1)
         )
-        body.append(f"<tr{' class=vg-chosen' if number == chosen else ''}>{cells}</tr>")
+        body.append(f"<tr{' class=vg-chosen' if number in chosen else ''}>{cells}</tr>")
     if not body:
         return page(f'<p class="vg-dim">{escape(empty)}</p>')
     heads = "".join(

@@ -20,7 +20,7 @@ from vae_lib.ui.hints import hinted
 PICK = "vg_pick_unfinished"
 _WHAT = (
     "Latents of pictures that are not there, or not exact: their decode failed, the WebUI ended in it, or TAESD made "
-    "the picture. Those that you chose TAESD for are at the end."
+    "the picture. Those that you chose TAESD for are at the end. Click on a time to choose it; several can be chosen."
 )
 _NONE = (
     "Every picture is there, and exact. Latents are saved before each decode; if it fails, if the WebUI dies in it, or "
@@ -28,11 +28,12 @@ _NONE = (
 )
 _REMOVE, _REMOVE_ALL = "Remove", "Remove all"
 _SURE = "Remove for good"
+_BOXES = ("☐", "☑")
 
 
 class UnfinishedSection:
-    """A list of them; "Decode now" for the chosen one and "Decode all", which can be stopped; "Remove" and "Remove
-    all", asked once.
+    """A list of them; "Decode now" for those that are chosen and "Decode all", which can be stopped; "Remove" and
+    "Remove all", asked once.
 
     Attributes:
         outputs: the components that ``show`` fills.
@@ -56,7 +57,7 @@ class UnfinishedSection:
             label="Pictures", columns=2, object_fit="contain", visible=False, elem_id="vg_finished"
         )
         self.table = gr.HTML(elem_id="vg_unfinished_table")
-        self.pick = gr.Radio(choices=[], elem_id=PICK, elem_classes="vg-hidden")
+        self.pick = gr.CheckboxGroup(choices=[], elem_id=PICK, elem_classes="vg-hidden")
         self.report = gr.Textbox(
             label="VAE Guard failed and the WebUI's own code was used. Please report it with this text:",
             lines=6, max_lines=20, interactive=False, show_copy_button=True, visible=False, elem_id="vg_report",
@@ -65,7 +66,7 @@ class UnfinishedSection:
             self.said, self.table, self.pick, self.go, self.all, self.stop, self.remove, self.remove_all,
             self.vae_in_use, self.report,
         ]  # fmt: skip
-        hinted(self.go, "Decode the chosen latents exactly, and save the pictures among the others")
+        hinted(self.go, "Decode what is chosen exactly, and save the pictures among the others")
         hinted(self.all, "Decode all in the list, one after the other")
         hinted(self.stop, "End the decode; what is not decoded yet stays in the list")
         hinted(self.remove, "Throw the chosen latents away")
@@ -79,42 +80,40 @@ class UnfinishedSection:
         self.remove_all.click(self._remove_all, self.remove_all, self.outputs, **QUIET)
 
     def show(self) -> list[Any]:
-        """The list as it is now, with nothing chosen but the first."""
+        """The list as it is now, with nothing chosen."""
         return self._shown("")
 
-    def refresh(self, chosen: str | None) -> list[Any]:
+    def refresh(self, chosen: Sequence[str] | None) -> list[Any]:
         """The list as it is now."""
-        return self._shown("", chosen)
+        return self._shown("", chosen or ())
 
-    def _shown(self, said: str, chosen: str | None = None, *, is_busy: bool = False, asks: str = "") -> list[Any]:
+    def _shown(self, said: str, chosen: Sequence[str] = (), *, is_busy: bool = False, asks: str = "") -> list[Any]:
+        """The only one in the list needs no choice."""
         items = list(self._unfinished.listed())
         keys = [item.key for item in items]
-        chosen = chosen if chosen in keys else keys[0] if keys else None
+        chosen = [key for key in keys if key in chosen or len(keys) == 1]
         report, some = self._unfinished.report(), bool(items)
         one, every = (_SURE if asks == label else label for label in (_REMOVE, _REMOVE_ALL))
         return [
             said or (markup.note(_WHAT) if some else ""),
             _table(items, chosen),
             gr.update(choices=keys, value=chosen),
-            gr.update(visible=some and not is_busy),
+            gr.update(visible=some and not is_busy, interactive=bool(chosen)),
             gr.update(visible=len(items) > 1 and not is_busy),
             gr.update(visible=is_busy),
-            gr.update(visible=some and not is_busy, value=one),
+            gr.update(visible=some and not is_busy, interactive=bool(chosen), value=one),
             gr.update(visible=len(items) > 1 and not is_busy, value=every),
             gr.update(visible=some and not is_busy),
             gr.update(value=report, visible=bool(report)),
         ]
 
-    def _finish(self, key: str | None, vae_in_use: bool) -> Iterator[list[Any]]:
-        yield from self._finishing([key] if key else [], vae_in_use)
-
     def _finish_all(self, vae_in_use: bool) -> Iterator[list[Any]]:
-        yield from self._finishing([item.key for item in self._unfinished.listed()], vae_in_use)
+        yield from self._finish(self._all(), vae_in_use)
 
-    def _finishing(self, keys: Sequence[str], vae_in_use: bool) -> Iterator[list[Any]]:
+    def _finish(self, keys: Sequence[str], vae_in_use: bool) -> Iterator[list[Any]]:
         said, pictures, kind = "", [], ""
         try:
-            busy = self._shown("", keys[0] if keys else None, is_busy=True)
+            busy = self._shown("", keys, is_busy=True)
             for step in self._unfinished.finish(keys, bool(vae_in_use)):
                 if isinstance(step, Finished):
                     said, pictures, kind = step.said, list(step.pictures), "" if step.is_good else "bad"
@@ -126,20 +125,21 @@ class UnfinishedSection:
         gallery = gr.update(value=pictures, visible=True) if pictures else gr.update()
         yield [*self._shown(markup.note(said, kind)), gallery]
 
-    def _remove(self, key: str | None, label: str) -> list[Any]:
-        if label != _SURE:
-            asked = "The latents will be deleted, and this picture cannot be decoded any more. Press again to do so."
-            return self._shown(markup.note(asked, "warn"), key, asks=_REMOVE)
-        return self._discarded([key or ""])
+    def _all(self) -> list[str]:
+        return [item.key for item in self._unfinished.listed()]
+
+    def _remove(self, keys: Sequence[str], label: str) -> list[Any]:
+        which = "What is chosen" if len(keys) == 1 else f"The {len(keys)} that are chosen"
+        return self._discard(keys, label, _REMOVE, which)
 
     def _remove_all(self, label: str) -> list[Any]:
-        keys = [item.key for item in self._unfinished.listed()]
-        if label != _SURE:
-            asked = f"All {len(keys)} will be deleted, and cannot be decoded any more. Press again to do so."
-            return self._shown(markup.note(asked, "warn"), asks=_REMOVE_ALL)
-        return self._discarded(keys)
+        keys = self._all()
+        return self._discard(keys, label, _REMOVE_ALL, f"All {len(keys)}")
 
-    def _discarded(self, keys: Sequence[str]) -> list[Any]:
+    def _discard(self, keys: Sequence[str], label: str, asks: str, which: str) -> list[Any]:
+        if label != _SURE:
+            asked = f"{which} will be deleted, and cannot be decoded any more. Press again to do so."
+            return self._shown(markup.note(asked, "warn"), keys if asks == _REMOVE else (), asks=asks)
         try:
             for key in keys:
                 self._unfinished.discard(key)
@@ -148,20 +148,19 @@ class UnfinishedSection:
         return self._shown(markup.note("Removed."))
 
 
-def _table(items: Sequence[Unfinished], chosen: str | None) -> str:
-    rows, number = [], None
+def _table(items: Sequence[Unfinished], chosen: Sequence[str]) -> str:
+    rows = []
+    numbers = [index for index, item in enumerate(items) if item.key in chosen]
     for index, item in enumerate(items):
-        if item.key == chosen:
-            number = index
         time, *rest = item.details.values()
         said = "TAESD, as chosen" if item.is_draft else "approximate" if item.is_approximate else "not decoded"
         state = markup.chip(said, on=not item.is_approximate)
-        picked = f"{markup.pick_button(PICK, index, time)} {state}"
+        picked = f"{markup.pick_button(PICK, index, f'{_BOXES[index in numbers]} {time}')} {state}"
         wide = [name == "Prompt" for name in list(item.details)[1:]]
         cells = [(escape(text), "vg-wide" if is_wide else "") for text, is_wide in zip(rest, wide, strict=True)]
         rows.append([(picked, ""), (_thumbnail(item.preview()), ""), *cells])
     names = list(items[0].details) if items else [""]
-    return markup.table([names[0], "Preview", *names[1:]], rows, number, _NONE, is_broad=True)
+    return markup.table([names[0], "Preview", *names[1:]], rows, numbers, _NONE, is_broad=True)
 
 
 def _thumbnail(image: Image.Image | None) -> str:

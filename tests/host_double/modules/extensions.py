@@ -2,18 +2,17 @@ import configparser
 from pathlib import Path
 
 from modules import scripts, shared
-from modules.paths_internal import extensions_builtin_dir, extensions_dir  # noqa: F401
+from modules.paths_internal import extensions_builtin_dir, extensions_dir
 
 extensions: list = []
 extension_paths: dict = {}
 
 
 class Extension:
-    is_builtin = False
     remote = None
 
-    def __init__(self, path):
-        self.name, self.path = path.name, str(path)
+    def __init__(self, path, is_builtin=False):
+        self.name, self.path, self.is_builtin = path.name, str(path), is_builtin
         self.enabled = path.name not in shared.opts.disabled_extensions
         metadata = configparser.ConfigParser()
         metadata.read(path / "metadata.ini")
@@ -27,9 +26,10 @@ class Extension:
 
 def list_extensions():
     extensions.clear()
-    for path in sorted(Path(extensions_dir).iterdir()):
-        if path.is_dir():
-            extensions.append(Extension(path))
+    for folder in (extensions_builtin_dir, extensions_dir):
+        for path in sorted(Path(folder).iterdir()):
+            if path.is_dir():
+                extensions.append(Extension(path, folder == extensions_builtin_dir))
 
 
 def active():

@@ -314,24 +314,32 @@ def process_images_inner(p: StableDiffusionProcessing) -> Processed:
                     pp = scripts.PostprocessImageArgs(image)
                     p.scripts.postprocess_image(p, pp)
                     image = pp.image
+                mask = getattr(p, "mask_for_overlay", None)
+                has_overlay = opts.overlay_inpaint and p.overlay_images is not None and i < len(p.overlay_images)
+                overlay = p.overlay_images[i] if has_overlay else None
+                if p.scripts is not None:
+                    ppmo = scripts.PostProcessMaskOverlayArgs(i, mask, overlay)
+                    p.scripts.postprocess_maskoverlay(p, ppmo)
+                    mask, overlay = ppmo.mask_for_overlay, ppmo.overlay_image
                 if p.color_corrections is not None and i < len(p.color_corrections):
                     image = apply_color_correction(p.color_corrections[i], image)
-                if p.overlay_images is not None and i < len(p.overlay_images):
-                    image = apply_overlay(image, p.paste_to, p.overlay_images[i])
+                if overlay is not None:
+                    image = apply_overlay(image, p.paste_to, overlay)
                 text = create_infotext(p, p.prompts, p.seeds, p.subseeds, index=i)
                 if p.save_samples():
                     images.save_image(image, p.outpath_samples, "", p.seeds[i], p.prompts[i], info=text, p=p)
                 infotexts.append(text)
                 image.info["parameters"] = text
                 output_images.append(image)
-                mask = getattr(p, "mask_for_overlay", None)
                 if mask is not None and opts.return_mask:
                     output_images.append(mask.convert("RGB"))
     p.color_corrections = None
     first = 0
     if opts.return_grid and not p.do_not_save_grid and len(output_images) > 1:
+        grid = images.image_grid(output_images, p.batch_size)
         infotexts.insert(0, create_infotext(p, p.prompts, p.all_seeds, p.all_subseeds, use_main_prompt=True))
-        output_images.insert(0, images.image_grid(output_images, p.batch_size))
+        grid.info["parameters"] = infotexts[0]
+        output_images.insert(0, grid)
         first = 1
     res = Processed(p, output_images, seed, infotexts[0] if infotexts else "", subseed, first, infotexts)
     if p.scripts is not None:

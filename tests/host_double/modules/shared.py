@@ -111,6 +111,7 @@ options_templates |= options_section(
         "inpainting_mask_weight": OptionInfo(1.0, "Inpainting conditioning mask strength"),
         "initial_noise_multiplier": OptionInfo(1.0, "Noise multiplier for img2img"),
         "return_mask": OptionInfo(False, "Include the mask in results"),
+        "overlay_inpaint": OptionInfo(True, "Overlay original for inpaint"),
         "img2img_color_correction": OptionInfo(False, "Apply color correction to match original colors"),
         "add_vae_name_to_info": OptionInfo(True, "Add VAE name to infotext"),
         "add_vae_hash_to_info": OptionInfo(True, "Add VAE hash to infotext"),
