@@ -95,7 +95,7 @@ def _with_time(
         if tensor.ndim == 4 and not flat:
             taps = 1 if tensor.shape[-1] == 1 else most_taps
             shape = (*tensor.shape[:2], taps, *tensor.shape[2:])
-            noise = torch.randn(shape, generator=generator).to(tensor.dtype)
+            noise = (torch.randn(shape, generator=generator) * tensor.float().std()).to(tensor.dtype)
             noise[:, :, -1] = tensor
             tensor = noise
         elif name.endswith(".gamma") and not flat:
@@ -105,6 +105,7 @@ def _with_time(
             channels = tensor.shape[1]
             made = 2 * channels if name.startswith("decoder") else channels
             place = name.replace("resample.1.weight", "time_conv")
-            weights[f"{place}.weight"] = torch.randn(made, channels, most_taps, 1, 1, generator=generator)
+            weight = torch.randn(made, channels, most_taps, 1, 1, generator=generator)
+            weights[f"{place}.weight"] = weight / channels**0.5
             weights[f"{place}.bias"] = torch.randn(made, generator=generator)
     return weights
