@@ -40,7 +40,7 @@ PAGE := tests/ui tests/webui/test_browser.py tests/webui/test_tab.py tests/webui
 	tests/webui/test_decode_again.py::test_every_picture_in_the_gallery_is_put_right_at_its_place
 
 test-gradio4: setup-test
-	PYTHONPATH=.venv/gradio4 $(VENV_PYTHON) -m pytest $(PAGE)
+	PYTHONPATH="$(CURDIR)/.venv/gradio4" $(VENV_PYTHON) -m pytest $(PAGE)
 
 test-host: setup-test
 	@test -d "$(WEBUI_DIR)" -a -x "$(WEBUI_PYTHON)" || { echo "Set WEBUI_DIR to a checkout of the WebUI and WEBUI_PYTHON \

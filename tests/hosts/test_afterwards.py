@@ -29,5 +29,9 @@ def test_what_is_noted_is_what_is_taken_back(found: dict[str, Any]) -> None:
     assert refused.isdisjoint(found["noted"])
 
 
+def test_of_neos_masks_in_fp32_all_else_is_noted(found: dict[str, Any]) -> None:
+    assert found["precise"] == [[], [], ["The inpainted part's blend by a mask in fp32"]]
+
+
 def test_an_overlay_is_a_png_and_opened_as_nothing_else(found: dict[str, Any]) -> None:
     assert (found["PNG"], found["others"]) == (1, [])

@@ -1,4 +1,4 @@
-"""Forge Neo's own arguments against a lack of memory: what they cut into tiles is decoded whole by us."""
+"""Forge Neo's own arguments against a lack of memory: tiles that we do without, and another device for the VAE."""
 
 from __future__ import annotations
 
@@ -16,10 +16,15 @@ pytestmark = [
 ]
 
 
-def test_its_tiles_are_not_needed(without: dict[str, hosts.Picture], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "arguments", [("--neveroom", "--tiled-conv2d", "64"), ("--cpu-vae",), ("--vae-device", "cpu")], ids=" ".join
+)
+def test_the_pictures_are_the_same(
+    without: dict[str, hosts.Picture], tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
     """``--neveroom`` always decodes in overlapping tiles, ``--tiled-conv2d`` cuts each convolution."""
     hosts.prepare_data(tmp_path)
-    running = hosts.start(tmp_path, "--neveroom", "--tiled-conv2d", "64")
+    running = hosts.start(tmp_path, *arguments)
     try:
         for name in ("txt2img", "img2img"):
             picture = running.generate(**SCENARIOS[name])

@@ -222,7 +222,16 @@ def _not_repeated(p: Any) -> list[str]:
     chosen = getattr(p.scripts, "selectable_scripts", ())
     if isinstance(selected, int) and 0 < selected <= len(chosen):
         found.append(str(chosen[selected - 1].title()))
+    if _are_precise(p):
+        found.append("The inpainted part's blend by a mask in fp32")
     return found
+
+
+def _are_precise(p: Any) -> bool:
+    """Whether the host lays over pictures with masks of floating-point numbers (Neo has a setting), which no file of
+    ours holds.
+    """
+    return any(isinstance(overlay, tuple) for overlay in getattr(p, "overlay_images", None) or ())
 
 
 def _has(script: Any, hook: str) -> bool:
@@ -240,6 +249,8 @@ def _overlays(p: Any) -> list[Image.Image]:
     of the latents as they were sampled. What others' scripts would do when asked twice nobody knows.
     """
     own = getattr(p, "overlay_images", None) or () if getattr(shared.opts, "overlay_inpaint", True) else ()
+    if _are_precise(p):
+        return []
     asked = [
         script
         for script in getattr(p.scripts, "alwayson_scripts", ())

@@ -35,6 +35,7 @@ from vae_lib.ui.compare import (
 from vae_lib.ui.events import QUIET
 from vae_lib.ui.hints import hinted
 from vae_lib.ui.library import Library
+from vae_lib.ui.versions import LOSSLESS
 from vae_lib.units import size_text
 
 _LAST, _PICTURE, _FILE = "Last latents", "A picture", "A latents file"
@@ -70,7 +71,7 @@ class CompareSection:
                 )  # fmt: skip
                 self.picture = gr.Image(
                     example, type="pil", label="Picture, encoded first by each VAE", height=220,
-                    visible=start == _PICTURE, elem_id="vg_picture",
+                    visible=start == _PICTURE, elem_id="vg_picture", **LOSSLESS,
                 )  # fmt: skip
                 self.file = gr.File(
                     label="Latents", file_types=[".safetensors", ".latent", ".npz", ".npy", ".pt"],
@@ -96,7 +97,7 @@ class CompareSection:
                     elem_id="vg_status",
                 )
                 self.gallery = gr.Gallery(
-                    label="Pictures", columns=3, object_fit="contain", visible=False, elem_id="vg_gallery"
+                    label="Pictures", columns=3, object_fit="contain", visible=False, elem_id="vg_gallery", **LOSSLESS
                 )
                 self.table = gr.HTML(elem_id="vg_results")
                 with gr.Row(visible=False) as self.difference_row:
@@ -109,7 +110,7 @@ class CompareSection:
                 self.said = gr.HTML(elem_id="vg_difference_said")
                 self.shown = gr.Image(
                     label="Difference", type="pil", visible=False, height=380, interactive=False,
-                    elem_id="vg_difference",
+                    elem_id="vg_difference", **LOSSLESS,
                 )  # fmt: skip
         for component, text in (
             (

@@ -16,6 +16,7 @@ from vae_lib.ui import markup
 from vae_lib.ui.backend import Finished, Unfinished, UnfinishedList
 from vae_lib.ui.events import QUIET
 from vae_lib.ui.hints import hinted
+from vae_lib.ui.versions import LOSSLESS
 
 PICK = "vg_pick_unfinished"
 _WHAT = (
@@ -54,7 +55,7 @@ class UnfinishedSection:
             False, label="With the VAE in use now", elem_id="vg_unfinished_vae_in_use", container=False
         )
         self.gallery = gr.Gallery(
-            label="Pictures", columns=2, object_fit="contain", visible=False, elem_id="vg_finished"
+            label="Pictures", columns=2, object_fit="contain", visible=False, elem_id="vg_finished", **LOSSLESS
         )
         self.table = gr.HTML(elem_id="vg_unfinished_table")
         self.pick = gr.CheckboxGroup(choices=[], elem_id=PICK, elem_classes="vg-hidden")

@@ -9,6 +9,8 @@ import gradio as gr
 from gradio.events import Dependency
 
 IS_GRADIO_4 = int(gr.__version__.split(".")[0]) >= 4
+# The argument of what shows pictures: gradio 4 would make a WebP of each, with other pixels.
+LOSSLESS: dict[str, Any] = {"format": "png"} if IS_GRADIO_4 else {}
 
 
 def with_javascript(function: str) -> dict[str, str]:

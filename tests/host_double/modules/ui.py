@@ -84,7 +84,12 @@ def create_tab(tabname):
                     custom_inputs = runner.setup_ui()
             with gr.Column(variant="panel", elem_id=f"{tabname}_results"):
                 gallery = gr.Gallery(
-                    label="Output", show_label=False, elem_id=f"{tabname}_gallery", columns=4, preview=True
+                    label="Output",
+                    show_label=False,
+                    elem_id=f"{tabname}_gallery",
+                    columns=4,
+                    preview=True,
+                    **({"format": "png"} if gr.__version__ >= "4" else {}),  # as the hosts' ui_tempdir sees to it
                 )
                 info_json = gr.Textbox(visible=False, elem_id=f"generation_info_{tabname}")
                 send = gr.Button("\U0001f5bc\ufe0f", elem_id=f"{tabname}_send_to_img2img")
