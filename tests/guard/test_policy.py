@@ -6,7 +6,8 @@ import pytest
 
 from vae_lib.engine import Operation
 from vae_lib.guard import Request, Settings
-from vae_lib.guard.policy import preference
+from vae_lib.guard.generation import Generation
+from vae_lib.guard.policy import of, preference
 from vae_lib.planning import Route, Step
 
 FALLBACK = (Route.TILED, Route.OFFLOAD, Route.CPU, Route.TAESD)
@@ -47,3 +48,12 @@ def test_an_encode_asks_for_no_route() -> None:
     request = Request(True, "TAESD")
     assert preference(request, Settings(), Operation.ENCODE) == preference(Request(), Settings())
     assert preference(request, Settings(encode=False), Operation.ENCODE).steps == (ONLY_FULL,)
+
+
+def test_a_video_is_decoded_exactly() -> None:
+    exact = (Route.FULL, Route.TILED, Route.OFFLOAD, Route.CPU)
+    for fallback in (True, False):
+        current = Generation(None, Request(fallback, "TAESD"))
+        assert of(current, Settings(), Operation.DECODE, is_video=True).steps == (Step(exact),)
+    tiled = Generation(None, Request(False, "Tiled"))
+    assert of(tiled, Settings(), Operation.DECODE, is_video=True) == of(tiled, Settings(), Operation.DECODE)

@@ -226,7 +226,8 @@ if is_neo:
     sd_models.model_data.sd_model = engine
     count = len(guard.kept.items())
     video, asked_video = frames_by("Tiled", 3)
-    latents_of_video = encoded_by_wan(frames_of_video)
+    with guard.guarding(wan.forge_objects.vae):
+        latents_of_video = encoded_by_wan(frames_of_video)
     left = list((guard.kept.folder / "videos").glob("*"))
     error = ""
     wan.forge_objects.vae.decode = lambda samples: 1 / 0

@@ -97,7 +97,7 @@ def test_neos_frames(answer: dict[str, Any]) -> None:
     assert shape == [2, 9, 3, 24, 32]
     assert 0 < error < 1e-5
     shape, error = found["latents"]
-    assert shape == [1, 16, 2, 6, 8]
+    assert shape == [1, 16, 2, 8, 10]
     assert 0 < error < 1e-5
     ours, plain = found["asked for the video"]
     assert all(1 < asked < own for asked, own in zip(ours, plain, strict=True))

@@ -90,10 +90,10 @@ def without_ours(text: str) -> str:
     return re.sub(r', VAE Guard(?: decode by| fallback)?: (?:"(?:\\.|[^"\\])*"|[^,]*)', "", text)
 
 
-def assert_is(again: hosts.Picture, images: list[np.ndarray], texts: list[str]) -> None:
+def assert_is(again: hosts.Picture, images: list[np.ndarray], texts: list[str], most: int = 1) -> None:
     assert len(again.images) == len(images)
     for one, other in zip(again.images, images, strict=True):
-        assert_close(one, other)
+        assert_close(one, other, most)
     assert list(map(without_ours, again.infotexts)) == list(map(without_ours, texts))
     assert all("decoded again" in (entry(text) or "") for text in again.infotexts)
     assert not any("decode by" in text for text in again.infotexts)
@@ -150,7 +150,9 @@ def test_latents_on_disk_become_the_pictures(host: hosts.Host) -> None:
         size = KINDS[name].get("batch_size", 1)
         for batch in reversed(range(batches[name])):
             part = slice(batch * size, (batch + 1) * size)
-            assert_is(host.decode_again(), images[part], texts[part])
+            # what failed was not the first of its kind (see ``made``); without its blend it would be 90 of 255
+            most = 15 if "alwayson_scripts" in KINDS[name] else 1
+            assert_is(host.decode_again(), images[part], texts[part], most)
 
 
 def test_inpainting_killed_in_its_decode(tmp_path: Path) -> None:

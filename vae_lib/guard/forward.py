@@ -103,7 +103,7 @@ class Forward:
     def _run(self, operation: Operation, x: Tensor, is_video: bool, preference: Preference | None = None) -> Tensor:
         current = self._owner.generations.current
         if preference is None:
-            preference = policy.of(current, self._owner.settings(), operation)
+            preference = policy.of(current, self._owner.settings(), operation, is_video)
         outcome = self._outcome(operation, x, is_video, preference)
         if outcome.repaired and outcome.plan.route.exact:
             self._owner.precision.remember(self._vae.identity(), outcome)

@@ -179,8 +179,8 @@ class Guard:
             shape: (B, C, height, width) of the sampler's latents, or of the pictures; with T before height of videos.
         """
         device, current = self.host.device(), self.generations.current
-        preference = policy.of(current, self.settings(), operation)
         is_video = len(shape) == 5 and shape[2] > 1
+        preference = policy.of(current, self.settings(), operation, is_video)
         ladder = self.ladder(vae, operation, device, preference, is_video)
         if operation is Operation.DECODE:
             height, width = (vae.space.side * side for side in shape[-2:])
@@ -219,7 +219,7 @@ class Guard:
         ours = seam.network(operation, is_video)
         current = self.generations.current
         again = None if current is None else current.again
-        wants_taesd = not is_video and any(Route.TAESD in step.routes for step in preference.steps)
+        wants_taesd = any(Route.TAESD in step.routes for step in preference.steps)
 
         def tell(text: str) -> None:
             self.notices.tell_once(f"check {device} {dtype}", text)

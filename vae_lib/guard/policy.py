@@ -17,27 +17,26 @@ SMALLER = Preference((Step(tuple(route for route in FALLBACKS if route.exact)),)
 _EXACT = Step(EXACT)
 
 
-def of(current: Generation | None, settings: Settings, operation: Operation) -> Preference:
-    """The steps for the generation that runs; what is decoded again is decoded exactly."""
-    if current is None:
-        return preference(Request(), settings, operation)
-    if current.again is not None:
+def of(current: Generation | None, settings: Settings, operation: Operation, is_video: bool = False) -> Preference:
+    """The steps for the generation that runs; what is decoded again is decoded exactly, and so are videos."""
+    if current is not None and current.again is not None:
         return Preference((_EXACT,))
-    usual = preference(current.request, settings, operation)
-    return _exact_first(usual) if current.is_first_pass else usual
+    usual = preference(Request() if current is None else current.request, settings, operation)
+    if is_video:
+        return Preference(_exact_of(usual) or (_EXACT,))
+    return _exact_first(usual) if current is not None and current.is_first_pass else usual
 
 
 def _exact_first(usual: Preference) -> Preference:
     """TAESD last: what it loses in a picture that is enlarged and sampled on, no later decode can give back."""
     approximate = tuple(route for route in usual.routes if not route.exact)
-    if not approximate:
-        return usual
-    exact = [
-        replace(step, routes=routes)
-        for step in usual.steps
-        if (routes := tuple(route for route in step.routes if route.exact))
-    ]
-    return Preference((*exact, _EXACT, Step(approximate)))
+    return Preference((*_exact_of(usual), _EXACT, Step(approximate))) if approximate else usual
+
+
+def _exact_of(usual: Preference) -> tuple[Step, ...]:
+    """Its steps without TAESD, as far as something is left of them."""
+    steps = (replace(step, routes=tuple(route for route in step.routes if route.exact)) for step in usual.steps)
+    return tuple(step for step in steps if step.routes)
 
 
 def preference(request: Request, settings: Settings, operation: Operation = Operation.DECODE) -> Preference:

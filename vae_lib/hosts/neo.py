@@ -29,7 +29,7 @@ class NeoVAE(forge.ForgeVAE):
     @property
     def seam(self) -> Seam:
         """Wan's decoder is called frame by frame: only the methods around it see whether there is one picture."""
-        kind = WholeVAE if self.owner.is_wan else Halves
+        kind = WholeVAE if getattr(self.owner, "is_wan", False) else Halves
         return kind(self.module, ("backend",))
 
     @property
