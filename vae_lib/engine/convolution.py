@@ -130,12 +130,12 @@ class Convolution:
             window = workspace.band("frames", (count * channels, height, columns), window.dtype)
             for number in range(count):
                 window.narrow(1, number * channels, channels).copy_(windows.pop(0))
-        return self._direct(window, self._last(window.shape[1], 1), rows, width)
+        return self._direct(window, self._last(window.shape[1]), rows, width)
 
-    def _last(self, channels: int, axis: int) -> Tensor:
-        """The weights for so many channels, the last ones."""
+    def _last(self, channels: int) -> Tensor:
+        """The weights for so many channels of the input, the last ones."""
         surplus = self.shape.in_channels - channels
-        return self._weight.narrow(axis, surplus, channels) if surplus else self._weight
+        return self._weight.narrow(1, surplus, channels) if surplus else self._weight
 
     def _direct(self, window: Tensor, weight: Tensor, rows: int, width: int, whole: bool = False) -> Tensor:
         shape = self.shape
@@ -214,7 +214,7 @@ class Convolution:
             transform(by_rows, [own.select(1, i) for i in range(n)], 1, c)
         torch.bmm(
             tiles.view(n * n, r * c, frames * channels),
-            self._last(frames * channels, 1),
+            self._last(frames * channels),
             out=products.view(n * n, r * c, shape.out_channels),
         )
         if self._bias is not None:
