@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.engine.gpu import as_on_a_gpu
 from tests.networks.small import CPU, FP32, FP64, WAN, WAN22, distance, images, network
 from tests.networks.videos import FULL_WIDTH, SHAPES, published
 from vae_lib.engine import Compute, Edge, Padding, Tiling, decode, encode_moments
@@ -92,6 +93,17 @@ def test_every_plan_gives_the_same_with_any_padding(kind: str, padding: Padding)
     assert distance(wanted, run(vae, z, FULL)) > 1e-3
     for tiling in (ROWS, BANDS, OFFLOAD):
         assert distance(run(vae, z, tiling, padding), wanted) < 1e-10
+
+
+@tilings
+@kinds
+def test_exact_by_a_gpus_kernels(kind: str, tiling: Tiling) -> None:
+    """Whose convolutions take the windows of three frames as one."""
+    vae = network(VIDEOS[kind])
+    z = latents_of(vae, 3, 5, 3, FP32)
+    wanted = run(network(VIDEOS[kind], FP64), z.double(), FULL)
+    with as_on_a_gpu("cpu"):
+        assert distance(run(vae, z, tiling), wanted) < 1e-5
 
 
 @kinds
