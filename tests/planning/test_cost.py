@@ -189,6 +189,16 @@ def test_a_video(config: WanConfig, operation: str, tiling: Tiling, frames: int)
     check(Work(config, operation, 4, 3, 4 * frames - 3 if operation == "encode" else frames, CPU, FP32), tiling)
 
 
+def test_a_video_by_winograds_algorithm() -> None:
+    """Each frame of a video reads and multiplies what a picture does, three times at most."""
+    picture = Work(WIDE_WAN, "decode", 17, 35, 1, CPU, FP32)
+    video = replace(picture, config=replace(WIDE_WAN, times=(1,)), batch=3)
+    check(video, TILINGS["bands"])
+    one, three = (cost_of(work, TILINGS["bands"]) for work in (picture, video))
+    assert 3 * one.moved_bytes < three.moved_bytes < 9 * one.moved_bytes
+    assert 3 * one.multiplications < three.multiplications < 9 * one.multiplications
+
+
 @pytest.mark.parametrize("operation", ["decode", "encode"])
 @videos
 def test_counting_many_frames_by_one_changes_nothing(config: WanConfig, operation: str) -> None:

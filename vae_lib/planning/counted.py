@@ -236,6 +236,7 @@ class Counted:
 
     def chunk(self, count: int, dim: int) -> list[Counted]:
         """Into equal parts."""
+        dim %= self.ndim
         self.meter.did()
         part = (*self.shape[:dim], self.shape[dim] // count, *self.shape[dim + 1 :])
         return [Counted(part, self.dtype, self.storage) for _ in range(count)]
