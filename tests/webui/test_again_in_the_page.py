@@ -118,9 +118,6 @@ def filled(browser: Browser, host: hosts.Host, case: Case, decode_by: str) -> Pa
         for block, name in uploads.items():
             page.locator(f"{block} input[type=file]").first.set_input_files(host.data / name)
             expect(page.locator(f"{block} img[src]").first).to_be_visible()
-    numbers = {"width": SIZE, "height": SIZE, "steps": 2, **case.numbers}
-    for name, value in numbers.items():
-        number(page, f"{tab}_{name}", value)
     page.locator(f"#{tab}_seed input").first.fill("70")
     if case.script:
         choose(page, f"#{tab}_script_container #script_list", case.script)
@@ -131,6 +128,9 @@ def filled(browser: Browser, host: hosts.Host, case: Case, decode_by: str) -> Pa
         (box if box.evaluate("one => one.tagName") == "INPUT" else box.locator("input")).first.click()
     open_panel(page, tab)
     choose(page, f"#script_{tab}_vae_guard_decode_by", decode_by)
+    # last: Forge's preset, when the page has loaded, and a picture that was given set sizes of their own
+    for name, value in {"width": SIZE, "height": SIZE, "steps": 2, **case.numbers}.items():
+        number(page, f"{tab}_{name}", value)
     page.locator(f"#{tab}_generate").click()
     expect(page.locator(f"#html_log_{tab} .time").last).to_be_visible(timeout=SECONDS)
     return page
