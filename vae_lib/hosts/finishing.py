@@ -239,7 +239,7 @@ def _has(script: Any, hook: str) -> bool:
 
 
 def _is_built_in(script: Any) -> bool:
-    return _BUILT_IN in Path(script.filename or "").parts
+    return _BUILT_IN in Path(getattr(script, "filename", None) or "").parts
 
 
 def _overlays(p: Any) -> list[Image.Image]:
