@@ -53,9 +53,9 @@ seen = []
 outcome = Forward._outcome
 
 
-def noting(self, operation, x, preference):
+def noting(self, operation, x, is_video, preference):
     seen.append(operation.value)
-    return outcome(self, operation, x, preference)
+    return outcome(self, operation, x, is_video, preference)
 
 
 Forward._outcome = noting
