@@ -25,10 +25,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks import report
 from benchmarks.dispatch import META, as_on_cuda
 from benchmarks.workload import difference, machine, timed
-from vae_lib.checkpoints.layouts import map_keys
 from vae_lib.device import PeakMemory
 from vae_lib.engine import Compute, Operation, Tiling, decode
-from vae_lib.networks import Network, WanConfig, assign, build
+from vae_lib.guard.borrow import network_of
+from vae_lib.networks import Network
 from vae_lib.planning import Plan, Planner, Route, Work
 from vae_lib.planning.plan import cost_of
 
@@ -44,17 +44,7 @@ def networks(device: torch.device, dtype: torch.dtype) -> tuple[Any, Network]:
     torch.manual_seed(0)
     with device:
         theirs = AutoencoderKLWan().to(dtype).eval().requires_grad_(False)
-    weights = theirs.state_dict()
-    keys = map_keys(weights)
-    assert keys is not None
-    shapes = {name: keys.shape(name, tuple(weights[source].shape)) for name, source in keys.sources.items()}
-    keys = keys.for_video()
-    tensors = {name: keys.view(name, weights[source]) for name, source in keys.sources.items()}
-    with META:
-        config = WanConfig.from_state_dict(shapes)
-        ours = build(config.for_video({name: tuple(tensor.shape) for name, tensor in tensors.items()}))
-    assign(ours, tensors)
-    return theirs, ours.eval().requires_grad_(False)
+    return theirs, network_of(theirs.state_dict(), ("",), video=True)
 
 
 def latents(frames: int, size: tuple[int, int], device: torch.device, dtype: torch.dtype) -> Tensor:

@@ -22,7 +22,7 @@ from torch import Tensor
 from vae_lib.decode import wording
 from vae_lib.engine import Operation
 from vae_lib.errors import Cancelled
-from vae_lib.guard import borrow
+from vae_lib.guard import borrow, frames
 from vae_lib.guard.alone import Alone
 from vae_lib.guard.seam import Halves, Own, Seam, attribute
 from vae_lib.guard.whole_vae import WholeVAE
@@ -122,16 +122,10 @@ def _least(
 ) -> float:
     """Bytes to ask the memory manager for: ours, or its own for what is not for us. Never none: it divides by them."""
     try:
-        is_video = len(shape) == 5 and shape[2] > 1
-        ladder = guarded.ladder(seam, operation, device, is_video)
-        if operation is Operation.DECODE:  # of packed latents several lie along a side
-            side = math.isqrt(shape[1] // ladder.vae.latent_channels) if ladder.vae else 1
-            height, width = (side * length for length in shape[-2:])
-        else:
-            height, width = (length // ladder.downscale for length in shape[-2:])
-        needed = ladder.need_bytes(operation, height, width, shape[2] if is_video else shape[0])
-        copied = 0 if ladder.vae is None else borrow.copied_bytes(ladder.vae)
-        return max(1, min(needed + copied, hosts))
+        ladder = guarded.ladder(seam, operation, device, frames.is_video_shape(shape))
+        # of packed latents several lie along a side
+        side = math.isqrt(shape[1] // ladder.vae.latent_channels) if ladder.vae else 1
+        return max(1, min(borrow.need_bytes(ladder, operation, shape, side), hosts))
     except Exception:  # the decode will fail of the same, and then say so
         return hosts
 

@@ -1,4 +1,4 @@
-"""Wan's published network of videos, as diffusers has it, and ours with its weights, read as from a file."""
+"""Wan's published network of videos, as diffusers has it, and ours with its weights, borrowed as a host's are."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from vae_lib.checkpoints.layouts import map_keys
-from vae_lib.networks import WanConfig, WanVAE, assign, build
+from vae_lib.guard.borrow import network_of
+from vae_lib.networks import WanVAE
 
 # The shapes that diffusers' AutoencoderKLWan is given.
 WAN21: dict[str, Any] = {"base_dim": 8, "dim_mult": [1, 2, 4, 4], "z_dim": 4, "num_res_blocks": 1}
@@ -34,16 +34,6 @@ def published(shape: dict[str, Any], dtype: torch.dtype) -> tuple[Any, WanVAE]:
         if type(module).__name__ == "WanUpsample":  # theirs rounds to float32
             module.forward = functools.partial(nn.Upsample.forward, module)
     theirs = theirs.to(dtype).eval().requires_grad_(False)
-    weights = theirs.state_dict()
-    keys = map_keys(weights)
-    assert keys is not None
-    shapes = {name: keys.shape(name, tuple(weights[source].shape)) for name, source in keys.sources.items()}
-    between = {name: tuple(weights[source].shape) for name, source in keys.between_frames.items()}
-    keys = keys.for_video()
-    tensors = {name: keys.view(name, weights[source]) for name, source in keys.sources.items()}
-    config = WanConfig.from_state_dict({**shapes, **between})
-    with torch.device("meta"):
-        ours = build(config.for_video({name: tuple(tensor.shape) for name, tensor in tensors.items()}))
+    ours = network_of(theirs.state_dict(), ("",), video=True)
     assert isinstance(ours, WanVAE)
-    assign(ours, tensors)
-    return theirs, ours.eval().requires_grad_(False)
+    return theirs, ours

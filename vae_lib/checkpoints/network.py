@@ -16,7 +16,7 @@ from vae_lib.checkpoints.foreign import describe_foreign, describe_other_vae
 from vae_lib.checkpoints.header import Header, quote, quote_some
 from vae_lib.checkpoints.layouts import KeyMap, map_keys
 from vae_lib.errors import CheckpointError, UnknownVAE
-from vae_lib.networks import TAESD, Network, WanConfig, build, recognise
+from vae_lib.networks import TAESD, Network, WanConfig, of_video, recognise
 from vae_lib.networks.config import MAX_CHANNELS
 
 VAE = Network | TAESD
@@ -56,17 +56,14 @@ class Described:
         Raises:
             CheckpointError: when this VAE has none.
         """
-        name, config = self.header.path.name, None if self.exact is None else self.exact.config
-        if not isinstance(config, WanConfig):
-            raise CheckpointError(f"{name} is a VAE of pictures, so it cannot decode or encode videos; use Wan's.")
+        name, exact = self.header.path.name, self.exact
+        assert exact is not None, "a TAESD is refused before"
         keys = self.keys.for_video()
         shapes = {key: keys.shape(key, self.header.tensors[source].shape) for key, source in keys.sources.items()}
         try:
-            config = config.for_video(shapes)
+            network = of_video(exact.config, shapes)
         except CheckpointError as error:
             raise CheckpointError(f"{name}: {error}") from error
-        with torch.device("meta"):
-            network = build(config)
         _check_shapes(name, shapes, {key: tuple(value.shape) for key, value in network.state_dict().items()})
         return replace(self, keys=keys, network=network)
 

@@ -16,7 +16,7 @@ from vae_lib.decode import wording
 from vae_lib.device import DTYPES, choose_device, dtype_name, free_memory, usual_dtype
 from vae_lib.engine import Operation
 from vae_lib.errors import CheckpointError, InputError, printable
-from vae_lib.networks import TAESD, Architecture
+from vae_lib.networks import TAESD, Architecture, frames_of, latents_of
 from vae_lib.planning import DEFAULT_ORDER, PROFILES, Outlook, Plan, Planner, Preference, Prospect, Work
 from vae_lib.units import size_text
 
@@ -60,7 +60,7 @@ def run_plan(options: argparse.Namespace) -> None:
     batch = options.batch
     if options.frames is not None:
         config = _video_config(described, options.frames)
-        batch = options.frames if options.encode else 1 + (options.frames - 1) // config.frame_ratio
+        batch = options.frames if options.encode else latents_of(config, options.frames)
     _check_size(options, network.downscale * (1 if described.packing is None else described.packing.patch))
     device = torch.device(options.device) if options.device else choose_device()
     dtype = DTYPES[options.dtype] if options.dtype else usual_dtype(device)
@@ -96,14 +96,14 @@ def _video_config(described: Described, frames: int) -> Architecture:
     """
     network = described.for_video().exact
     assert network is not None
-    ratio = network.config.frame_ratio
-    if (frames - 1) % ratio:
-        fewer = 1 + (frames - 1) // ratio * ratio
+    config, ratio = network.config, network.config.frame_ratio
+    fewer = frames_of(config, latents_of(config, frames))
+    if fewer != frames:
         raise InputError(
             f"{described.header.path.name} makes no videos of {frames} frames, as its latents but the first are "
             f"{ratio} frames each; the nearest numbers are {fewer} and {fewer + ratio}."
         )
-    return network.config
+    return config
 
 
 def _check_size(options: argparse.Namespace, multiple: int) -> None:

@@ -27,7 +27,7 @@ from vae_lib.engine import Compute, Operation
 from vae_lib.errors import InputError
 from vae_lib.files import check_outputs
 from vae_lib.latents import SamplerLatents, VAELatents
-from vae_lib.networks import TAESD, Network
+from vae_lib.networks import TAESD, Network, frames_of
 from vae_lib.planning import DEFAULT_ORDER, PROFILES, Planner, Route
 from vae_lib.units import size_text
 
@@ -193,7 +193,7 @@ class Job:
         if is_video_file(path):
             check_video(path, self.picture_channels)
             return [path]
-        return frame_names(path, 1 + self.vae.config.frame_ratio * (latents - 1))
+        return frame_names(path, frames_of(self.vae.config, latents))
 
     @property
     def picture_channels(self) -> int:

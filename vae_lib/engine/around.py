@@ -78,10 +78,10 @@ class Around:
         for given, part in self._of(frame):
             waiting = self._frames[given]
             self._add(waiting.pieces, part, made, first)
-            if part == self._parts - 1:
-                waiting.release(last // 2 if isinstance(self._shortcut, Repeated) else last, self._memory, frames)
-        if isinstance(self._shortcut, Averaged) and frame and self._parts == 2:
-            self._frames[2 * frame - 1].release(last, self._memory, frames)
+            if not isinstance(self._shortcut, Repeated):
+                waiting.release(last, self._memory, frames)
+            elif part == self._parts - 1:  # else the next frame of the result needs it too
+                waiting.release(last // 2, self._memory, frames)
 
     @property
     def _parts(self) -> int:

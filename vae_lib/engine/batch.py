@@ -27,7 +27,7 @@ from vae_lib.engine.passes import (
 from vae_lib.engine.run import run_conv_pass
 from vae_lib.engine.stream import run_stream_pass
 from vae_lib.errors import Cancelled, CheckpointError
-from vae_lib.networks import Network, in_patches
+from vae_lib.networks import Network, frames_of, in_patches, latents_of
 
 
 @torch.no_grad()
@@ -52,7 +52,7 @@ def decode(vae: Network, latents: Tensor, tiling: Tiling, compute: Compute, memo
     batch, _, h, w = latents.shape
     size, scale = MapSize(h, w, vae.config.z_channels), vae.downscale
     passes = programs.of(vae).decoder_passes(vae, size, tiling, compute)
-    count = 1 + vae.config.frame_ratio * (batch - 1) if vae.config.taps > 1 else batch
+    count = frames_of(vae.config, batch) if vae.config.taps > 1 else batch
     out = memory.pictures(count, vae.config.out_channels, h * scale, w * scale, compute.destination)
     ticker = _Ticker(passes, size, batch, compute)
 
@@ -96,8 +96,8 @@ def encode_moments(
     quant = None if vae.quant_conv is None else Linear(vae.quant_conv, memory)
     count, is_video = batch, vae.config.taps > 1
     if is_video:
-        count = 1 + (batch - 1) // vae.config.frame_ratio
-        batch = 1 + (count - 1) * vae.config.frame_ratio
+        count = latents_of(vae.config, batch)
+        batch = frames_of(vae.config, count)
     out = memory.pictures(count, z2 if quant is None else quant.out_channels, h, w, compute.device)
     ticker = _Ticker(passes, size, batch, compute)
 

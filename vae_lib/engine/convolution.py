@@ -103,7 +103,7 @@ class Convolution:
         elif shape.algorithm == "planar":
             self._weight = weight  # the module's own layout
         elif module.weight.is_contiguous(memory_format=torch.channels_last):
-            self._weight = weight
+            self._weight = weight  # nothing to copy, in the planner's twin either
         else:
             self._weight = weight.contiguous(memory_format=torch.channels_last)
         self._bias = bias

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,11 @@ from torch import Tensor, nn
 
 from vae_lib.checkpoints import Family, load_vae
 from vae_lib.checkpoints.layouts import map_keys
+from vae_lib.decode import Ladder
 from vae_lib.engine import Operation
 from vae_lib.errors import CheckpointError
-from vae_lib.networks import TAESD, Network, WanConfig, assign, build, recognise
+from vae_lib.guard import frames
+from vae_lib.networks import TAESD, Network, assign, of_video, recognise
 
 # What of a network the hosts' halves are: they call the decoder after its 1x1 convolution.
 PARTS = {Operation.DECODE: ("decoder.",), Operation.ENCODE: ("encoder.", "quant_conv.")}
@@ -91,8 +93,11 @@ def network_of(own: Mapping[str, Tensor], parts: tuple[str, ...], video: bool = 
     # Weights that were loaded in inference mode can only be assigned in it.
     with torch.inference_mode(any(parameter.is_inference() for parameter in parameters.values())):
         network = recognise(shapes)
-        if video:
-            network, parameters = _of_video(network, own, parts)
+        if video and (keys := map_keys(own)) is not None:
+            keys = keys.for_video()
+            used = {name: source for name, source in keys.sources.items() if name.startswith(parts)}
+            parameters = {name: keys.view(name, own[source]) for name, source in used.items()}
+            network = of_video(network.config, {name: tuple(tensor.shape) for name, tensor in parameters.items()})
         try:
             assign(network, parameters)
         except RuntimeError as error:
@@ -100,22 +105,22 @@ def network_of(own: Mapping[str, Tensor], parts: tuple[str, ...], video: bool = 
         return network
 
 
-def _of_video(network: Network, own: Mapping[str, Tensor], parts: tuple[str, ...]) -> tuple[Network, dict[str, Tensor]]:
-    """The network of videos of a picture's, and its weights."""
-    keys, config = map_keys(own), network.config
-    if keys is None or not isinstance(config, WanConfig):
-        raise CheckpointError("This VAE has no network of videos.")
-    keys = keys.for_video()
-    weights = {name: keys.view(name, own[source]) for name, source in keys.sources.items() if name.startswith(parts)}
-    with torch.device("meta"):
-        return build(config.for_video({name: tuple(tensor.shape) for name, tensor in weights.items()})), weights
+def need_bytes(ladder: Ladder, operation: Operation, shape: Sequence[int], side: int) -> int:
+    """What a memory manager that brings the weights, and counts them, is to be asked for besides.
 
+    With the copy of them that a video takes, which no host knows of.
 
-def copied_bytes(network: Network) -> int:
-    """What the weights take that a host's network of videos does not share."""
-    if network.config.taps == 1:
-        return 0
-    return sum(parameter.numel() * parameter.element_size() for parameter in network.parameters())
+    Args:
+        shape: (B, C, height, width) of the sampler's latents, or of the pictures; with T before height of videos.
+        side: latents of the VAE's along a side of one of the sampler's.
+    """
+    if operation is Operation.DECODE:
+        height, width = (side * length for length in shape[-2:])
+    else:
+        height, width = (length // ladder.downscale for length in shape[-2:])
+    vae, is_video = ladder.vae, frames.is_video_shape(shape)
+    copied = sum(parameter.nbytes for parameter in vae.parameters()) if vae is not None and is_video else 0
+    return ladder.need_bytes(operation, height, width, shape[2] if is_video else shape[0]) + copied
 
 
 def compute_dtype(half: nn.Module) -> torch.dtype:

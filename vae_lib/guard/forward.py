@@ -22,6 +22,7 @@ from vae_lib.guard.precision import Precision
 from vae_lib.guard.seam import Own, Seam
 from vae_lib.guard.settings import Settings
 from vae_lib.latents import SamplerLatents, VAELatents
+from vae_lib.networks import frames_of
 from vae_lib.planning import Preference
 
 
@@ -178,7 +179,7 @@ class Forward:
             current.is_black = True
         config = self._seam.network(Operation.DECODE, is_video).config
         height, width = (config.downscale * side for side in x.shape[2:])
-        count = 1 + config.frame_ratio * (len(x) - 1) if is_video else len(x)
+        count = frames_of(config, len(x)) if is_video else len(x)
         return x.new_full((count, config.out_channels, height, width), torch.nan)  # (B, 3, H, W)
 
 

@@ -13,7 +13,11 @@ from torch import Tensor
 
 def is_video(x: Tensor) -> bool:
     """Whether these are several frames."""
-    return x.ndim == 5 and x.shape[2] > 1
+    return is_video_shape(x.shape)
+
+
+def is_video_shape(shape: Sequence[int]) -> bool:
+    return len(shape) == 5 and shape[2] > 1
 
 
 def parts(x: Tensor) -> list[Tensor]:

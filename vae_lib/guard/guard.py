@@ -173,22 +173,12 @@ class Guard:
         return Image.fromarray(pixels.numpy().astype(np.uint8))
 
     def need_bytes(self, vae: HostVAE, operation: Operation, shape: tuple[int, ...]) -> int:
-        """What our decode or encode takes on the device, planned for what is free.
-
-        Args:
-            shape: (B, C, height, width) of the sampler's latents, or of the pictures; with T before height of videos.
-        """
+        """What our decode or encode takes on the device, planned for what is free; ``shape`` as ``borrow`` has it."""
         device, current = self.host.device(), self.generations.current
-        is_video = len(shape) == 5 and shape[2] > 1
+        is_video = frames.is_video_shape(shape)
         preference = policy.of(current, self.settings(), operation, is_video)
         ladder = self.ladder(vae, operation, device, preference, is_video)
-        if operation is Operation.DECODE:
-            height, width = (vae.space.side * side for side in shape[-2:])
-        else:
-            height, width = (side // ladder.downscale for side in shape[-2:])
-        # the host brings the weights, and counts them
-        needed = ladder.need_bytes(operation, height, width, shape[2] if is_video else shape[0])
-        return needed + (0 if ladder.vae is None else borrow.copied_bytes(ladder.vae))
+        return borrow.need_bytes(ladder, operation, shape, vae.space.side)
 
     def preference(self, operation: Operation) -> Preference:
         """The steps for a generation that asks for nothing in particular."""

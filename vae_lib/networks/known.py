@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import torch
 
+from vae_lib.errors import CheckpointError
 from vae_lib.networks.autoencoder_kl import AutoencoderKL
 from vae_lib.networks.config import NORM_GROUPS, AutoencoderKLConfig, Shapes
 from vae_lib.networks.network import Architecture, Network
@@ -50,6 +51,21 @@ def build(architecture: Architecture) -> Network:
     """A network on the device that is PyTorch's default now; none of its weights are set."""
     network: Network = _NETWORKS[type(architecture)](architecture)
     return network
+
+
+def of_video(config: Architecture, shapes: Shapes) -> Network:
+    """The network of videos beside a picture's of that ``config``, on the meta device.
+
+    Args:
+        shapes: of its weights, with the layers between frames and all temporal taps.
+
+    Raises:
+        CheckpointError: when the VAE has none.
+    """
+    if not isinstance(config, WanConfig):
+        raise CheckpointError("This is a VAE of pictures, so it cannot decode or encode videos; use Wan's.")
+    with torch.device("meta"):
+        return build(config.for_video(shapes))
 
 
 def sample_network(half: str, shape: str = "sd") -> Network:

@@ -55,6 +55,16 @@ class Architecture(Protocol):
     def __hash__(self) -> int: ...
 
 
+def frames_of(config: Architecture, latents: int) -> int:
+    """How many frames a video of so many latents has."""
+    return 1 + config.frame_ratio * (latents - 1)
+
+
+def latents_of(config: Architecture, frames: int) -> int:
+    """How many latents a video of so many frames has; frames that fill none are left over."""
+    return 1 + (frames - 1) // config.frame_ratio
+
+
 class Network(nn.Module):
     """A VAE in evaluation mode. No scaling and no shift is applied in it.
 

@@ -130,19 +130,13 @@ class WanConfig:
         Raises:
             CheckpointError: when the weights are those of pictures alone.
         """
-        if not self.has_taps(shapes):
+        halves = [half for half in ("encoder", "decoder") if f"{half}.conv_out.weight" in shapes]
+        if any(shapes[f"{half}.conv_out.weight"][1] != 3 * shapes[f"{half}.norm_out.gamma"][0] for half in halves):
             raise CheckpointError(
                 "This VAE holds only the weights for single pictures, so it cannot decode or encode videos; use Wan's "
                 "own file."
             )
         return replace(self, times=self.frames or self._times(shapes))
-
-    @staticmethod
-    def has_taps(shapes: Shapes) -> bool:
-        """Whether there are three temporal taps in the convolutions, whose ``shapes`` are as ``for_video`` has them."""
-        halves = [half for half in ("encoder", "decoder") if f"{half}.conv_out.weight" in shapes]
-        names = [(f"{half}.conv_out.weight", f"{half}.norm_out.gamma") for half in halves]
-        return bool(names) and all(shapes[conv][1] == 3 * shapes[norm][0] for conv, norm in names)
 
     def _times(self, shapes: Shapes) -> tuple[int, ...]:
         """Of Wan 2.1's kind, by the layers that are there; levels from the picture's on."""

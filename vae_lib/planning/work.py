@@ -8,7 +8,7 @@ import torch
 
 from vae_lib.engine.compute import Operation
 from vae_lib.engine.padding import ZEROS, Padding
-from vae_lib.networks import TAESD, Architecture, WanConfig
+from vae_lib.networks import TAESD, Architecture, WanConfig, frames_of
 
 CPU = torch.device("cpu")
 
@@ -63,7 +63,7 @@ class Work:
         """Of the video; 1 for pictures."""
         if self.config is None or self.config.taps == 1:
             return 1
-        return self.batch if self.operation is Operation.ENCODE else 1 + self.config.frame_ratio * (self.batch - 1)
+        return self.batch if self.operation is Operation.ENCODE else frames_of(self.config, self.batch)
 
     @property
     def pixels(self) -> tuple[int, int]:

@@ -97,13 +97,13 @@ class AgainButton:
         """
         items = [item for item in self._guard.kept.items() if item.is_approximate and item.pictures]
         free = dict(enumerate(map(seen.digest, shown if items else ())))
-        told = dict(enumerate(texts if len(texts) == len(shown) else ()))
+        named = dict(enumerate(texts if len(texts) == len(shown) else ()))
         found: list[tuple[Kept, Places]] = []
         for item in items:
             places: Places = []
             for looks, text in zip(item.pictures, item.infotexts, strict=False):
                 same = [place for place, digest in free.items() if digest in looks.digests]
-                place = next((place for place in same if told.get(place) == text), next(iter(same), None))
+                place = next((place for place in same if named.get(place) == text), next(iter(same), None))
                 if place is not None:
                     del free[place]
                 places.append(place)
