@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import av
@@ -17,7 +18,8 @@ from safetensors.torch import load_file, save_file
 from tests.networks.small import FP32, WAN, network, weights_of
 from tests.networks.videos import WAN21, published
 from tests.networks.wan_layouts import names_of_2d
-from vae_lib.catalog import FAMILIES
+from vae_lib.catalog import FAMILIES, LatentSpace
+from vae_lib.guard.kept_videos import KeptVideos
 
 from .conftest import VAE, Run
 
@@ -66,8 +68,9 @@ def test_frames(run: Runner, theirs: Any, vae: Path, latents: Path, tmp_path: Pa
         torch.testing.assert_close(pixels / 127.5 - 1, frame, atol=0.5 / 127.5 + 1e-4, rtol=0)
 
 
-def test_one_file(run: Runner, theirs: Any, vae: Path, latents: Path, tmp_path: Path) -> None:
-    out = tmp_path / "v.mp4"
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
+def test_one_file(run: Runner, theirs: Any, vae: Path, latents: Path, tmp_path: Path, suffix: str) -> None:
+    out = tmp_path / f"v{suffix}"
     done = run("decode", latents, "--vae", vae, "-o", out, "--fps", "8", "--device", "cpu", "--json")
     assert (done.code, done.err) == (0, "")
     assert json.loads(done.out)["files"] == [str(out)]
@@ -77,6 +80,33 @@ def test_one_file(run: Runner, theirs: Any, vae: Path, latents: Path, tmp_path: 
     assert len(frames) == 9
     pixels = wanted(theirs, latents).permute(0, 2, 3, 1).add(1).mul(127.5)
     assert (torch.stack(frames).float() - pixels).abs().mean() < 12  # compressed, colours of four pixels as one
+
+
+def test_what_a_webui_could_not_decode(run: Runner, theirs: Any, vae: Path, latents: Path, tmp_path: Path) -> None:
+    """Its file says of itself whose latents they are."""
+    said: list[str] = []
+    host: Any = SimpleNamespace(space=LatentSpace.of(FAMILY, {}), model_name="wan")
+    notices: Any = SimpleNamespace(
+        tell=lambda text, warning: said.append(text), tell_once=lambda key, text: said.append(text)
+    )
+    kept = KeptVideos(tmp_path, notices)
+    kept.restore()
+    video = load_file(latents)["latents"]
+    assert kept.hold(host, video, disk_mb=0) is None
+    assert kept.hold(host, torch.randn(1, 16, 3, 200, 200), disk_mb=1) is None
+    path = kept.hold(host, video, disk_mb=16)
+    assert path is not None
+    assert str(path) in kept.failed(path)
+    kept.restore()
+    assert [text.split(" ", 4)[:4] for text in said] == [
+        ["the", "video's", "latents", "take"], ["the", "video", "could", "not"], ["a", "video", "is", "not"],
+    ]  # fmt: skip
+    image = tmp_path / "i.safetensors"
+    done = run("decode", path, "--vae", vae, "--device", "cpu", "--tensor", image)
+    assert (done.code, done.err) == (0, "")
+    torch.testing.assert_close(load_file(image)["image"].clamp(-1, 1), wanted(theirs, latents), atol=1e-5, rtol=0)
+    kept.finished(path)
+    assert not path.exists()
 
 
 def refused(done: Run) -> str:

@@ -226,6 +226,7 @@ if is_neo:
     sd_models.model_data.sd_model = engine
     count = len(guard.kept.items())
     video, asked_video = frames_by("Tiled", 3)
+    by_taesd, _ = frames_by("TAESD", 3)
     with guard.guarding(wan.forge_objects.vae):
         latents_of_video = encoded_by_wan(frames_of_video)
     left = list((guard.kept.folder / "videos").glob("*"))
@@ -246,6 +247,7 @@ if is_neo:
         "a kept picture": float((kept.space.for_vae(kept.latents().tensor)[:, :, None]
                                  - wan.forge_objects.vae.first_stage_model.process_out(given_back)).abs().max()),
         "video": [list(video.shape), float((video - own_video).abs().max())],
+        "by TAESD": float((by_taesd - own_video).abs().max()),
         "latents": [list(latents_of_video.shape), float((latents_of_video - own_latents).abs().max())],
         "asked for the video": [asked_video, plain_video],
         "told": told,

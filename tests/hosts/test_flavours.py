@@ -96,6 +96,7 @@ def test_neos_frames(answer: dict[str, Any]) -> None:
     shape, error = found["video"]
     assert shape == [2, 9, 3, 24, 32]
     assert 0 < error < 1e-5
+    assert 0 < found["by TAESD"] < 1e-5  # which has no place there: it is decoded exactly
     shape, error = found["latents"]
     assert shape == [1, 16, 2, 8, 10]
     assert 0 < error < 1e-5

@@ -11,9 +11,9 @@ from torch import Tensor
 from vae_lib.errors import InputError
 from vae_lib.files import write_atomically
 
-# By suffix: the container's name and the encoder. Frames are compressed so lightly that one does not see it.
+# By suffix: the container's name and the encoder.
 _FORMATS = {".mp4": ("mp4", "libx264"), ".mov": ("mov", "libx264"), ".mkv": ("matroska", "libx264")}
-_QUALITY = {"crf": "16"}
+_QUALITY = {"crf": "16"}  # 23 is the encoder's own, 0 would lose nothing but colour
 
 
 def is_video(path: Path) -> bool:

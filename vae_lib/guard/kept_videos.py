@@ -26,11 +26,11 @@ class KeptVideos:
     def restore(self) -> None:
         """Say what earlier runs did not finish."""
         if files := list(self._folder.glob("*.safetensors")):
-            count = "A video was" if len(files) == 1 else f"{len(files)} videos were"
+            count = "a video is" if len(files) == 1 else f"{len(files)} videos are"
             self._notices.tell_once(
                 f"videos {files[0]}",
-                f"{count} not finished when the WebUI ended; the latents are in {self._folder}. Decode them with "
-                f"{_HOW}, or remove the files.",
+                f"{count} not decoded yet; the latents are in {self._folder}. Decode them with {_HOW}, or remove the "
+                "files.",
             )
 
     def hold(self, vae: HostVAE, video: Tensor, disk_mb: int) -> Path | None:

@@ -41,7 +41,7 @@ def settings(host: WebUI) -> Sequence[Setting]:
         _shown("encode", "Fall back when encoding, too", gr.Checkbox, info="img2img, inpaint, hires fix"),
         _shown(
             "keep", "Generations whose latents are kept in RAM", gr.Slider,
-            {"minimum": 0, "maximum": 64, "step": 1}, "to decode them again; 0.1 to 1 MB each for a 1024x1024 picture",
+            {"minimum": 0, "maximum": 64, "step": 1}, "to decode them again; 0.1 to 2 MB each for a 1024x1024 picture",
         ),
         _shown(
             "disk_mb", "Most disk space for latents of pictures that are not exact yet, in MB", gr.Slider,
