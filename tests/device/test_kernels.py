@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 from tests.engine import gpu  # noqa: F401 (imitates CUDA's kernels on the CPU)
 from tests.networks.small import BF16, CPU, FP16, FP32
-from vae_lib.device import kernels
+from vae_lib.device import kernels, kinds
 from vae_lib.engine import Operation, Tiling
 from vae_lib.networks import AutoencoderKLConfig
 from vae_lib.planning import Work
@@ -24,6 +24,35 @@ from vae_lib.planning.plan import WHOLE, cost_of, plain_cost_of
 def test_of_the_cpu() -> None:
     assert kernels.of(CPU, FP32) == kernels.Kernels(winograd=True)
     assert not kernels.of(CPU, BF16).winograd
+
+
+@pytest.mark.parametrize(("products_take", "wins"), [(1.1, True), (2.1, False)])
+def test_winograd_where_products_are_as_fast_as_convolutions(
+    products_take: float, wins: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a clock that says how long each took; other work slows the first run."""
+    now, slow = 0.0, iter([3.0, 3.0])
+
+    def taking(seconds: float) -> Any:
+        def run(*given: Any, **options: Any) -> None:
+            nonlocal now
+            now += seconds * next(slow, 1.0)
+
+        return run
+
+    monkeypatch.setenv(kernels.SWITCH, "1")
+    cpu = replace(kinds.of(CPU), clock=lambda: now)
+    monkeypatch.setattr(kinds, "of", lambda device: cpu)
+    monkeypatch.setattr(kernels.F, "conv2d", taking(1.0))
+    monkeypatch.setattr(torch, "bmm", taking(products_take))
+    assert kernels._found.__wrapped__(CPU, FP32).winograd is wins
+
+
+def test_winograd_is_measured_only_where_it_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "_products_keep_up", lambda device, dtype: False)
+    assert kernels._found.__wrapped__(CPU, FP32).winograd
+    monkeypatch.setenv(kernels.SWITCH, "1")
+    assert not kernels._found.__wrapped__(CPU, FP32).winograd
 
 
 def test_of_a_device_that_is_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,11 +14,12 @@ from torch import Tensor
 from tests.networks.small import BF16, CPU, FP16, FP32, SMALL, distance, latents_for, network
 from tests.planning.plans import choose, planner
 from vae_lib.decode import Ladder
+from vae_lib.device import kernels, kinds
 from vae_lib.device.kind import Speeds
 from vae_lib.engine import Compute, Operation, Tiling
 from vae_lib.errors import PlanError
 from vae_lib.planning import Profile, Route, Work, calibrate, profiles, trust
-from vae_lib.planning.profiles import SWITCH, KnownProfiles
+from vae_lib.planning.profiles import KnownProfiles
 from vae_lib.planning.trial import Trial
 
 CUDA = torch.device("cuda")
@@ -60,7 +61,8 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Machine:
         machine.checked.append(operation)
         return small_check(vae, operation, Compute(CPU, compute.dtype), profile)
 
-    monkeypatch.delenv(SWITCH, raising=False)
+    monkeypatch.delenv(kernels.SWITCH, raising=False)
+    monkeypatch.setattr(kernels, "_products_keep_up", lambda device, dtype: True)
     monkeypatch.setattr(calibrate, "measure_speeds", measure)
     monkeypatch.setattr(profiles, "free_bytes", lambda device: PLENTY)
     monkeypatch.setattr(profiles, "device_key", lambda device, dtype: f"a {device.type}; {dtype}")
@@ -86,6 +88,17 @@ def test_measured_once_for_each_dtype(machine: Machine) -> None:
         machine.restart()
     assert machine.measured == [FP32, BF16]
     assert [path.name for path in machine.file.parent.iterdir()] == ["profiles.json"]
+
+
+def test_measured_again_where_the_convolutions_are_others(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A version before this one measured Winograd's on a CPU on which PyTorch's own are faster."""
+    machine.known(ON_CPU)
+    machine.restart()
+    monkeypatch.setattr(kernels, "of", lambda device, dtype: replace(kinds.of(device).kernels, winograd=False))
+    for _ in range(2):
+        assert machine.known(ON_CPU).speeds == SPEEDS
+        machine.restart()
+    assert len(machine.measured) == 2
 
 
 @pytest.mark.parametrize(
@@ -125,7 +138,7 @@ def test_the_usual_speeds_where_none_can_be_measured(
     if why == "memory":
         monkeypatch.setattr(profiles, "free_bytes", lambda device: 2 * calibrate.BUDGET_BYTES - 1)
     elif why == "switched off":
-        monkeypatch.setenv(SWITCH, "0")
+        monkeypatch.setenv(kernels.SWITCH, "0")
     else:
         monkeypatch.setattr(*((calibrate, "measure_speeds") if why == "failure" else (profiles, "device_key")), fail)
     assert machine.known(ON_CPU) == Profile.usual(ON_CPU)
@@ -233,7 +246,7 @@ def test_a_standing_that_makes_no_sense_is_found_again(machine: Machine) -> None
 
 def test_cpus_are_not_checked_and_it_can_be_switched_off(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     assert machine.profile(work=ON_CPU).speeds == SPEEDS
-    monkeypatch.setenv(SWITCH, "0")
+    monkeypatch.setenv(kernels.SWITCH, "0")
     assert machine.profile() == Profile.usual(WORK)
     assert machine.checked == []
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import math
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -22,7 +24,18 @@ def prefers_fused_attention(device: torch.device, dtype: torch.dtype, channels: 
     return of(device, dtype).attention and attention_is_fused(device, dtype, channels)
 
 
+# So many times a convolution's time its multiplications may take as products, for Winograd's algorithm (four of nine of
+# them, and transforms) to win.
+WORTH_WINOGRAD = 1.5
+
+SWITCH = "VAE_GUARD_CALIBRATE"
+
 Check = Callable[[torch.device, torch.dtype], bool]
+
+
+def may_measure() -> bool:
+    """Whether this machine's speeds are measured; by the environment, not with VAE_GUARD_CALIBRATE=0."""
+    return os.environ.get(SWITCH) != "0"
 
 
 def of(device: torch.device, dtype: torch.dtype) -> Kernels:
@@ -54,7 +67,7 @@ def _kernels(device: torch.device, dtype: torch.dtype, have: Callable[[Check], b
         norms=norms,
         mixes=wide or (usual.mixes and have(_mixing_is_right)),
         bias_apart=usual.bias_apart and norms,
-        winograd=usual.winograd and wide,
+        winograd=usual.winograd and wide and (not may_measure() or have(_products_keep_up)),
     )
 
 
@@ -90,6 +103,30 @@ def _mixing_is_right(device: torch.device, dtype: torch.dtype) -> bool:
     rows, factor = torch.ones(2, 2, dtype=dtype, device=device), torch.full((2,), 2.0, device=device)
     torch.addcmul(factor, rows, factor, out=rows)
     return bool((rows == 4).all())
+
+
+def _products_keep_up(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether matrix products are about as fast as PyTorch's convolutions, so that it pays to multiply by them less.
+
+    On most CPUs both are limited by the same units. On an AMD EPYC of Zen 5 oneDNN's convolutions use AVX-512, and
+    MKL's products do not: 226 and 98 GFLOP/s.
+    """
+    channels, side = 128, 48
+    picture = torch.ones(1, channels, side, side, device=device, dtype=dtype).to(memory_format=torch.channels_last)
+    kernel = torch.ones(channels, channels, 3, 3, device=device, dtype=dtype).to(memory_format=torch.channels_last)
+    tiles = torch.ones(9, side**2, channels, device=device, dtype=dtype)  # as many multiplications
+    weights = torch.ones(9, channels, channels, device=device, dtype=dtype)
+    products = torch.empty_like(tiles)
+    clock = kinds.of(device).clock
+    spent = {"convolution": math.inf, "products": math.inf}
+    for _ in range(6):  # by turns; other work on the machine only slows them
+        begun = clock()
+        F.conv2d(picture, kernel, padding=1)
+        between = clock()
+        torch.bmm(tiles, weights, out=products)
+        spent["convolution"] = min(spent["convolution"], between - begun)
+        spent["products"] = min(spent["products"], clock() - between)
+    return spent["products"] < WORTH_WINOGRAD * spent["convolution"]
 
 
 def convolution_copies(device: torch.device, dtype: torch.dtype, channels_last: bool) -> bool:

@@ -28,7 +28,7 @@ class Kernels:
         attention: PyTorch's attention is preferred to our own wherever `attention_is_fused`; on CPUs ours is.
         bias_apart: a convolution adds its bias in another pass over the result, as cuDNN does for channels last; the
             bias is then left to the norm that follows, by ``norms``.
-        winograd: our own convolution by matrix products is faster than PyTorch's: on a CPU in float32.
+        winograd: our own convolution by matrix products is faster than PyTorch's: on most CPUs in float32.
     """
 
     norms: bool = False

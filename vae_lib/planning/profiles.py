@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from vae_lib import __version__
-from vae_lib.device import dtype_name, kinds
+from vae_lib.device import dtype_name, kernels, kinds
 from vae_lib.device.kind import NOT_TOLD, Speeds
 from vae_lib.device.memory import free_bytes
 from vae_lib.engine.compute import Compute, Operation
@@ -28,7 +28,6 @@ from vae_lib.planning.profile import Profile
 from vae_lib.planning.trust import Standing
 from vae_lib.planning.work import Work
 
-SWITCH = "VAE_GUARD_CALIBRATE"
 FILE = "profiles.json"
 Entries = dict[str, dict[str, Any]]
 
@@ -52,7 +51,7 @@ class KnownProfiles:
         160 MiB of it is free, or the measurement fails.
         """
         usual = Profile.usual(work)
-        if not _is_on():
+        if not kernels.may_measure():
             return usual
         try:
             key = device_key(work.device, work.dtype)
@@ -75,7 +74,7 @@ class KnownProfiles:
             vae: weights on the device, in the dtype; with one half, that one is checked.
             report: given a sentence if a route is wrong.
         """
-        if kinds.of(compute.device).in_main_memory or not _is_on() or vae.config.taps > 1:
+        if kinds.of(compute.device).in_main_memory or not kernels.may_measure() or vae.config.taps > 1:
             return
         operation = Operation.ENCODE if vae.decoder is None else Operation.DECODE
         key = device_key(compute.device, compute.dtype)
@@ -89,10 +88,12 @@ class KnownProfiles:
                 report(trust.warning(standing.wrong, compute))
 
     def _speeds(self, key: str, device: torch.device, dtype: torch.dtype) -> Speeds | None:
-        found = _speeds_in(self._stored().get(key, {}).get("speeds"))
+        usual = kinds.of(device).kernels
+        name = "speeds" if kernels.of(device, dtype).winograd is usual.winograd else "speeds without Winograd"
+        found = _speeds_in(self._stored().get(key, {}).get(name))
         if found is None and free_bytes(device) >= 2 * calibrate.BUDGET_BYTES:
             found = calibrate.measure_speeds(device, dtype)
-            self._keep(key, "speeds", found._asdict())
+            self._keep(key, name, found._asdict())
         return found
 
     def _standing(self, key: str, operation: Operation) -> Standing | None:
@@ -120,10 +121,6 @@ class KnownProfiles:
 
 
 PROFILES = KnownProfiles()
-
-
-def _is_on() -> bool:
-    return os.environ.get(SWITCH) != "0"
 
 
 def _checked(operation: Operation) -> str:
