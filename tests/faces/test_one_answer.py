@@ -117,7 +117,7 @@ def test_every_face_promises_what_a_generation_does(
     with gr.Blocks():
         section = MemorySection(backend, Library(backend))
         page = SimpleNamespace(session_hash="a page")
-        shown = list(section.show(page, SIDE, SIDE, "fp32", "decode", NAME))[-1]  # type: ignore[arg-type]
+        shown = list(section.show(page, SIDE, SIDE, 1, "fp32", "decode", NAME))[-1]  # type: ignore[arg-type]
     line = re.sub("<.*?>", "", shown[2])
     assert line.strip().startswith(f"{sentence(plan.describe())}: needs ")
     said = re.search(r"takes about (\d+) ms\.", line)

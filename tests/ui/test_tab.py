@@ -318,6 +318,24 @@ def test_memory_of_a_size(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
     expect(html(page, "#vg_plan")).to_contain_text("The width must be")
 
 
+def test_memory_of_a_video(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vae_lib.ui.backend.free_memory", lambda device: 2_000_000_000)
+    open_section(page, "Memory")
+    said = html(page, "#vg_plan")
+    frames = page.locator("#vg_frames input")
+    frames.fill("5")
+    expect(said).to_contain_text("Only Wan's VAEs are for videos; choose one of them, or 1 frame.")
+    page.locator("#vg_memory_vae input").click()
+    page.locator("#vg_memory_vae ul.options li", has_text="Wan 2.1").click()
+    expect(said).to_contain_text(re.compile(r"needs .* takes about"))
+    expect(page.locator("#vg_routes tbody tr")).to_have_count(3)  # no TAESD
+    expect(page.locator("#vg_plot svg")).to_have_count(0)
+    frames.fill("6")
+    expect(said).to_contain_text("makes no videos of 6 frames")
+    frames.fill("0")
+    expect(said).to_contain_text("The number of frames must be from 1 to 1001")
+
+
 def test_download_from_a_repository(page: Page, site: Site) -> None:
     open_section(page, "Downloads")
     page.get_by_role("button", name="sdxl-vae-fp16-fix").click()

@@ -57,7 +57,8 @@ class Described:
             CheckpointError: when this VAE has none.
         """
         name, exact = self.header.path.name, self.exact
-        assert exact is not None, "a TAESD is refused before"
+        if exact is None:
+            raise CheckpointError(f"{name} is a TAESD, which is for single pictures here; use the full VAE.")
         keys = self.keys.for_video()
         shapes = {key: keys.shape(key, self.header.tensors[source].shape) for key, source in keys.sources.items()}
         try:

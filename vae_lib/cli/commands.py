@@ -11,12 +11,11 @@ from typing import Any
 import torch
 
 from vae_lib.checkpoints import describe, identify, read_header
-from vae_lib.checkpoints.network import Described
 from vae_lib.decode import wording
 from vae_lib.device import DTYPES, choose_device, dtype_name, free_memory, usual_dtype
 from vae_lib.engine import Operation
 from vae_lib.errors import CheckpointError, InputError, printable
-from vae_lib.networks import TAESD, Architecture, frames_of, latents_of
+from vae_lib.networks import TAESD, video_batch
 from vae_lib.planning import DEFAULT_ORDER, PROFILES, Outlook, Plan, Planner, Preference, Prospect, Work
 from vae_lib.units import size_text
 
@@ -59,8 +58,9 @@ def run_plan(options: argparse.Namespace) -> None:
     config = network.config
     batch = options.batch
     if options.frames is not None:
-        config = _video_config(described, options.frames)
-        batch = options.frames if options.encode else latents_of(config, options.frames)
+        network = described.for_video().exact or network
+        config = network.config
+        batch = video_batch(config, options.frames, not options.encode, options.vae.name)
     _check_size(options, network.downscale * (1 if described.packing is None else described.packing.patch))
     device = torch.device(options.device) if options.device else choose_device()
     dtype = DTYPES[options.dtype] if options.dtype else usual_dtype(device)
@@ -85,25 +85,6 @@ def run_plan(options: argparse.Namespace) -> None:
         _print_plan(outlook)
     if outlook.problem is not None:
         raise outlook.problem
-
-
-def _video_config(described: Described, frames: int) -> Architecture:
-    """Of the network for a video of so many frames.
-
-    Raises:
-        CheckpointError: when the VAE has none.
-        InputError: when there are no videos of so many.
-    """
-    network = described.for_video().exact
-    assert network is not None
-    config, ratio = network.config, network.config.frame_ratio
-    fewer = frames_of(config, latents_of(config, frames))
-    if fewer != frames:
-        raise InputError(
-            f"{described.header.path.name} makes no videos of {frames} frames, as its latents but the first are "
-            f"{ratio} frames each; the nearest numbers are {fewer} and {fewer + ratio}."
-        )
-    return config
 
 
 def _check_size(options: argparse.Namespace, multiple: int) -> None:

@@ -8,8 +8,8 @@ from vae_lib.networks.autoencoder_kl import (
     UpLevel,
 )
 from vae_lib.networks.config import AutoencoderKLConfig
-from vae_lib.networks.known import SHAPES, STANDARD, build, of_video, recognise, sample_network
-from vae_lib.networks.network import Architecture, Network, frames_of, latents_of
+from vae_lib.networks.known import SHAPES, STANDARD, STANDARD_VIDEO, build, of_video, recognise, sample_network
+from vae_lib.networks.network import Architecture, Network, frames_of, latents_of, video_batch
 from vae_lib.networks.parts import (
     ChannelNorm,
     Downsample,

@@ -30,6 +30,10 @@ STANDARD: dict[str, Architecture] = {
     "Any VAE of Qwen-Image or Wan 2.1": SHAPES["qwen-image"],
     "The VAE of Wan 2.2 5B": SHAPES["wan-2.2"],
 }
+# Those of videos, by the same names: in both of Wan's the two steps nearest to the latents are steps in time, too.
+STANDARD_VIDEO: dict[str, Architecture] = {
+    name: replace(config, times=(1, 2, 2)) for name, config in STANDARD.items() if isinstance(config, WanConfig)
+}
 
 
 def recognise(shapes: Shapes, norm_groups: int = NORM_GROUPS) -> Network:

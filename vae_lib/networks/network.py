@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from vae_lib.device import kinds
-from vae_lib.errors import CheckpointError
+from vae_lib.errors import CheckpointError, InputError
 from vae_lib.networks.parts import in_patches, out_of_patches
 
 
@@ -63,6 +63,21 @@ def frames_of(config: Architecture, latents: int) -> int:
 def latents_of(config: Architecture, frames: int) -> int:
     """How many latents a video of so many frames has; frames that fill none are left over."""
     return 1 + (frames - 1) // config.frame_ratio
+
+
+def video_batch(config: Architecture, frames: int, decodes: bool, name: str) -> int:
+    """What a video of so many frames is decoded from, latents, or encoded from, its frames.
+
+    Raises:
+        InputError: when the VAE of that ``name`` makes none of so many.
+    """
+    latents = latents_of(config, frames)
+    if (fewer := frames_of(config, latents)) != frames:
+        raise InputError(
+            f"{name} makes no videos of {frames} frames, as its latents but the first are {config.frame_ratio} frames "
+            f"each; the nearest numbers are {fewer} and {fewer + config.frame_ratio}."
+        )
+    return latents if decodes else frames
 
 
 class Network(nn.Module):

@@ -161,7 +161,8 @@ def plain_cost_of(work: Work) -> Cost:
 def _band_sizes(work: Work, route: Route) -> Sequence[int]:
     """Band sizes worth trying, largest first: up to the whole picture on a GPU, to stay in the cache on a CPU.
 
-    Bands of less than four rows cost much time, for the halo, and save memory only if the rows are very long.
+    Bands of less than four rows cost much time, for the halo, and save memory only if the rows are very long. A video's
+    are of whole rows of latents: less would only ask for more operations, of which there are millions.
     """
     assert work.config is not None
     if kinds.of(work.device).in_main_memory:
@@ -179,8 +180,8 @@ def _halved(largest: int, work: Work, count: int | None = None) -> list[int]:
     assert work.config is not None
     height, width = work.pixels
     row = width * work.config.outer_channels * 2 * work.dtype.itemsize
-    smallest = max(32 << 10, min(MIB, 4 * row))
-    sizes = [largest >> i for i in range(14) if largest >> i >= smallest][:count]
+    smallest = max(32 << 10, min(MIB, 4 * row) if work.config.taps == 1 else work.downscale * row)
+    sizes = [largest >> i for i in range(14) if i == 0 or largest >> i >= smallest][:count]
     return [size for size in sizes if size < 2 * height * row] or sizes[-1:]  # larger ones would be no others
 
 

@@ -23,6 +23,7 @@ from vae_lib.ui.backend import Memory
 from vae_lib.units import size_text
 
 LARGEST = 16384  # pixels of a side; beyond, nobody asks
+MOST_FRAMES = 1001  # a minute
 _SAMPLES = (512, 1024, 2048)  # sides that are predicted in full: larger ones take the planner seconds
 
 
@@ -58,13 +59,14 @@ class Curve:
         return 64 * low
 
 
-def network_of_file(path: Path) -> Network | TAESD:
-    """The VAE of a file, without its weights; only the header is read.
+def network_of_file(path: Path, is_video: bool = False) -> Network | TAESD:
+    """The VAE of a file, or that of videos, without its weights; only the header is read.
 
     Raises:
-        CheckpointError: when there is no VAE in it.
+        CheckpointError: when there is no such VAE in it.
     """
-    return describe(read_header(path)).network
+    described = describe(read_header(path))
+    return (described.for_video() if is_video else described).network
 
 
 def curve(work: Work, route: Route) -> Curve:
@@ -173,6 +175,8 @@ def _side_text(side: int) -> str:
 
 def with_taesd(outlook: Outlook, planner: Planner) -> list[Prospect]:
     """The prospects, and TAESD's where none is at hand: its numbers help to decide whether to download one."""
+    if outlook.work.frames > 1:
+        return list(outlook.prospects)
     tiny = Outlook(planner, replace(outlook.work, taesd=True), ()).of(Route.TAESD)
     if outlook.work.taesd or tiny.least is None:  # there is none that encodes for Wan
         return list(outlook.prospects)
@@ -184,7 +188,7 @@ def routes_table(outlook: Outlook, prospects: Sequence[Prospect], curves: Mappin
     rows: list[list[markup.Cell]] = []
     for prospect in prospects:
         route, plan = prospect.route, prospect.now
-        largest = "…"
+        largest = "…" if outlook.work.frames == 1 else "–"
         if route in curves:
             side = largest_side(outlook, prospect, curves[route])
             largest = "unknown" if side is None else _side_text(side) if side else "none"

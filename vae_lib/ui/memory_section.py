@@ -14,7 +14,7 @@ from vae_lib.decode import wording
 from vae_lib.device import DTYPES, dtype_name, kinds
 from vae_lib.engine import Operation
 from vae_lib.errors import InputError, VAEGuardError
-from vae_lib.networks import STANDARD, TAESD, Architecture
+from vae_lib.networks import STANDARD, STANDARD_VIDEO, TAESD, Architecture, video_batch
 from vae_lib.planning import Outlook, Work
 from vae_lib.ui import markup, memory
 from vae_lib.ui.backend import Backend
@@ -31,6 +31,7 @@ class Asked(NamedTuple):
 
     width: float | None
     height: float | None
+    frames: float | None
     dtype: str
     operation: str
     vae: str
@@ -50,6 +51,7 @@ class MemorySection:
                                    min_width=90, elem_id="vg_width")  # fmt: skip
             self.height = gr.Number(height, label="Height", precision=0, step=64,
                                     min_width=90, elem_id="vg_height")  # fmt: skip
+            self.frames = gr.Number(1, label="Frames", precision=0, min_width=90, elem_id="vg_frames")
             self.dtype = gr.Dropdown(list(DTYPES), value=dtype_name(backend.dtype()), label="Type",
                                      min_width=130, elem_id="vg_dtype")  # fmt: skip
             self.operation = gr.Dropdown(
@@ -62,6 +64,7 @@ class MemorySection:
         for component, text in (
             (self.width, "Of the picture, in pixels"),
             (self.height, "Of the picture, in pixels"),
+            (self.frames, "1 is a picture; videos are for Wan's VAEs and have 4n + 1 frames, such as 81"),
             (self.dtype, "What the VAE computes in; half precision takes half the memory"),
             (self.operation, "Decode: from latents to a picture. Encode: the reverse, as img2img and inpaint do"),
             (self.vae, "VAEs of one shape need the same memory: a file of yours matters only if it is unusual"),
@@ -73,7 +76,7 @@ class MemorySection:
         self.routes = gr.HTML(elem_id="vg_routes")
         self.plot = gr.HTML(elem_id="vg_plot")
         self.check = CheckSection(backend, self.dtype, self.operation)
-        inputs = [self.width, self.height, self.dtype, self.operation, self.vae]
+        inputs = [self.width, self.height, self.frames, self.dtype, self.operation, self.vae]
         outputs = [self.reach, self.bar, self.line, self.routes, self.plot]
         for event in (self._button.click, *(component.change for component in inputs)):
             event(self.show, inputs, outputs, **QUIET).then(self.catch_up, inputs, outputs, **QUIET)
@@ -105,15 +108,20 @@ class MemorySection:
         return (gr.update(),) * len(self.outputs)  # else gradio repeats what came last
 
     def _shown(self, asked: Asked) -> Iterator[tuple[str, str, str, str, str]]:
-        """Curves take seconds the first time."""
+        """Curves take seconds the first time, and those of videos minutes: they are left out."""
         try:
             work = self._work(asked)
+            if work.frames > 1:
+                yield markup.page('<p class="vg-dim">Predicting the video …</p>'), "", "", "", ""
             outlook = self._outlook(work)
             bar, line = self._summary(outlook)
             prospects = memory.with_taesd(outlook, self._backend.planner())
             table = memory.routes_table(outlook, prospects, {})
         except VAEGuardError as error:
             yield "", "", markup.note(str(error), "bad"), "", ""
+            return
+        if work.frames > 1:
+            yield "", bar, line, table, ""
             return
         predicting = markup.page('<p class="vg-dim">Predicting other sizes …</p>')
         yield predicting, bar, line, table, ""
@@ -131,7 +139,7 @@ class MemorySection:
     def _outlook(self, work: Work) -> Outlook:
         """What a generation would do; routes that are not enabled are in the table, but are not chosen."""
         backend = self._backend
-        if work.config is not None:
+        if work.config is not None and work.frames == 1:  # TAESD decodes no videos
             work = replace(work, taesd=backend.has_taesd(work.operation))
         return Outlook(backend.planner(), work, backend.preference(work.operation))
 
@@ -154,26 +162,39 @@ class MemorySection:
         for name, value in (("width", asked.width), ("height", asked.height)):
             if value is None or not 64 <= value <= memory.LARGEST:
                 raise InputError(f"The {name} must be a number of pixels from 64 to {memory.LARGEST}.")
-        config: Architecture | None = STANDARD.get(asked.vae)
-        channels = config.latent_channels if config is not None else 4
-        video = False
-        if config is None:
-            row = self._library.row(asked.vae)
-            if row is None:
-                raise InputError(f"{asked.vae} is not there any more; choose another VAE.")
-            network = memory.network_of_file(row.file.path)
-            channels = network.latent_channels
-            if isinstance(network, TAESD):
-                video = network.video
-            else:
-                config = network.config
-        scale = TAESD.downscale if config is None else config.downscale
+        frames, operation = round(asked.frames or 0), Operation(asked.operation)
+        if not 1 <= frames <= memory.MOST_FRAMES:
+            raise InputError(f"The number of frames must be from 1 to {memory.MOST_FRAMES}; 1 is a picture.")
+        network, batch = self._network(asked.vae, frames > 1), 1
+        config = None if isinstance(network, TAESD) else network
+        if frames > 1:
+            assert config is not None
+            batch = video_batch(config, frames, operation is Operation.DECODE, asked.vae)
+        scale = network.downscale
         height, width = (max(1, round(side or 0) // scale) for side in (asked.height, asked.width))
         return Work(
-            config, Operation(asked.operation), height, width, 1,
-            self._backend.device(), DTYPES[asked.dtype], taesd=scale == TAESD.downscale, latent_channels=channels,
-            video=video, spare=self._backend.spare(),
+            config, operation, height, width, batch,
+            self._backend.device(), DTYPES[asked.dtype],
+            taesd=scale == TAESD.downscale and frames == 1, latent_channels=network.latent_channels,
+            video=isinstance(network, TAESD) and network.video, spare=self._backend.spare(),
         )  # fmt: skip
+
+    def _network(self, name: str, is_video: bool) -> Architecture | TAESD:
+        """What the list calls so.
+
+        Raises:
+            CheckpointError: when there is no VAE in the file, or none of videos.
+            InputError: when the list has it no longer, or one for which a video is asked has none.
+        """
+        if name in STANDARD:
+            if is_video and name not in STANDARD_VIDEO:
+                raise InputError("Only Wan's VAEs are for videos; choose one of them, or 1 frame.")
+            return (STANDARD_VIDEO if is_video else STANDARD)[name]
+        row = self._library.row(name)
+        if row is None:
+            raise InputError(f"{name} is not there any more; choose another VAE.")
+        network = memory.network_of_file(row.file.path, is_video)
+        return network if isinstance(network, TAESD) else network.config
 
 
 def _remember(table: dict[str, Any], session: str, value: Any) -> None:
