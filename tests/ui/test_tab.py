@@ -179,8 +179,8 @@ def test_files_are_listed_with_what_they_are(page: Page) -> None:
     expect(page.locator(ROW, has_text="from_diffusers")).to_contain_text("SD1 or SDXL")
     expect(html(page, "#vg_files")).not_to_contain_text("not certain")
     expect(page.locator(ROW, has_text="taesd.safetensors").locator(".vg-chip")).to_have_text("TAESD")
-    expect(page.locator(ROW, has_text="page.safetensors")).to_contain_text("is a web page, not weights")
-    expect(page.locator(ROW, has_text="<img src=x")).to_contain_text("is empty")
+    for name in ("page.safetensors", "<img src=x"):
+        expect(page.locator(ROW, has_text=name).locator("td").last).to_have_text("cannot be used")
     expect(page.locator(ROW)).to_have_count(8)  # the bundled file's copy is another file
 
 
@@ -195,9 +195,12 @@ def test_details_and_using_one_without_the_webui(page: Page) -> None:
     page.locator("#vg_use").click()
     expect(html(page, "#vg_said")).to_contain_text("Stable Diffusion WebUI")
     page.get_by_role("button", name="page.safetensors", exact=True).click()
+    expect(details).to_contain_text("is a web page, not weights")
     expect(details).to_contain_text("download it again")
     expect(html(page, "#vg_said")).to_have_text("")  # it was about the other file
     expect(page.locator("#vg_use")).to_be_disabled()
+    page.get_by_role("button", name="<img src=x").click()
+    expect(details).to_contain_text("is empty")
 
 
 def test_refresh_shows_a_new_file_and_drops_a_deleted_one(page: Page, site: Site) -> None:

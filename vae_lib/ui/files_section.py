@@ -74,7 +74,7 @@ def _certainty(identity: Identity) -> str:
 
 
 def files_table(backend: Backend, rows: Sequence[Row], chosen: str | None) -> str:
-    """All files, the damaged ones with what is wrong with them."""
+    """All files, those that cannot be used marked; ``details`` says why."""
     host, checkpoint = backend.host, backend.checkpoint()
     in_use, assigned = (None, None) if host is None else (host.vae_in_use(), host.assigned_vae())
     body, names = [], Counter(row.file.path.name for row in rows)
@@ -89,8 +89,7 @@ def files_table(backend: Backend, rows: Sequence[Row], chosen: str | None) -> st
             name += " " + markup.chip("always with this checkpoint")
         identity = row.identity
         if identity is None:
-            problem = f'<span class="vg-bad-text">{escape(row.problem or "")}</span>'
-            body.append([(name, ""), (problem, "vg-wide")])
+            body.append([(name, ""), ('<span class="vg-bad-text">cannot be used</span>', "vg-wide")])
             continue
         kind = "" if not identity.is_taesd else f"{markup.chip(identity.kind)} "
         warning = " " + '<span class="vg-bad-text">other family</span>' if mismatch(identity, checkpoint) else ""
