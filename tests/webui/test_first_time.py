@@ -29,6 +29,7 @@ pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 from playwright.sync_api import Browser, Page, expect
 
 __all__ = ["browser"]  # a fixture
+TALL = (1280, 1400)  # the panel, and what is told below the picture, are in each picture of a step
 
 
 def install_from_url(page: Page) -> None:
@@ -46,7 +47,7 @@ def test_the_first_time(tmp_path: Path, browser: Browser) -> None:
     shutil.rmtree(tmp_path / "extensions" / hosts.EXTENSION)
     host = hosts.start(tmp_path)
     try:
-        page = open_page(browser, host)
+        page = open_page(browser, host, TALL)
         assert page.locator("#txt2img_vae_guard").count() == 0
         shoot(page, "first-1-before")
         if hosts.IS_REAL:
@@ -57,7 +58,7 @@ def test_the_first_time(tmp_path: Path, browser: Browser) -> None:
         page.close()
         host.reload()
 
-        page = open_page(browser, host)
+        page = open_page(browser, host, TALL)
         expect(page.locator("#txt2img_vae_guard")).to_be_visible()
         shoot(page, "first-3-installed")
         generate(page)
