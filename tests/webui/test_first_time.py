@@ -29,7 +29,7 @@ pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 from playwright.sync_api import Browser, Page, expect
 
 __all__ = ["browser"]  # a fixture
-TALL = (1280, 1400)  # the panel, and what is told below the picture, are in each picture of a step
+TALL = (1280, 1400)  # the panel and the lines below the picture are in each picture of a step
 
 
 def install_from_url(page: Page) -> None:

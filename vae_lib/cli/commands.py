@@ -67,7 +67,7 @@ def run_plan(options: argparse.Namespace) -> None:
     work = Work(
         config, Operation.ENCODE if options.encode else Operation.DECODE, options.height // config.downscale,
         options.width // config.downscale, batch, device, dtype,
-        taesd=options.taesd and options.frames is None and config.downscale == TAESD.downscale,
+        taesd=options.taesd and config.downscale == TAESD.downscale,
         latent_channels=config.latent_channels,
     )  # fmt: skip
     free = free_memory(choose_device(str(device))) if options.free is None else options.free

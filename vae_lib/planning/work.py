@@ -28,7 +28,7 @@ class Work:
         padding: what the convolutions find beyond the picture's edges.
         resident: whether the VAE's weights lie on the device in that dtype already.
         output_on_device: whether the result stays on the device.
-        taesd: whether a TAESD is at hand.
+        taesd: whether a TAESD is at hand; for a video of several frames there is none.
         latent_channels, video: of that TAESD; with a VAE of video it is always one of video.
         spare: the device of the routes that compute elsewhere.
     """
@@ -52,6 +52,7 @@ class Work:
     def __post_init__(self) -> None:
         object.__setattr__(self, "operation", Operation(self.operation))  # its name will do
         object.__setattr__(self, "video", self.video or isinstance(self.config, WanConfig))
+        object.__setattr__(self, "taesd", self.taesd and self.frames == 1)
 
     @property
     def downscale(self) -> int:

@@ -175,10 +175,8 @@ def _side_text(side: int) -> str:
 
 def with_taesd(outlook: Outlook, planner: Planner) -> list[Prospect]:
     """The prospects, and TAESD's where none is at hand: its numbers help to decide whether to download one."""
-    if outlook.work.frames > 1:
-        return list(outlook.prospects)
     tiny = Outlook(planner, replace(outlook.work, taesd=True), ()).of(Route.TAESD)
-    if outlook.work.taesd or tiny.least is None:  # there is none that encodes for Wan
+    if outlook.work.taesd or tiny.least is None:  # none encodes for Wan, or decodes a video
         return list(outlook.prospects)
     return [*outlook.prospects, tiny]
 

@@ -139,7 +139,7 @@ class MemorySection:
     def _outlook(self, work: Work) -> Outlook:
         """What a generation would do; routes that are not enabled are in the table, but are not chosen."""
         backend = self._backend
-        if work.config is not None and work.frames == 1:  # TAESD decodes no videos
+        if work.config is not None:
             work = replace(work, taesd=backend.has_taesd(work.operation))
         return Outlook(backend.planner(), work, backend.preference(work.operation))
 
@@ -175,7 +175,7 @@ class MemorySection:
         return Work(
             config, operation, height, width, batch,
             self._backend.device(), DTYPES[asked.dtype],
-            taesd=scale == TAESD.downscale and frames == 1, latent_channels=network.latent_channels,
+            taesd=scale == TAESD.downscale, latent_channels=network.latent_channels,
             video=isinstance(network, TAESD) and network.video, spare=self._backend.spare(),
         )  # fmt: skip
 
